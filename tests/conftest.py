@@ -1,0 +1,50 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes this clone importable as ``ansible_collections.stowage.esxi``, wherever it lies."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "ansible_collections.stowage.esxi"
+
+
+def _points_here() -> bool:
+    try:
+        spec = importlib.util.find_spec(PACKAGE)
+    except (ImportError, ValueError):
+        return False
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return any(Path(place).resolve() == ROOT for place in places)
+
+
+def _make_importable() -> None:
+    if _points_here():
+        return
+    # An installed copy of the collection must not be what is tested: forget it, and put this clone first.
+    for name in [
+        name for name in sys.modules if name == "ansible_collections" or name.startswith("ansible_collections.")
+    ]:
+        del sys.modules[name]
+    folder = tempfile.mkdtemp(prefix="stowage-collections-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    namespace = Path(folder, "ansible_collections", "stowage")
+    namespace.mkdir(parents=True)
+    (namespace / "esxi").symlink_to(ROOT, target_is_directory=True)
+    sys.path.insert(0, folder)
+    # Programs that tests start (ansible-playbook, python) find the same clone.
+    for variable in ("PYTHONPATH", "ANSIBLE_COLLECTIONS_PATH"):
+        before = os.environ.get(variable)
+        os.environ[variable] = os.pathsep.join([folder] + ([before] if before else []))
+    importlib.invalidate_caches()
+
+
+_make_importable()
