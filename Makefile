@@ -1,0 +1,22 @@
+# `make demo` and `make test` do all the set-up themselves, on a fresh Debian or Ubuntu machine, as root.
+.PHONY: demo test soak setup clean
+
+demo:
+	@tests/tools/setup
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" tests/demo/run
+
+# Every check and every test, at fixed seeds and small counts. ONLY=unit,lint runs some of them.
+test:
+	@tests/tools/setup checks
+	@.venv/bin/python tests/tools/check.py --only "$(ONLY)"
+
+# The full counts: kills, cuts, faults. Takes long; run by hand.
+soak:
+	@tests/tools/setup
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m pytest -q --soak tests/system
+
+setup:
+	@tests/tools/setup checks
+
+clean:
+	rm -rf .cache .venv .venv-2.19 .mypy_cache .pytest_cache .ruff_cache tests/output dist

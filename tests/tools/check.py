@@ -1,0 +1,275 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs every check of the project in order and ends with a table: what passed, what failed, what could not run and why.
+
+    check.py [--only STEP[,STEP]] [--list]
+
+Exit code 1 when a step failed, or when a step that the project promises could not run (the `promised` ones).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VENV = ROOT / ".venv"
+VENV_219 = ROOT / ".venv-2.19"
+CACHE = ROOT / ".cache"
+
+
+class NotRun(Exception):
+    """A step that cannot run on this machine; the text says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One check; `promised` ones fail the whole when they cannot run."""
+
+    name: str
+    run: Callable[[], None]
+    promised: bool = True
+
+
+def call(argv: Iterable[str | Path], *, cwd: Path = ROOT, venv: Path = VENV, **environment: str) -> None:
+    """Runs a command of a virtual environment with its output shown; raises CalledProcessError when it fails."""
+    env = {
+        **os.environ,
+        "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
+        "LC_ALL": "C.UTF-8",
+        "ANSIBLE_COLLECTIONS_PATH": str(workspace()),
+        **environment,
+    }
+    subprocess.run([str(word) for word in argv], cwd=cwd, env=env, check=True, stdin=subprocess.DEVNULL)
+
+
+def tracked_files() -> list[str]:
+    """What git knows plus what it would take, so that a new file is checked before it is committed."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return sorted({name for name in listed.split("\0") if name and (ROOT / name).exists()})
+
+
+def workspace() -> Path:
+    """A folder that holds the collection under ansible_collections/ (a link: right for ansible and pytest)."""
+    namespace = CACHE / "workspace" / "ansible_collections" / "stowage"
+    link = namespace / "esxi"
+    if not link.is_symlink():
+        namespace.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(ROOT, target_is_directory=True)
+    return CACHE / "workspace"
+
+
+def copied_tree(base: Path) -> Path:
+    """A plain copy under ansible_collections/: ansible-test refuses links and other paths."""
+    tree = base / "ansible_collections" / "stowage" / "esxi"
+    for name in tracked_files():
+        target = tree / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target, follow_symlinks=False)
+    return tree
+
+
+def core_version(venv: Path) -> str:
+    """The ansible-core of an environment, as "2.21"."""
+    python = venv / "bin" / "python"
+    if not python.exists():
+        raise NotRun(f"{venv.name} does not exist: no fitting Python was found")
+    text = subprocess.run(
+        [str(python), "-c", "import ansible.release as r; print(r.__version__)"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return ".".join(text.strip().split(".")[:2])
+
+
+def python_folders() -> str:
+    """The bin folders of pyenv's interpreters: sanity compiles and imports on each pythonX.Y found on PATH."""
+    found = []
+    for version in ("3.9", "3.10", "3.11", "3.12", "3.13"):
+        folders = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin"))
+        if folders:
+            found.append(str(folders[-1]))
+    return ":".join(found)
+
+
+def sanity(venv: Path, version: str) -> None:
+    """ansible-test sanity in a copied tree, with pip bootstrapped from the interpreter itself."""
+    have = core_version(venv)
+    if have != version:
+        raise NotRun(f"ansible-core {version} needs another Python; {venv.name} holds {have}")
+    cache = Path.home() / ".ansible" / "test" / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    for name in ("get_pip_25_2.py", "get_pip_24_2.py"):
+        if not (cache / name).exists():
+            shutil.copy2(ROOT / "tests" / "tools" / "get_pip.py", cache / name)
+    with tempfile.TemporaryDirectory(prefix="stowage-sanity-") as base:
+        path = f"{venv / 'bin'}:{os.environ['PATH']}:{python_folders()}"
+        call(["ansible-test", "sanity", "--color", "no"], cwd=copied_tree(Path(base)), venv=venv, PATH=path)
+
+
+def build() -> Path:
+    """Builds the artefact and returns its path."""
+    dist = CACHE / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="stowage-build-") as base:
+        tree = copied_tree(Path(base))
+        call(["ansible-galaxy", "collection", "build", "--output-path", dist, "--force"], cwd=tree)
+    return next(dist.glob("*.tar.gz"))
+
+
+def step_format() -> None:
+    call(["ruff", "format", "--check", "."])
+    call(["ruff", "check", "."])
+    call(["yamllint", "-s", "."])
+    scripts = [name for name in tracked_files() if is_shell(ROOT / name)]
+    call(["shellcheck", *scripts])
+
+
+def is_shell(path: Path) -> bool:
+    """Whether a file starts with a shell's shebang line."""
+    try:
+        first = path.open("rb").readline(80)
+    except OSError:
+        return False
+    return first.startswith(b"#!") and first.rstrip().endswith((b"/sh", b"bash"))
+
+
+def step_types() -> None:
+    package = workspace() / "ansible_collections" / "stowage" / "esxi" / "plugins"
+    names = ["module_utils", "plugin_utils"]
+    call(
+        ["mypy", "--config-file", ROOT / "pyproject.toml", *[package / name for name in names if (package / name).exists()]],
+        cwd=workspace(),
+        MYPYPATH=str(workspace()),
+    )
+
+
+def step_unit() -> None:
+    call(["python", "-m", "pytest", "-q", "-n", "2", "tests/unit"])
+
+
+def step_unit_219() -> None:
+    if core_version(VENV_219) != "2.19":
+        raise NotRun("no environment with ansible-core 2.19")
+    call(["python", "-m", "pytest", "-q", "-n", "2", "tests/unit"], venv=VENV_219)
+
+
+def step_system() -> None:
+    call(["python", "-m", "pytest", "-q", "tests/system"])
+
+
+def step_lint() -> None:
+    with tempfile.TemporaryDirectory(prefix="stowage-lint-") as base:
+        tree = copied_tree(Path(base))
+        call(
+            ["ansible-lint", "--profile", "production", "--offline", "--strict"],
+            cwd=tree,
+            ANSIBLE_COLLECTIONS_PATH=base,
+            NO_COLOR="1",
+        )
+
+
+def step_docs() -> None:
+    with tempfile.TemporaryDirectory(prefix="stowage-docs-") as base:
+        tree = copied_tree(Path(base))
+        call(
+            [
+                "antsibull-docs",
+                "lint-collection-docs",
+                "--plugin-docs",
+                "--validate-collection-refs=all",
+                "--disallow-unknown-collection-refs",
+                ".",
+            ],
+            cwd=tree,
+        )
+        call(["antsibull-changelog", "lint"], cwd=tree)
+
+
+def step_importer() -> None:
+    artefact = build()
+    config = CACHE / "importer.cfg"
+    config.write_text(
+        "[galaxy-importer]\n"
+        "RUN_ANSIBLE_DOC = True\nRUN_ANSIBLE_LINT = True\nOFFLINE_ANSIBLE_LINT = True\nRUN_FLAKE8 = False\n"
+        "CHECK_CHANGELOG = True\nCHECK_REQUIRED_TAGS = True\nRUN_ANSIBLE_TEST = False\n"
+        "ANSIBLE_TEST_LOCAL_IMAGE = False\nLOCAL_IMAGE_DOCKER = False\nINFRA_OSD = False\n",
+        encoding="utf-8",
+    )
+    call(["python", "-m", "galaxy_importer.main", artefact], cwd=CACHE, GALAXY_IMPORTER_CONFIG=str(config))
+
+
+def step_ee() -> None:
+    with tempfile.TemporaryDirectory(prefix="stowage-ee-") as base:
+        copied_tree(Path(base))
+        call(["ansible-builder", "introspect", base], cwd=Path(base))
+
+
+STEPS = (
+    Step("format", step_format),
+    Step("types", step_types),
+    Step("unit", step_unit),
+    Step("unit on ansible-core 2.19", step_unit_219),
+    Step("lint", step_lint),
+    Step("docs", step_docs),
+    Step("sanity on ansible-core 2.21", lambda: sanity(VENV, "2.21")),
+    Step("sanity on ansible-core 2.19", lambda: sanity(VENV_219, "2.19")),
+    Step("build and importer", step_importer),
+    Step("execution environment", step_ee),
+    Step("system, on the lab", step_system),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="names or starts of names, separated by commas")
+    parser.add_argument("--list", action="store_true", help="print the steps and stop")
+    arguments = parser.parse_args()
+    wanted = [word.strip() for word in arguments.only.split(",") if word.strip()]
+    steps = [step for step in STEPS if not wanted or any(step.name.startswith(word) for word in wanted)]
+    if arguments.list:
+        print("\n".join(step.name for step in steps))
+        return 0
+    if not steps:
+        print(f"check: no step is called {arguments.only!r}; see --list", file=sys.stderr)
+        return 2
+    rows: list[tuple[str, str, float]] = []
+    failed = 0
+    for step in steps:
+        print(f"\n=== {step.name}", flush=True)
+        begun = time.monotonic()
+        try:
+            step.run()
+            verdict = "passed"
+        except NotRun as reason:
+            verdict = f"NOT RUN: {reason}"
+            failed += step.promised
+        except subprocess.CalledProcessError as error:
+            verdict = f"FAILED (exit {error.returncode})"
+            failed += 1
+        rows.append((step.name, verdict, time.monotonic() - begun))
+    print("\n=== checks")
+    for name, verdict, seconds in rows:
+        print(f"{name:<28} {seconds:6.0f} s  {verdict}")
+    print(f"{len(rows) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
