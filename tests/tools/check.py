@@ -154,7 +154,12 @@ def step_types() -> None:
     package = workspace() / "ansible_collections" / "stowage" / "esxi" / "plugins"
     names = ["module_utils", "plugin_utils"]
     call(
-        ["mypy", "--config-file", ROOT / "pyproject.toml", *[package / name for name in names if (package / name).exists()]],
+        [
+            "mypy",
+            "--config-file",
+            ROOT / "pyproject.toml",
+            *[package / name for name in names if (package / name).exists()],
+        ],
         cwd=workspace(),
         MYPYPATH=str(workspace()),
     )
