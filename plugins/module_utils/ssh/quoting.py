@@ -6,13 +6,32 @@
 from __future__ import annotations
 
 import re
-from typing import Sequence
+from collections.abc import Sequence
 
 # Linux and VMkernel take one argument of at most 128 KiB, and the login shell gets the whole command as one.
 LONGEST_COMMAND = 100_000
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:-]+", re.ASCII)
-_RESERVED = frozenset("case do done elif else esac fi for function if in select then time until while".split())
+_RESERVED = frozenset(
+    [
+        "case",
+        "do",
+        "done",
+        "elif",
+        "else",
+        "esac",
+        "fi",
+        "for",
+        "function",
+        "if",
+        "in",
+        "select",
+        "then",
+        "time",
+        "until",
+        "while",
+    ]
+)
 
 
 def quote(word: str) -> str:

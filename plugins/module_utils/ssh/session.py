@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh import quoting
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import BACKENDS, POLICIES, Endpoint
 
