@@ -1,0 +1,134 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A role's argument spec is the single source: its defaults, its README and its playbooks must agree with it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+ROLES = sorted(path.parent.parent for path in ROOT.glob("roles/*/tasks/main.yml"))
+PLAYBOOKS = sorted(ROOT.glob("playbooks/*.yml"))
+
+
+class _Loader(yaml.SafeLoader):
+    """Knows Ansible's own tags."""
+
+
+_Loader.add_constructor("!unsafe", lambda loader, node: loader.construct_scalar(node))
+
+
+def load(path: Path) -> Any:
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a safe loader with one more tag)
+
+
+def options_of(role: Path) -> dict[str, Any]:
+    specs = load(role / "meta" / "argument_specs.yml")["argument_specs"]
+    merged: dict[str, Any] = {}
+    for spec in specs.values():
+        for name, option in (spec.get("options") or {}).items():
+            assert merged.setdefault(name, option) == option, f"{name} is described twice, differently"
+    return merged
+
+
+def tasks_in(node: Any) -> list[dict[str, Any]]:
+    """All tasks of a task file or playbook, blocks opened."""
+    found = []
+    for item in node or []:
+        inner = [key for key in ("block", "rescue", "always", "tasks", "pre_tasks", "post_tasks") if key in item]
+        for key in inner:
+            found += tasks_in(item[key])
+        if "block" not in item and "hosts" not in item:
+            found.append(item)
+    return found
+
+
+def own_module(task: dict[str, Any]) -> str | None:
+    return next((key for key in task if key.startswith("stowage.esxi.")), None)
+
+
+def blocks_delegated(node: Any, inherited: bool = False) -> list[tuple[dict[str, Any], bool]]:
+    found = []
+    for item in node or []:
+        delegated = inherited or "delegate_to" in item
+        for key in ("block", "rescue", "always"):
+            found += blocks_delegated(item.get(key), delegated)
+        if "block" not in item:
+            found.append((item, delegated))
+    return found
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_default_equals_the_one_in_the_spec(role: Path) -> None:
+    defaults = load(role / "defaults" / "main.yml")
+    spec = {name: option["default"] for name, option in options_of(role).items() if "default" in option}
+    assert defaults == spec
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_variable_carries_the_prefix_of_its_role_or_the_shared_one(role: Path) -> None:
+    assert [name for name in options_of(role) if not name.startswith((f"{role.name}_", "stowage_"))] == []
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_public_variable_that_the_tasks_read_is_in_the_spec(role: Path) -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in role.glob("tasks/*.yml"))
+    templates = " ".join(re.findall(r"\{\{(.*?)\}\}", text, re.S)) + " ".join(re.findall(r"when: (.*)", text))
+    templates = re.sub(r"'[^']*'", "", templates)
+    read = set(re.findall(rf"(?<![\w.])({role.name}_\w+)", templates))
+    made = set(re.findall(r"(?:register|loop_var): (\w+)", text)) | set(
+        re.findall(rf"^ +({role.name}_\w+):", text, re.M)
+    )
+    assert sorted(read - made - set(options_of(role))) == []
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_task_with_a_module_of_ours_runs_on_the_backup_server(role: Path) -> None:
+    lonely = []
+    for path in sorted(role.glob("tasks/*.yml")):
+        for task, delegated in blocks_delegated(load(path)):
+            if own_module(task) and not delegated:
+                lonely.append(f"{path.name}: {task['name']}")
+    assert lonely == []
+
+
+def test_one_machine_costs_at_most_eight_task_runs() -> None:
+    tasks = blocks_delegated(load(ROOT / "roles" / "backup" / "tasks" / "vm.yml"))
+    assert 0 < len([task for task, _delegated in tasks if own_module(task)]) <= 8
+
+
+@pytest.mark.parametrize("path", PLAYBOOKS, ids=lambda path: path.name)
+def test_no_playbook_asks_a_question(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "vars_prompt" not in text
+    assert "ansible.builtin.pause" not in text
+
+
+@pytest.mark.parametrize("path", PLAYBOOKS, ids=lambda path: path.name)
+def test_variables_set_by_a_playbook_exist_in_a_spec(path: Path) -> None:
+    known: set[str] = set()
+    for role in ROLES:
+        known |= set(options_of(role))
+    known |= {"stowage_hosts", "stowage_serial", "stowage_run_id"}
+    text = path.read_text(encoding="utf-8")
+    used = set(re.findall(r"(?<![\w.])((?:backup|restore|recover|stowage)_\w+)", re.sub(r"#.*", "", text)))
+    files = {playbook.stem for playbook in PLAYBOOKS}
+    assert sorted(used - known - files) == []
+
+
+def test_the_role_pages_are_in_step_with_their_specs() -> None:
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "tools" / "role_readme.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
