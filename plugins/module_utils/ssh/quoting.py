@@ -13,24 +13,8 @@ LONGEST_COMMAND = 100_000
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:-]+", re.ASCII)
 _RESERVED = frozenset(
-    [
-        "case",
-        "do",
-        "done",
-        "elif",
-        "else",
-        "esac",
-        "fi",
-        "for",
-        "function",
-        "if",
-        "in",
-        "select",
-        "then",
-        "time",
-        "until",
-        "while",
-    ]
+    ("case", "do", "done", "elif", "else", "esac", "fi", "for", "function", "if", "in", "select", "then", "time")
+    + ("until", "while")
 )
 
 
