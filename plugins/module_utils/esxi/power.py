@@ -1,0 +1,258 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Power: every change is proven by the state, never by what the command printed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter, WaitTimeout
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, faults
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import Reply
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_message import Question, parse_message
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_vmodl import Dump, VmodlError, parse_dump
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import CommandTimeout, ConnectionLost
+
+if TYPE_CHECKING:
+    from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+    from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
+
+ON, OFF, SUSPENDED = "poweredOn", "poweredOff", "suspended"
+_WORDS = {"Powered on": ON, "Powered off": OFF, "Suspended": SUSPENDED}
+
+# A power-on normally takes seconds; one that takes longer is asked whether it waits for an answer.
+PATIENCE_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class PowerChange:
+    """`at` is when the new state was first seen; `seconds` how long it took from the command on."""
+
+    before: str
+    after: str
+    changed: bool
+    at: datetime
+    seconds: float
+    actions: tuple[str, ...] = ()
+
+
+def parse_state(text: str, vm: VirtualMachine) -> str:
+    last = text.strip().split("\n")[-1].strip() if text.strip() else ""
+    if last not in _WORDS:
+        raise errors.UnreadableOutput(
+            host=vm.host.name, command=f"vim-cmd vmsvc/power.getstate {vm.vmid}", reason=f"it says {text[:200]!r}"
+        )
+    return _WORDS[last]
+
+
+def parse_question(reply: Reply) -> Question | None:
+    return parse_message(reply.stdout) if reply.rc == 0 else None
+
+
+def tools_running(summary: Dump) -> bool:
+    status = summary.text("guest.toolsRunningStatus")
+    if status:
+        return status != "guestToolsNotRunning"
+    return summary.text("guest.toolsStatus") in ("toolsOk", "toolsOld")
+
+
+def state_and_question(vm: VirtualMachine) -> tuple[str | None, Question | None]:
+    """Both in one script. The state is None while the host cannot say it."""
+    vmid = str(vm.vmid)
+    state, message = vm.host.ask([["vim-cmd", "vmsvc/power.getstate", vmid], ["vim-cmd", "vmsvc/message", vmid]])
+    if state.rc != 0:
+        if faults.unsure(state.text) and faults.fault_of(state.text) is None:
+            return None, None
+        vm.host.check(state)
+    try:
+        return parse_state(state.stdout, vm), parse_question(message)
+    except errors.UnreadableOutput:
+        return None, parse_question(message)
+
+
+def shutdown_guest(vm: VirtualMachine, waiter: Waiter, journal: IntentLog | None = None) -> PowerChange:
+    """Ask the guest to shut down and wait until the VM is off. The guest may ignore it: then PowerFailed."""
+    return _change(
+        vm,
+        "power.shutdown",
+        OFF,
+        waiter,
+        journal,
+        needs=(ON,),
+        advice="The guest did not shut down. Look at its console, raise state_change_timeout, or allow force.",
+    )
+
+
+def power_off(vm: VirtualMachine, waiter: Waiter, journal: IntentLog | None = None) -> PowerChange:
+    """Cut the power. A suspended VM loses its memory."""
+    return _change(
+        vm, "power.off", OFF, waiter, journal, needs=(ON, SUSPENDED), advice="Look at the host's recent tasks."
+    )
+
+
+def power_on(vm: VirtualMachine, waiter: Waiter, journal: IntentLog | None = None) -> PowerChange:
+    """Power on, or resume a suspended VM."""
+    return _change(
+        vm,
+        "power.on",
+        ON,
+        waiter,
+        journal,
+        needs=(OFF, SUSPENDED),
+        advice="The reason stands in vmware.log in the VM's folder.",
+    )
+
+
+def suspend(vm: VirtualMachine, waiter: Waiter, journal: IntentLog | None = None) -> PowerChange:
+    return _change(
+        vm,
+        "power.suspend",
+        SUSPENDED,
+        waiter,
+        journal,
+        needs=(ON,),
+        advice="The datastore may lack the room for the VM's memory.",
+    )
+
+
+_INTENTS = {
+    "power.shutdown": ("power-off-intent", "power-off-done"),
+    "power.off": ("power-off-intent", "power-off-done"),
+    "power.on": ("power-on-intent", "power-on-done"),
+    "power.suspend": ("suspend-intent", "suspend-done"),
+}
+
+
+def _change(
+    vm: VirtualMachine,
+    operation: str,
+    wanted: str,
+    waiter: Waiter,
+    journal: IntentLog | None,
+    *,
+    needs: tuple[str, ...],
+    advice: str,
+) -> PowerChange:
+    clock = vm.host.clock
+    before = vm.power_state()
+    if before == wanted:
+        return PowerChange(before, before, False, clock.now(), 0.0)
+    if before not in needs:
+        raise errors.WrongPowerState(
+            **vm.data(state=before, operation=operation, needed=" or ".join(needs), advice="Change its state first.")
+        )
+    if journal is not None:
+        journal.note(_INTENTS[operation][0], boot_id=vm.boot_id(), state=before, operation=operation)
+    started = clock.monotonic()
+    said = command(vm, operation)
+    _refuse(vm, operation, said, before, wanted)
+    last: list[str] = [before]
+
+    def probe() -> str | None:
+        state, question = state_and_question(vm)
+        if state == wanted:
+            return state
+        last[0] = state or last[0]
+        if question is not None:
+            raise question_error(vm, question, operation)
+        return None
+
+    try:
+        waiter.until(probe, f"VM {vm.name!r} to be {wanted}")
+    except WaitTimeout as error:
+        output = " ".join(said.split()) or "the host reported no failure"
+        raise errors.PowerFailed(
+            **vm.data(state=last[0], wanted=wanted, seconds=error.data["seconds"], output=output, advice=advice)
+        ) from error
+    at = clock.now()
+    if journal is not None:
+        journal.note(_INTENTS[operation][1])
+    return PowerChange(before, wanted, True, at, clock.monotonic() - started, (operation,))
+
+
+def command(vm: VirtualMachine, operation: str) -> str:
+    """Give the command, and return what the host said by then: an answer that does not come is an answer too."""
+    try:
+        reply = vm.host.vim_patient(f"vmsvc/{operation}", str(vm.vmid), patience_seconds=PATIENCE_SECONDS)
+    except (CommandTimeout, ConnectionLost) as error:
+        return error.message
+    return "" if reply is None else reply.text if reply.rc == 0 else f"{reply.text}\n(status {reply.rc})"
+
+
+def _refuse(vm: VirtualMachine, operation: str, said: str, before: str, wanted: str) -> None:
+    """Raise what the host refused for good. A mere `failed` is not enough: it was seen although the VM ran."""
+    if faults.fault_of(said) is None:
+        return
+    try:
+        faults.check(1, said, host=vm.host.name, command=f"vim-cmd vmsvc/{operation} {vm.vmid}", vm=vm.name)
+    except errors.InvalidPowerStateFault:
+        # Somebody else was faster, or the state lagged: the state decides.
+        if vm.power_state() not in (before, wanted):
+            raise
+    except errors.TaskInProgressFault:
+        return
+
+
+def question_error(vm: VirtualMachine, question: Question, operation: str) -> errors.QuestionPending:
+    choices = ", ".join(f"{number} ({label})" for number, label in question.choices) or "(none listed)"
+    return errors.QuestionPending(
+        **vm.data(operation=operation, question=question.text, question_id=question.id, choices=choices)
+    )
+
+
+def restart(vm: VirtualMachine, waiter: Waiter, *, hard: bool) -> PowerChange:
+    """Reboot by the guest, or reset. The power state never changes, so the proof is the guest's own start.
+
+    Tools that stopped running, or an uptime that fell, since the command. A VM that has neither Tools nor an uptime
+    cannot prove a reset: then only that the VM is on is checked.
+    """
+    clock = vm.host.clock
+    before = vm.power_state()
+    operation = "power.reset" if hard else "power.reboot"
+    if before != ON:
+        raise errors.WrongPowerState(
+            **vm.data(state=before, operation=operation, needed=ON, advice="Power it on with state=powered-on.")
+        )
+    summary = vm.summary()
+    uptime, had_tools = _uptime(summary), tools_running(summary)
+    started = clock.monotonic()
+    said = command(vm, operation)
+    _refuse(vm, operation, said, before, ON)
+
+    def probe() -> str | None:
+        state, question = state_and_question(vm)
+        if question is not None:
+            raise question_error(vm, question, operation)
+        if state != ON:
+            return None
+        text = vm.host.ask([["vim-cmd", "vmsvc/get.summary", str(vm.vmid)]])[0]
+        try:
+            now = parse_dump(text.stdout)
+        except VmodlError:
+            return None
+        if not isinstance(now, Dump):
+            return None
+        restarted = had_tools and not tools_running(now)
+        new_uptime = _uptime(now)
+        if uptime is not None and new_uptime is not None and new_uptime < uptime + clock.monotonic() - started - 5:
+            restarted = True
+        unprovable = hard and not had_tools and uptime is None
+        return state if restarted or unprovable else None
+
+    try:
+        waiter.until(probe, f"VM {vm.name!r} to restart")
+    except WaitTimeout as error:
+        output = " ".join(said.split()) or "the host reported no failure, and the guest shows no sign of a restart"
+        advice = "Look at the VM's console."
+        raise errors.PowerFailed(
+            **vm.data(state=ON, wanted="restarted", seconds=error.data["seconds"], output=output, advice=advice)
+        ) from error
+    return PowerChange(before, ON, True, clock.now(), clock.monotonic() - started, (operation,))
+
+
+def _uptime(summary: Dump) -> int | None:
+    value = summary.get("quickStats.uptimeSeconds")
+    return value if isinstance(value, int) and value > 0 else None
