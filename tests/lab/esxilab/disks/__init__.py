@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Real VMDK files: descriptors, flat, vmfsSparse, seSparse and hosted sparse extents, chains and what is done to them."""
+"""Real VMDK files: descriptors; flat, vmfsSparse, seSparse and hosted sparse extents; chains; operations on disks."""
 
 from __future__ import annotations
 

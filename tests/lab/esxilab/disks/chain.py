@@ -182,7 +182,12 @@ def open_extent(line: ExtentLine, descriptor: Descriptor, writable: bool, resolv
     size = line.sectors * SECTOR
     if line.kind in ("VMFS", "FLAT", "VMFSRDM"):
         return FlatExtent(path, size, writable, (line.offset or 0) * SECTOR)
-    sparse = {"VMFSSPARSE": VmfsSparseExtent, "SESPARSE": SeSparseExtent, "SPARSE": HostedExtent}.get(line.kind)
+    kinds: dict[str, Callable[[str, int, bool], Extent]] = {
+        "VMFSSPARSE": VmfsSparseExtent,
+        "SESPARSE": SeSparseExtent,
+        "SPARSE": HostedExtent,
+    }
+    sparse = kinds.get(line.kind)
     if sparse is None:
         raise NotADisk(descriptor.path, f"extent kind {line.kind} cannot be read through a file")
     return sparse(path, size, writable)

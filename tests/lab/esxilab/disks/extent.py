@@ -59,7 +59,8 @@ class Extent(ABC):
             raise from_os_error(error, self.path) from error
 
     def flush(self) -> None:
-        """Bring the file's own book-keeping up to date."""
+        """Bring the file's own book-keeping up to date; a format without any has nothing to do."""
+        return
 
     def close(self, clean: bool = True) -> None:
         """Close the file; not `clean` leaves it as a dying host would."""
