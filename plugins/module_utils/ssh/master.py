@@ -224,7 +224,7 @@ class Master:
                 return hostkeys.unknown(address, offered, where, jump=jump)
             return hostkeys.mismatch(
                 address,
-                str(offered or found.offered or "another key"),
+                str(found.offered or offered or "another key"),
                 " or ".join(self._pins(jump=jump)) or f"the key of that host in {where}",
                 jump=jump,
             )
