@@ -1,0 +1,103 @@
+#!/.lab/python -IS
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What every simulated command of a host is: it tells the lab's daemon its name and arguments, and prints the answer.
+
+Some commands do their work here instead, in a process of their own that can be seen and killed: a module
+esxilab.tools.<name> with main(arguments, lab) takes over, and asks the daemon through `lab.call(request)`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+SOCKET = "/.lab/run/labd.sock"
+LOCAL_TOOLS = ("vmkfstools", "ps", "df", "lsof")
+
+
+class Lab:
+    """The way to the daemon; one connection that lasts as long as this process."""
+
+    def __init__(self, path: str = SOCKET) -> None:
+        self._path = path
+        self._socket: socket.socket | None = None
+        self._pending = b""
+
+    def _line(self) -> bytes:
+        assert self._socket is not None
+        while b"\n" not in self._pending:
+            piece = self._socket.recv(65536)
+            if not piece:
+                raise EOFError("the daemon closed the connection")
+            self._pending += piece
+        line, _, self._pending = self._pending.partition(b"\n")
+        return line
+
+    def send(self, request: dict) -> None:
+        import json
+
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._socket.connect(self._path)
+        self._socket.sendall(json.dumps(request).encode("ascii") + b"\n")
+
+    def receive(self) -> dict:
+        import json
+
+        return json.loads(self._line())
+
+    def call(self, request: dict) -> dict:
+        """One request, one answer."""
+        self.send(request)
+        return self.receive()
+
+
+def write(descriptor: int, text: str) -> None:
+    data = text.encode("utf-8", "surrogateescape")
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def forward(lab: Lab, tool: str, arguments: list) -> int:
+    """Have the daemon answer; frames are printed as they come, the one with 'rc' ends it."""
+    lab.send({"tool": tool, "argv": arguments, "cwd": os.getcwd(), "path": sys.argv[0]})
+    while True:
+        frame = lab.receive()
+        if frame.get("stdout"):
+            write(1, frame["stdout"])
+        if frame.get("stderr"):
+            write(2, frame["stderr"])
+        if frame.get("signal"):
+            # A command that a fault kills dies by the signal itself, so that the shell reports it as it would.
+            import signal
+
+            signal.signal(frame["signal"], signal.SIG_DFL)
+            os.kill(os.getpid(), frame["signal"])
+        if "rc" in frame:
+            return int(frame["rc"])
+
+
+def main() -> int:
+    import signal
+
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    tool = os.path.basename(sys.argv[0])
+    lab = Lab()
+    try:
+        if tool in LOCAL_TOOLS:
+            sys.path.insert(0, "/.lab")
+            module = __import__("esxilab.tools." + tool, fromlist=["main"])
+            return int(module.main(sys.argv[1:], lab) or 0)
+        return forward(lab, tool, sys.argv[1:])
+    except (OSError, EOFError) as error:
+        # The host is going down, or its lab is broken; a real command would hang or die here, too.
+        write(2, f"{tool}: the lab's daemon does not answer: {error}\n")
+        return 255
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Python of each release, or the nearest one that this machine has."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from esxilab.errors import LabError
+
+# esxi-facts 4.3
+RELEASES = {"6.7": (3, 5), "7.0": (3, 8), "8.0": (3, 8)}
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python that can be bound into a machine: its executable and the folders that it needs."""
+
+    executable: str
+    version: tuple[int, int, int]
+    folders: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return ".".join(str(part) for part in self.version)
+
+
+_PROBE = (
+    "import sys, json, sysconfig\n"
+    "print(json.dumps([list(sys.version_info[:3]), sys.prefix, getattr(sys, 'base_prefix', sys.prefix),"
+    " sysconfig.get_path('stdlib')]))\n"
+)
+
+
+def _not_system(folder: str) -> bool:
+    # What lies below /usr/lib is in every machine of the lab anyway.
+    return folder not in ("/", "/usr") and not folder.startswith("/usr/lib")
+
+
+@functools.lru_cache(maxsize=None)
+def probe(executable: str) -> Interpreter | None:
+    """What the executable is, or None when it is no Python 3."""
+    try:
+        done = subprocess.run(
+            [executable, "-I", "-c", _PROBE], capture_output=True, text=True, timeout=20, check=False, cwd="/"
+        )
+        version, prefix, base, stdlib = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    real = os.path.realpath(executable)
+    folders = {folder for folder in (prefix, base) if _not_system(folder)}
+    if base == "/usr":
+        folders.add(stdlib)
+    return Interpreter(
+        executable if prefix != base else real,
+        (version[0], version[1], version[2]),
+        tuple(sorted(folders)),
+    )
+
+
+@functools.lru_cache(maxsize=None)
+def found() -> tuple[Interpreter, ...]:
+    """Every Python 3 of this machine: pyenv's, and those on the PATH; oldest first."""
+    candidates = [str(path) for path in sorted(Path.home().glob(".pyenv/versions/3.*/bin/python3"))]
+    for folder in os.environ.get("PATH", "").split(os.pathsep):
+        if "/shims" in folder or not os.path.isdir(folder):
+            continue
+        for name in sorted(os.listdir(folder)):
+            if re.fullmatch(r"python3(\.[0-9]+)?", name):
+                candidates.append(os.path.join(folder, name))
+    if sys.base_prefix == sys.prefix:
+        candidates.append(sys.executable)
+    interpreters: dict[tuple[int, int, int], Interpreter] = {}
+    for candidate in candidates:
+        interpreter = probe(os.path.realpath(candidate))
+        if interpreter is not None:
+            interpreters.setdefault(interpreter.version, interpreter)
+    return tuple(interpreters[version] for version in sorted(interpreters))
+
+
+def for_release(profile: str, override: str | None = None) -> Interpreter:
+    """The release's own Python version, else the nearest above it, else the nearest below."""
+    if override:
+        interpreter = probe(override)
+        if interpreter is None:
+            raise LabError(f"{override!r} is not a Python 3 that runs here")
+        return interpreter
+    wanted = RELEASES[profile]
+    every = found()
+    for interpreter in reversed(every):
+        if interpreter.version[:2] == wanted:
+            return interpreter
+    above = [interpreter for interpreter in every if interpreter.version[:2] > wanted]
+    if above:
+        return above[0]
+    if every:
+        return every[-1]
+    raise LabError("no Python 3 was found in ~/.pyenv/versions or on the PATH")
+
+
+def own() -> Interpreter:
+    """The interpreter that runs the lab, without its virtual environment."""
+    executable = os.path.realpath(sys.executable)
+    interpreter = probe(executable)
+    if interpreter is None:
+        raise LabError(f"the lab's own interpreter {executable} does not answer")
+    if interpreter.version < (3, 9):
+        raise LabError(f"the lab needs Python 3.9 or newer; {executable} is {interpreter.text}")
+    return interpreter

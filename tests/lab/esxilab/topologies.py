@@ -1,0 +1,185 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The built-in topologies: the demo, the tests' hosts with one VM per failure case, and fleets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Description = dict[str, Any]
+
+
+def disk(key: str, size: str, **more: Any) -> dict[str, Any]:
+    """One disk of a VM; a few MiB of data in it whatever its size."""
+    return {"key": key, "size": size, "format": "thin", **more}
+
+
+def demo() -> Description:
+    """Two hypervisors of different releases, one backup server, five VMs with what makes VMs differ."""
+    backup = {"name": "backup", "type": "nfs", "size": "2G", "server": "bk1"}
+    return {
+        "hosts": [
+            {
+                "name": "esx-a",
+                "profile": "7.0",
+                "login": "password",
+                "datastores": [{"name": "datastore1", "type": "vmfs6", "size": "1G"}, backup],
+                "vms": [
+                    {
+                        "name": "web01",
+                        "power": "on",
+                        "tools": "running",
+                        "disks": [disk("scsi0:0", "256M"), disk("scsi0:1", "128M")],
+                    },
+                    {
+                        "name": "File Server (old)",
+                        "power": "on",
+                        "tools": "running",
+                        "disks": [disk("scsi0:0", "128M", format="zeroedthick")],
+                    },
+                    {"name": "template-deb12", "power": "off", "disks": [disk("scsi0:0", "64M")]},
+                ],
+            },
+            {
+                "name": "esx-b",
+                "profile": "8.0",
+                "login": "password",
+                "datastores": [
+                    {"name": "ssd 1", "type": "vmfs6", "size": "1G"},
+                    {"name": "legacy", "type": "vmfs5", "size": "1G"},
+                    backup,
+                ],
+                "vms": [
+                    {
+                        "name": "db01",
+                        "datastore": "ssd 1",
+                        "power": "on",
+                        "tools": "running",
+                        "disks": [
+                            disk("scsi0:0", "128M"),
+                            disk("scsi0:1", "512M"),
+                            disk("scsi1:0", "64M", datastore="legacy"),
+                        ],
+                    },
+                    {
+                        "name": "app 02",
+                        "datastore": "legacy",
+                        "power": "on",
+                        "tools": "running",
+                        "disks": [disk("scsi0:0", "128M")],
+                        "snapshots": [{"name": "before upgrade", "description": "an admin's own snapshot"}],
+                    },
+                ],
+            },
+        ],
+        "backup_servers": [{"name": "bk1"}],
+    }
+
+
+def test() -> Description:
+    """One host of each release and a small VM for every case that the tests ask for."""
+    backup = {"name": "backup", "type": "nfs", "size": "1G", "server": "bk1"}
+    return {
+        "hosts": [
+            {
+                "name": "esx67",
+                "profile": "6.7",
+                "datastores": [{"name": "datastore1", "type": "vmfs5", "size": "512M"}, backup],
+                "vms": [
+                    {"name": "plain67", "power": "on", "tools": "running", "disks": [disk("scsi0:0", "64M")]},
+                    {"name": "off67", "power": "off", "disks": [disk("scsi0:0", "32M")]},
+                ],
+            },
+            {
+                "name": "esx70",
+                "profile": "7.0",
+                "datastores": [
+                    {"name": "datastore1", "type": "vmfs6", "size": "1G"},
+                    {"name": "small", "type": "vmfs6", "size": "48M"},
+                    {"name": "shared", "type": "vmfs6", "size": "256M", "shared_id": "lun7"},
+                    backup,
+                ],
+                "vms": [
+                    {
+                        "name": "multi",
+                        "power": "on",
+                        "tools": "running",
+                        "disks": [disk("scsi0:0", "96M"), disk("scsi0:1", "64M"), disk("scsi1:0", "32M")],
+                    },
+                    {
+                        "name": "snapped",
+                        "power": "on",
+                        "tools": "running",
+                        "disks": [disk("scsi0:0", "64M")],
+                        "snapshots": [{"name": "users own", "description": "keep me"}],
+                    },
+                    {"name": "two words", "power": "off", "disks": [disk("scsi0:0", "32M")]},
+                    {"name": "notools", "power": "on", "tools": "none", "disks": [disk("scsi0:0", "32M")]},
+                    {
+                        "name": "deaf",
+                        "power": "on",
+                        "tools": "running",
+                        "ignores_shutdown": True,
+                        "disks": [disk("scsi0:0", "32M")],
+                    },
+                    {
+                        "name": "noquiesce",
+                        "power": "on",
+                        "tools": "running",
+                        "quiesce_fails": True,
+                        "disks": [disk("scsi0:0", "32M")],
+                    },
+                ],
+            },
+            {
+                "name": "esx80",
+                "profile": "8.0",
+                "datastores": [
+                    {"name": "datastore1", "type": "vmfs6", "size": "1G"},
+                    {"name": "shared", "type": "vmfs6", "size": "256M", "shared_id": "lun7"},
+                    backup,
+                ],
+                "vms": [
+                    {"name": "plain80", "power": "on", "tools": "running", "disks": [disk("scsi0:0", "64M")]},
+                    {
+                        "name": "independent",
+                        "power": "on",
+                        "tools": "running",
+                        "disks": [disk("scsi0:0", "32M"), disk("scsi0:1", "32M", mode="independent-persistent")],
+                    },
+                    {"name": "twin", "dir": "twin-a", "power": "off", "disks": [disk("scsi0:0", "32M")]},
+                    {"name": "twin", "dir": "twin-b", "power": "off", "disks": [disk("scsi0:0", "32M")]},
+                ],
+            },
+        ],
+        "backup_servers": [{"name": "bk1"}],
+    }
+
+
+def fleet(count: int) -> Description:
+    """Many cheap hosts of mixed releases with one small VM each, and one backup server."""
+    releases = ("6.7", "7.0", "8.0")
+    return {
+        "hosts": [
+            {
+                "name": f"esx{number:03d}",
+                "profile": releases[number % len(releases)],
+                "datastores": [{"name": "datastore1", "type": "vmfs6", "size": "64M"}],
+                "vms": [
+                    {
+                        "name": f"vm{number:03d}",
+                        "power": "off" if number % 4 == 0 else "on",
+                        "tools": "running",
+                        "disks": [disk("scsi0:0", "16M")],
+                    }
+                ],
+            }
+            for number in range(1, count + 1)
+        ],
+        "backup_servers": [{"name": "bk1"}],
+    }
+
+
+BUILT_IN: dict[str, Callable[[], Description]] = {"demo": demo, "test": test}
