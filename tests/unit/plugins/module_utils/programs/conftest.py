@@ -1,0 +1,156 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A shell like the hypervisor's (busybox ash with its own applets) with a clone command that a test can steer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+APPLETS = (
+    "sh cat cp dd grep kill mkdir mv nohup printf rm rmdir setsid sleep stat touch tr true wc which test tail ls df awk"
+)
+
+# Test double of `vmkfstools -i SRC -d FORMAT DST`: real files, real I/O, the real output; steered by files beside it.
+# steps: seconds to take; fail: text for stderr and rc 1 at half way; deaf: ignore TERM.
+VMKFSTOOLS = r"""#!/bin/sh
+here=${0%/*}
+if [ "$1" = -e ]; then echo 'Disk chain is consistent.'; exit 0; fi
+source=$2 format=$4 target=$5
+[ -e "$here/deaf" ] && trap '' TERM
+printf '%s\n' "$*" >>"$here/calls"
+case $format in
+thin) echo 'Destination disk format: VMFS thin-provisioned' ;;
+*) echo "Destination disk format: VMFS $format" ;;
+esac
+echo "Cloning disk '$source'..."
+if [ -e "$here/race" ]; then : >"$target"; fi
+if [ -e "$target" ]; then echo 'Failed to clone disk: The file already exists (39).' >&2; exit 39; fi
+if [ ! -f "$source" ]; then
+    echo 'DiskLib_Check() failed for source disk The system cannot find the file specified (25).' >&2
+    exit 25
+fi
+flat=${target%.vmdk}-flat.vmdk
+: >"$flat" || exit 1
+sed "s/-flat.vmdk/&/" "$source" >"$target" 2>/dev/null || cat "$source" >"$target"
+steps=$(cat "$here/steps" 2>/dev/null || echo 1)
+i=0
+while [ "$i" -lt "$steps" ]; do
+    printf '\rClone: %d%% done.' $((i * 100 / steps))
+    dd if=/dev/zero bs=1024 count=64 2>/dev/null >>"$flat" || {
+        echo 'Failed to clone disk: There is not enough space on the file system for the selected operation (13).' >&2
+        exit 13
+    }
+    if [ -e "$here/fail" ] && [ "$i" -ge $((steps / 2)) ]; then cat "$here/fail" >&2; exit 1; fi
+    sleep 1
+    i=$((i + 1))
+done
+printf '\rClone: 100%% done.\n'
+"""
+
+# The columns of ESXi's `ps -c`, from the machine's own table.
+PS = ("/bin/ps -c", "/bin/ps -eo pid,pid,comm,args")
+
+DESCRIPTOR = """# Disk DescriptorFile
+version=1
+encoding="UTF-8"
+CID=fffffffe
+parentCID=ffffffff
+createType="vmfs"
+
+# Extent description
+RW 2048 VMFS "{name}-flat.vmdk"
+
+# The Disk Data Base 
+#DDB
+
+ddb.adapterType = "lsilogic"
+"""  # noqa: W291
+
+
+class HostShell:
+    """Runs texts as the hypervisor's shell would; knows its own processes, and ends them with the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bin = folder / "bin"
+        self.volume = folder / "volume"
+        self.bin.mkdir()
+        self.volume.mkdir()
+        busybox = shutil.which("busybox")
+        assert busybox, "these tests need busybox"
+        for applet in [*APPLETS.split(), "sed"]:
+            (self.bin / applet).symlink_to(busybox)
+        (self.bin / "vmkfstools").write_text(VMKFSTOOLS)
+        (self.bin / "vmkfstools").chmod(0o755)
+        self.pids: list[int] = []
+
+    def run(self, text: str, *args: str, timeout: float = 60) -> str:
+        # In the same wrapping as Session.script.
+        done = subprocess.run(
+            ["sh", "-s", "--", *args],
+            executable=str(self.bin / "sh"),
+            input="{\n" + text.replace(*PS) + "\n} </dev/null\n",
+            env={"PATH": str(self.bin)},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert done.stderr == "", done.stderr
+        return done.stdout
+
+    def steer(self, name: str, text: str = "") -> None:
+        (self.bin / name).write_text(text)
+
+    def source(self, name: str = "web01") -> Path:
+        path = self.volume / f"{name}.vmdk"
+        path.write_text(DESCRIPTOR.format(name=name))
+        (self.volume / f"{name}-flat.vmdk").write_bytes(b"\0" * 1024)
+        return path
+
+    def clones(self) -> list[str]:
+        """The targets of the clones of this test that are running."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    argv = (entry / "cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if str(self.bin / "vmkfstools").encode() in argv:
+                    found.append(argv[-2].decode())
+        return found
+
+    def until(self, probe, what: str, limit: float = 40):
+        end = time.monotonic() + limit
+        while time.monotonic() < end:
+            value = probe()
+            if value:
+                return value
+            time.sleep(0.1)
+        raise AssertionError(f"never: {what}")
+
+    def listing(self) -> list[str]:
+        return sorted(str(path.relative_to(self.volume)) for path in self.volume.rglob("*"))
+
+    def end(self) -> None:
+        for pid in self.pids:
+            for number in (pid, -pid):
+                try:
+                    os.kill(number, signal.SIGKILL)
+                except (ProcessLookupError, PermissionError):
+                    continue
+
+
+@pytest.fixture
+def host_shell(tmp_path):
+    shell = HostShell(tmp_path)
+    yield shell
+    shell.end()
