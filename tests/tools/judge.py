@@ -1,0 +1,176 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The outside judge: looks at a lab with tools that are not ours (qemu-img, e2fsck, the hypervisor's own commands).
+
+Nothing in here uses the collection. What it reads of a lab it reads on this machine, below the lab's volumes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).resolve().parents[1]
+LAB = TESTS / "lab" / "lab"
+GUESTCHECK = TESTS / "lab" / "guestcheck.py"
+# Names that only we give: what of them is found after a run was left behind.
+OURS = re.compile(r"^(\.stowage-job.*|\.partial-.*|.*\.stowage-tmp.*)$")
+
+
+class Wrong(Exception):
+    """A proof that did not hold; the text says what was found."""
+
+
+def output(argv: Sequence[str | Path], *, good: tuple[int, ...] = (0,), seconds: float = 300) -> str:
+    """What a command prints; Wrong when it ends otherwise than it should."""
+    words = [str(word) for word in argv]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode not in good:
+        raise Wrong(f"{shlex.join(words)} ended with {done.returncode}: {(done.stderr + done.stdout).strip()[-800:]}")
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the hypervisor itself says of one VM."""
+
+    power: str
+    snapshots: str
+    files: frozenset[str]
+
+
+@dataclass
+class Lab:
+    """A running lab, seen from this machine."""
+
+    folder: Path
+    name: str
+    _status: dict[str, Any] = field(default_factory=dict)
+
+    def verb(self, *words: str, seconds: float = 300) -> str:
+        name, rest = words[0], words[1:]
+        return output([sys.executable, LAB, name, "--dir", self.folder, "--name", self.name, *rest], seconds=seconds)
+
+    def run(self, machine: str, *argv: str) -> str:
+        """A command in a machine, each word as it is."""
+        return self.verb("exec", machine, "--", shlex.join(argv))
+
+    def fault(self, machine: str, kind: str, **arguments: Any) -> None:
+        self.verb("fault", machine, kind, *(f"{key}={value}" for key, value in arguments.items()))
+
+    def host(self, name: str) -> dict[str, Any]:
+        status = json.loads(self.verb("status"))
+        return next(entry for entry in status["machines"] if entry["name"] == name)
+
+    def outside(self, path: str) -> Path:
+        """A path as a hypervisor names it, as this machine reads it."""
+        match = re.fullmatch(r"/vmfs/volumes/([^/]+)(/.*)?", path)
+        if not match:
+            raise Wrong(f"{path} is not on a datastore")
+        volumes = {match.group(1)}
+        for entry in json.loads(self.verb("status"))["machines"]:
+            volumes |= {uuid for store, uuid in entry.get("datastores", {}).items() if store == match.group(1)}
+        found = [self.folder / "volumes" / uuid for uuid in volumes if (self.folder / "volumes" / uuid).is_dir()]
+        if len(found) != 1:
+            raise Wrong(f"{len(found)} volumes are called {match.group(1)}")
+        return found[0] / (match.group(2) or "/").lstrip("/")
+
+    def machines(self, host: str) -> dict[str, Machine]:
+        """Power state, snapshot tree and files of every VM, by name, from vim-cmd and the datastore."""
+        found = {}
+        for vm in self.host(host)["vms"]:
+            power = self.run(host, "vim-cmd", "vmsvc/power.getstate", str(vm["vmid"])).strip().splitlines()[-1]
+            tree = self.run(host, "vim-cmd", "vmsvc/snapshot.get", str(vm["vmid"]))
+            found[vm["name"]] = Machine(power, tree, disk_files(self.outside(str(vm["vmx"])).parent))
+        return found
+
+    def left_behind(self, host: str) -> list[str]:
+        """Files and processes that only we make."""
+        found = []
+        for volume in sorted((self.folder / "volumes").iterdir()):
+            found += [str(path.relative_to(volume)) for path in volume.rglob("*") if OURS.match(path.name)]
+        listing = self.run(host, "ps", "-c")
+        found += [line.strip() for line in listing.splitlines() if "vmkfstools" in line or "stowage" in line]
+        return found
+
+
+def disk_files(folder: Path) -> frozenset[str]:
+    """The files that make up a VM, without logs, swap and lock files, which come and go by themselves."""
+    passing = re.compile(r".*\.(log|vswp|lck)(~)?$|.*~$")
+    return frozenset(path.name for path in folder.iterdir() if not passing.match(path.name))
+
+
+def raw_copy(descriptor: Path, target: Path) -> Path:
+    """The whole disk as a plain file, read by qemu-img."""
+    output(["qemu-img", "convert", "-O", "raw", descriptor, target])
+    return target
+
+
+def same_content(one: Path, other: Path) -> str:
+    """qemu-img's own verdict that two disks hold the same bytes."""
+    return output(["qemu-img", "compare", one, other]).strip()
+
+
+def file_system_is_clean(raw: Path) -> str:
+    """e2fsck over the first partition, read-only; its last line."""
+    table = json.loads(output(["sfdisk", "--json", raw]))["partitiontable"]
+    start = int(table["partitions"][0]["start"]) * int(table.get("sectorsize", 512))
+    return output(["e2fsck", "-fn", f"{raw}?offset={start}"]).strip().splitlines()[-1]
+
+
+def one_moment(raws: Sequence[Path]) -> dict[str, Any]:
+    """The guest writer's own checker: do these disks hold one single moment?"""
+    verdict: dict[str, Any] = json.loads(output([sys.executable, GUESTCHECK, "--json", *raws], good=(0, 1, 2)))
+    if not verdict.get("consistent"):
+        raise Wrong(f"these disks do not hold one moment: {verdict.get('problems') or verdict.get('error')}")
+    return verdict
+
+
+@dataclass(frozen=True)
+class RestorePoint:
+    """One committed restore point, read from its manifest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def disks(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("*.vmdk") if not re.search(r"-(flat|s\d{3})\.vmdk$", path.name))
+
+
+def restore_points(point: Path) -> list[RestorePoint]:
+    """All restore points below a backup point, oldest first."""
+    manifests = sorted(point.glob("*/*/stowage.json"), key=lambda path: path.parent.name)
+    return [
+        RestorePoint(path.parent, json.loads(path.read_text(encoding="utf-8")))
+        for path in manifests
+        if not path.parent.name.startswith(".")
+    ]
+
+
+def prove_disks(descriptors: Sequence[Path], work: Path, *, booted: bool = True) -> str:
+    """Every disk extracted by qemu-img, its file system checked, and all of them one moment; in words what was found.
+
+    A machine that never ran has nothing of its guest's writer to check: `booted=False`.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    raws = [raw_copy(path, work / f"{number}.raw") for number, path in enumerate(descriptors)]
+    try:
+        for raw in raws:
+            file_system_is_clean(raw)
+        if not booted:
+            return f"{len(raws)} disk(s): file system clean"
+        verdict = one_moment(raws)
+    finally:
+        for raw in raws:
+            raw.unlink(missing_ok=True)
+    kind = "clean shutdown" if verdict.get("clean") else "quiesced" if verdict.get("quiesced") else "crash-consistent"
+    return f"{len(raws)} disk(s): file system clean, one moment (write {verdict['sequence']}), {kind}"
