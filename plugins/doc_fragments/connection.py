@@ -30,7 +30,8 @@ options:
     default: root
   password:
     description:
-      - Password of that user. It is sent once, never a second time in a row, since ESXi locks an account after five failures.
+      - Password of that user. It is sent once, never a second time in a row, since ESXi locks an account after five
+        failures.
       - "Variable: C(ansible_password) or C(ansible_ssh_pass)."
     type: str
   private_key_file:
@@ -61,7 +62,8 @@ options:
     description:
       - V(strict) accepts a host key that is in a known_hosts file, and no other.
       - V(pinned) accepts a host key with one of O(host_key_fingerprints), and no other.
-      - V(accept_new) stores the key of a host that was never seen before in the known_hosts file, and refuses a changed one.
+      - V(accept_new) stores the key of a host that was never seen before in the known_hosts file, and refuses a changed
+        one.
       - The same policy holds for the jump host.
       - "Variable: C(stowage_host_key_policy). Where it is not set but fingerprints are, V(pinned) is used."
     type: str
@@ -91,8 +93,9 @@ options:
   use_agent:
     description:
       - Use the keys of the ssh-agent that C(SSH_AUTH_SOCK) names where the module runs.
-      - "Set by itself where the module runs on the controller, neither password nor key is given, and an agent is there.
-        On another machine it needs agent forwarding; the variable C(stowage_agent_forwarding) says that it is allowed."
+      - "Set by itself where the module runs on the controller, neither password nor key is given, and an agent is
+        there. On another machine it needs agent forwarding; the variable C(stowage_agent_forwarding) says that it is
+        allowed."
     type: bool
     default: false
   connect_timeout:
@@ -114,6 +117,6 @@ requirements:
 notes:
   - The module runs where the task runs, usually delegated to a backup server, and reaches the hypervisor by SSH.
     Nothing is needed or installed on the hypervisor.
-  - C(ansible_ssh_common_args) and its relatives are not used. Where they name a jump host and O(jump_host) is not set, the
-    task fails and says so.
+  - C(ansible_ssh_common_args) and its relatives are not used. Where they name a jump host and O(jump_host) is not set,
+    the task fails and says so.
 """

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
-
 from ansible_collections.stowage.esxi.plugins.plugin_utils import resolve
 
 
@@ -50,8 +49,8 @@ class InventoryVariables:
             reason = getattr(error, "strerror", None) or str(error)
             raise AnsibleActionFail(
                 f"The private key of {self.name} cannot be read on the controller: {place}: {reason}. Set "
-                "ansible_ssh_private_key_file to a file of the controller, or the option private_key_file to one of the "
-                "machine where the module runs"
+                "ansible_ssh_private_key_file to a file of the controller, or the option private_key_file to one of "
+                "the machine where the module runs"
             ) from error
 
 

@@ -71,15 +71,16 @@ def resolve(
     filled.setdefault("hostname", variables.name)
     if filled["hostname"] in _LOCAL and _first(variables, VARIABLES["hostname"]) is None:
         raise CannotResolve(
-            f"This task is for {variables.name}, which is no hypervisor. Run it for the hypervisor and delegate it to the "
-            "backup server (hosts: the hypervisor, delegate_to: the backup server), or name the hypervisor with hostname"
+            f"This task is for {variables.name}, which is no hypervisor. Run it for the hypervisor and delegate it to "
+            "the backup server (hosts: the hypervisor, delegate_to: the backup server), or name the hypervisor with "
+            "the option hostname"
         )
     for option in ("host_key_fingerprints", "jump_host_key_fingerprints"):
         if isinstance(filled.get(option), str):
             filled[option] = [part.strip() for part in filled[option].split(",") if part.strip()]
     if "host_key_policy" not in filled and filled.get("host_key_fingerprints"):
         filled["host_key_policy"] = "pinned"
-    if "jump_host" not in filled:
+    if "jump_host" not in filled and variables.get("stowage_jump_host") is None:
         _refuse_hidden_jump(variables)
     if not any(name in given for name in CREDENTIALS):
         _fill_credentials(filled, variables, runs_on_controller=runs_on_controller, agent_here=agent_here)
@@ -114,9 +115,9 @@ def _refuse_hidden_jump(variables: Variables) -> None:
         value = variables.get(name)
         if value is not None and _JUMP.search(str(value)):
             raise CannotResolve(
-                f"{name} of {variables.name} leads through another machine, as seen from the controller. This module may "
-                "run elsewhere and does not use it. Set stowage_jump_host to [user@]host[:port] as seen from the machine "
-                "where the module runs, or to an empty text where no jump host is needed from there"
+                f"{name} of {variables.name} leads through another machine, as seen from the controller. This module "
+                "may run elsewhere and does not use it. Set stowage_jump_host to [user@]host[:port] as seen from the "
+                "machine where the module runs, or to an empty text where no jump host is needed from there"
             )
 
 

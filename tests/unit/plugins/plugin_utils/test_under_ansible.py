@@ -1,0 +1,230 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Real ansible-playbook runs: what reaches the module when it is delegated to a backup server.
+
+The collection is laid out with a module in the place of esxi_vm_info that returns the arguments it got.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[4]
+PINNED = "SHA256:" + "A" * 43
+
+ECHO = """
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import connection_argument_spec
+
+def main():
+    spec = {name: dict(option, no_log=False) for name, option in connection_argument_spec().items()}
+    module = AnsibleModule(spec, supports_check_mode=True)
+    module.exit_json(got=dict(module.params), check=module.check_mode)
+
+main()
+"""
+
+INVENTORY: dict[str, Any] = {
+    "esxi": {
+        "hosts": {
+            "with_password": {
+                "ansible_host": "192.0.2.1",
+                "ansible_password": "{{ base }}-secret",
+                "base": "{{ inventory_hostname }}",
+                "stowage_host_key_fingerprints": [PINNED],
+            },
+            "with_key": {
+                "ansible_ssh_private_key_file": "{{ inventory_dir }}/key",
+                "ansible_ssh_private_key_passphrase": 12345,
+                "ansible_port": 2201,
+                "ansible_ssh_user": "backup",
+                "stowage_host_key_policy": "accept_new",
+                "stowage_known_hosts_file": "/var/lib/known",
+                "stowage_jump_host": "hop@192.0.2.9:2222",
+                "ansible_ssh_common_args": "-o ProxyJump=bastion",
+            },
+            "bare": {},
+            "hidden_jump": {"ansible_ssh_common_args": "-o ProxyCommand='ssh -W %h:%p bastion'"},
+            "lost_key": {"ansible_ssh_private_key_file": "/no/such/key"},
+        }
+    },
+    "servers": {
+        "hosts": {
+            "bs": {
+                "ansible_connection": "local",
+                "ansible_host": "198.51.100.1",
+                "ansible_user": "delegate",
+                "ansible_port": 9999,
+                "ansible_timeout": 77,
+                "ansible_password": "of-the-delegate",
+                "ansible_private_key_file": "/no/delegate/key",
+                "ansible_python_interpreter": sys.executable,
+            }
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("play")
+    collection = folder / "ansible_collections" / "stowage" / "esxi"
+    for name in ("base", "ssh"):
+        shutil.copytree(ROOT / "plugins/module_utils" / name, collection / "plugins/module_utils" / name)
+    for name in ("plugin_utils", "action", "doc_fragments"):
+        shutil.copytree(ROOT / "plugins" / name, collection / "plugins" / name)
+    (collection / "plugins/modules").mkdir()
+    (collection / "plugins/modules/esxi_vm_info.py").write_text(ECHO)
+    (collection / "meta").mkdir()
+    shutil.copy(ROOT / "meta/runtime.yml", collection / "meta")
+    shutil.copy(ROOT / "galaxy.yml", collection)
+    (folder / "hosts.json").write_text(json.dumps({"all": {"children": INVENTORY}}))
+    (folder / "key").write_text("TEXT OF THE KEY\n")
+    return folder
+
+
+def play(
+    place: Path,
+    *options: str,
+    task: dict[str, Any] | None = None,
+    agent: str | None = None,
+    **play_keywords: Any,
+) -> dict[str, dict[str, Any]]:
+    """Runs one delegated task on every host; its result by host, kept by a second task."""
+    results = place / "results"
+    shutil.rmtree(results, ignore_errors=True)
+    results.mkdir()
+    probe = {"stowage.esxi.esxi_vm_info": {}, "delegate_to": "bs", "ignore_errors": True, "register": "out"}
+    keep = {
+        "ansible.builtin.copy": {"content": "{{ out | to_json }}", "dest": f"{results}/{{{{ inventory_hostname }}}}"},
+        "delegate_to": "bs",
+        "check_mode": False,
+    }
+    book = {"hosts": "esxi", "gather_facts": False, **play_keywords, "tasks": [{**probe, **(task or {})}, keep]}
+    (place / "play.json").write_text(json.dumps([book]))
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    environment.update(
+        ANSIBLE_COLLECTIONS_PATH=str(place),
+        ANSIBLE_HOME=str(place / "home"),
+        ANSIBLE_NOCOLOR="1",
+        LC_ALL="C.UTF-8",
+        **({"SSH_AUTH_SOCK": agent} if agent else {}),
+    )
+    program = os.path.join(os.path.dirname(sys.executable), "ansible-playbook")
+    command = [program, "-i", "hosts.json", "play.json", *options]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    found = {path.name: json.loads(path.read_text()) for path in results.iterdir()}
+    assert found, done.stdout + done.stderr
+    return found
+
+
+@pytest.fixture(scope="module")
+def plain(place: Path) -> dict[str, dict[str, Any]]:
+    return play(place)
+
+
+def test_variables_are_the_inventory_hosts_and_never_the_delegates(plain: dict[str, Any]) -> None:
+    got = plain["bare"]["got"]
+    assert (got["hostname"], got["port"], got["username"]) == ("bare", 22, "root")
+    assert (got["password"], got["private_key"], got["connect_timeout"]) == (None, None, 15)
+    assert got["use_agent"] is False
+
+
+def test_a_templated_password_is_resolved_for_its_own_host(plain: dict[str, Any]) -> None:
+    got = plain["with_password"]["got"]
+    assert (got["hostname"], got["password"]) == ("192.0.2.1", "with_password-secret")
+    assert (got["host_key_policy"], got["host_key_fingerprints"]) == ("pinned", [PINNED])
+    assert got["private_key"] is None
+
+
+def test_a_key_file_of_the_controller_travels_as_text(plain: dict[str, Any]) -> None:
+    got = plain["with_key"]["got"]
+    assert got["private_key"].strip() == "TEXT OF THE KEY"
+    assert (got["private_key_passphrase"], got["private_key_file"]) == ("12345", None)
+    assert (got["username"], got["port"], got["jump_host"]) == ("backup", 2201, "hop@192.0.2.9:2222")
+    assert (got["host_key_policy"], got["known_hosts_file"]) == ("accept_new", "/var/lib/known")
+
+
+def test_a_jump_host_in_ssh_arguments_is_an_error_that_says_what_to_set(plain: dict[str, Any]) -> None:
+    assert plain["hidden_jump"]["failed"]
+    assert "stowage_jump_host" in plain["hidden_jump"]["msg"]
+
+
+def test_a_missing_key_file_is_an_error_that_names_it(plain: dict[str, Any]) -> None:
+    assert "/no/such/key" in plain["lost_key"]["msg"]
+    assert "on the controller" in plain["lost_key"]["msg"]
+
+
+def test_module_defaults_of_the_group_win_over_the_inventory_and_lose_to_the_task(place: Path) -> None:
+    defaults = {"group/stowage.esxi.esxi": {"connect_timeout": 3, "port": 2300, "host_key_policy": "accept_new"}}
+    results = play(
+        place,
+        "--limit",
+        "with_key",
+        module_defaults=defaults,
+        task={"stowage.esxi.esxi_vm_info": {"connect_timeout": 4}},
+    )
+    got = results["with_key"]["got"]
+    assert (got["connect_timeout"], got["port"], got["username"]) == (4, 2300, "backup")
+
+
+def test_an_explicit_hostname_takes_nothing_from_the_inventory(place: Path) -> None:
+    results = play(
+        place, "--limit", "with_key,with_password", task={"stowage.esxi.esxi_vm_info": {"hostname": "192.0.2.77"}}
+    )
+    for result in results.values():
+        got = result["got"]
+        assert (got["hostname"], got["port"], got["username"]) == ("192.0.2.77", 22, "root")
+        assert (got["password"], got["private_key"], got["jump_host"]) == (None, None, None)
+
+
+def test_variables_of_the_play_and_the_task_count_with_their_precedence(place: Path) -> None:
+    results = play(
+        place,
+        "--limit",
+        "bare,with_key",
+        vars={"ansible_port": 2400, "ansible_user": "of_play"},
+        task={"vars": {"ansible_user": "of_task", "ansible_host": "{{ inventory_hostname }}.test"}},
+    )
+    got = results["bare"]["got"]
+    assert (got["hostname"], got["port"], got["username"]) == ("bare.test", 2400, "of_task")
+    assert results["with_key"]["got"]["port"] == 2400
+
+
+def test_extra_variables_win(place: Path) -> None:
+    results = play(place, "--limit", "bare", "-e", "stowage_jump_host=h1", "-e", "ansible_password=p")
+    got = results["bare"]["got"]
+    assert (got["jump_host"], got["password"]) == ("h1", "p")
+
+
+def test_an_agent_of_the_controller_serves_a_module_on_the_controller_without_other_credentials(place: Path) -> None:
+    results = play(place, "--limit", "bare,with_password", agent="/tmp/agent.sock")
+    assert results["bare"]["got"]["use_agent"] is True
+    assert results["with_password"]["got"]["use_agent"] is False
+
+
+def test_check_mode_and_async_reach_the_module(place: Path) -> None:
+    assert play(place, "--limit", "bare", "--check")["bare"]["check"] is True
+    result = play(place, "--limit", "bare", task={"async": 60, "poll": 1})["bare"]
+    assert result["got"]["hostname"] == "bare"
+    assert result["finished"] in (1, True)
+
+
+def test_the_secret_is_nowhere_in_the_output_of_the_real_specification() -> None:
+    from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import connection_argument_spec
+
+    spec = connection_argument_spec()
+    assert {name for name, option in spec.items() if option.get("no_log")} == {
+        "password",
+        "private_key",
+        "private_key_passphrase",
+    }
