@@ -107,11 +107,11 @@ class Host:
                 return reply
         return reply
 
-    def vim_replies(self, commands: Sequence[Sequence[str]], *, timeout_seconds: float = 60.0) -> list[Reply]:
-        """Run many reading vim-cmd calls in few SSH commands. Refusals are left in the replies for the caller."""
+    def ask_many(self, commands: Sequence[Sequence[str]], *, timeout_seconds: float = 60.0) -> list[Reply]:
+        """Like `ask`, in scripts of a bounded size. Refusals are left in the replies for the caller."""
         replies: list[Reply] = []
         for start in range(0, len(commands), BATCH_SIZE):
-            part = [["vim-cmd", *argv] for argv in commands[start : start + BATCH_SIZE]]
+            part = commands[start : start + BATCH_SIZE]
             replies += self.ask(part, timeout_seconds=timeout_seconds + 10.0 * len(part))
         return replies
 

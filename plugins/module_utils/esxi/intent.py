@@ -48,7 +48,7 @@ class IntentLog:
         self._last_beat = self.clock.monotonic()
 
     def beat(self) -> None:
-        """Refresh the lease, at most every ten seconds. Raises JournalFailed when the folder is gone: so is the lock."""
+        """Refresh the lease, at most every ten seconds. JournalFailed when the folder is gone: so is the lock."""
         now = self.clock.monotonic()
         if self._last_beat is not None and now - self._last_beat < self.BEAT_SECONDS:
             return

@@ -1,0 +1,55 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The options that every module about one VM shares, and how they become objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import (
+    connection_argument_spec,
+    endpoint_from_params,
+)
+
+
+def vm_argument_spec() -> dict[str, dict[str, Any]]:
+    return {**connection_argument_spec(), "vm": {"type": "str"}, "uuid": {"type": "str"}, "vmid": {"type": "int"}}
+
+
+# For mutually_exclusive and required_one_of.
+VM_OPTIONS = [("vm", "uuid", "vmid")]
+
+
+def journal_argument_spec() -> dict[str, dict[str, Any]]:
+    return {"journal": {"type": "str"}}
+
+
+@contextmanager
+def open_host(params: Mapping[str, Any]) -> Iterator[Host]:
+    session = open_session(endpoint_from_params(params))
+    try:
+        yield Host(session)
+    finally:
+        session.close()
+
+
+def find_vm(host: Host, params: Mapping[str, Any]) -> VirtualMachine:
+    return host.find_vm(name=params.get("vm"), uuid=params.get("uuid"), vmid=params.get("vmid"))
+
+
+def open_journal(host: Host, params: Mapping[str, Any]) -> IntentLog | None:
+    """The journal of the job that the task belongs to; None without one."""
+    folder = params.get("journal")
+    return IntentLog(host.session, host.resolve(folder), host.clock) if folder else None
+
+
+def waiter_for(host: Host, seconds: float, journal: IntentLog | None) -> Waiter:
+    return Waiter(seconds, clock=host.clock, beat=journal.beat if journal is not None else None)
