@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
@@ -14,7 +14,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power, sn
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import Reply
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.disks import Disk, DiskReader, read_disks
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_message import Question
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_snapshots import SnapshotTree
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_snapshots import Snapshot, SnapshotTree
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_vmodl import Dump, VmodlError, parse_dump
 
 if TYPE_CHECKING:
@@ -166,18 +166,19 @@ def describe_disk(disk: Disk) -> dict[str, Any]:
 
 
 def describe_tree(tree: SnapshotTree) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": snapshot.id,
-            "name": snapshot.name,
-            "description": snapshot.description,
-            "created_at": iso(snapshot.created_at) if snapshot.created_at else None,
-            "state": snapshot.state,
-            "parent_id": snapshot.parent_id,
-            "current": snapshot.current,
-        }
-        for snapshot in tree
-    ]
+    return [describe_snapshot(snapshot) for snapshot in tree]
+
+
+def describe_snapshot(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "id": snapshot.id,
+        "name": snapshot.name,
+        "description": snapshot.description,
+        "created_at": iso(snapshot.created_at) if snapshot.created_at else None,
+        "state": snapshot.state,
+        "parent_id": snapshot.parent_id,
+        "current": snapshot.current,
+    }
 
 
 def describe_question(question: Question | None) -> dict[str, Any] | None:
@@ -191,7 +192,7 @@ def describe_question(question: Question | None) -> dict[str, Any] | None:
     }
 
 
-def describe_names(vm: VirtualMachine, **more: Any) -> Mapping[str, Any]:
+def describe_names(vm: VirtualMachine, **more: Any) -> dict[str, Any]:
     """The short form that the modules which change a VM return."""
     return {
         "name": vm.name,

@@ -129,3 +129,15 @@ def _one(host: Host, vms: Sequence[VirtualMachine], found: list[VirtualMachine],
         names = ", ".join(f"{vm.vmid} ({vm.name!r} at {vm.vmx_path})" for vm in found)
         raise errors.VmAmbiguous(host=host.name, by=by, ref=ref, count=len(found), candidates=names)
     return found[0]
+
+
+def named(
+    host: Host, vms: Sequence[VirtualMachine], names: Sequence[str] | None, *, missing_ok: bool = False
+) -> list[VirtualMachine]:
+    """The VMs with one of these names, all without names; a name that nobody has is an error."""
+    if names is None:
+        return list(vms)
+    for name in names:
+        if not missing_ok and not any(vm.name == name for vm in vms):
+            _one(host, vms, [], "name", name)
+    return [vm for vm in vms if vm.name in names]
