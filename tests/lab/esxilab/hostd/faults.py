@@ -1,0 +1,126 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Injected faults: what an operator of the lab can break, per host or per VM."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+#: name -> what it does, and the arguments it takes (all optional unless it says so).
+KNOWN = {
+    "quiesce_fails": "quiesced snapshots fail (vm)",
+    "guest_ignores_shutdown": "the guest does nothing on a shutdown request (vm)",
+    "slow_clone": "vmkfstools copies at most `rate` bytes a second",
+    "clone_fails_at": "vmkfstools -i stops at `percent` with `code` and `text`; half the output stays",
+    "snapshot_fails": "snapshot.create fails (vm)",
+    "snapshot_delay": "snapshot.create takes `seconds` more (vm)",
+    "remove_delay": "consolidation takes `seconds` more (vm)",
+    "stuck_task": "operation `op` (createSnapshot, removeSnapshot, powerOff, …) never ends until cleared (vm)",
+    "hostd_down": "vim-cmd and esxcli find no hostd",
+    "hostd_slow": "each call takes `seconds` more",
+    "vimcmd_reset": "the next `times` calls end in a connection reset",
+    "vimcmd_killed": "the next `times` calls are killed",
+    "lying_remove": "snapshot.remove and removeall answer success and do nothing (vm)",
+    "lying_create": "snapshot.create answers success and does nothing (vm)",
+    "datastore_full": "fills `datastore`, leaving `leave` bytes",
+    "power_on_fails": "power.on fails (vm)",
+    "power_off_slow": "power.off takes `seconds` more (vm)",
+    "question": "a question is pending on the VM (vm); `text` names it",
+    "tools_stop": "VMware Tools do not run in the guest (vm)",
+}
+
+
+@dataclass
+class Fault:
+    name: str
+    args: dict[str, Any]
+    left: int | None = None
+    #: Opened but nameless files that take the room of a full datastore.
+    ballast: list[int] = field(default_factory=list)
+
+
+class Faults:
+    """The faults of one host that are set now."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._set: list[Fault] = []
+        self._changed = threading.Condition(self._lock)
+
+    def add(self, name: str, **args: Any) -> Fault:
+        if name not in KNOWN:
+            raise ValueError(f"unknown fault {name!r}; known are {', '.join(KNOWN)}")
+        left = args.pop("times", None)
+        fault = Fault(name, args, int(left) if left is not None else None)
+        with self._lock:
+            self._set = [f for f in self._set if (f.name, f.args.get("vm")) != (name, args.get("vm"))]
+            self._set.append(fault)
+        return fault
+
+    def clear(self, name: str | None = None, vm: str | None = None) -> list[Fault]:
+        with self._changed:
+            gone = [
+                fault
+                for fault in self._set
+                if (name is None or fault.name == name) and (vm is None or fault.args.get("vm") == vm)
+            ]
+            self._set = [fault for fault in self._set if fault not in gone]
+            for fault in gone:
+                for fd in fault.ballast:
+                    os.close(fd)
+                fault.ballast.clear()
+            self._changed.notify_all()
+        return gone
+
+    def get(self, name: str, vm: str | None = None) -> Fault | None:
+        """The fault that applies to this VM: its own, or the host's. Does not use up its count."""
+        with self._lock:
+            for fault in self._set:
+                if fault.name == name and fault.args.get("vm") in (None, vm):
+                    return fault
+        return None
+
+    def take(self, name: str, vm: str | None = None) -> Fault | None:
+        """As get, and one of its `times` is used up."""
+        fault = self.get(name, vm)
+        if fault is None or fault.left is None:
+            return fault
+        with self._lock:
+            if fault.left <= 0:
+                return None
+            fault.left -= 1
+            if fault.left == 0:
+                self._set = [other for other in self._set if other is not fault]
+        return fault
+
+    def seconds(self, name: str, vm: str | None = None) -> float:
+        fault = self.get(name, vm)
+        return float(fault.args.get("seconds", 5)) if fault else 0.0
+
+    def wait_while(self, fault: Fault) -> None:
+        """Hold the caller until the fault is cleared."""
+        with self._changed:
+            while fault in self._set:
+                self._changed.wait(1.0)
+
+    def listing(self) -> list[dict[str, Any]]:
+        with self._lock:
+            return [{"name": fault.name, "times": fault.left, **fault.args} for fault in self._set]
+
+
+def fill(path: Path, leave: int) -> list[int]:
+    """Take all room of a file system but `leave` bytes, in files that have no name."""
+    stat = os.statvfs(path)
+    room = stat.f_bavail * stat.f_frsize - leave
+    name = path / f".fill-{os.getpid()}-{threading.get_ident()}"
+    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.unlink(name)
+    if room > 0:
+        os.posix_fallocate(fd, 0, room)
+    return [fd]

@@ -1,0 +1,96 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What vmkfstools asks the host before it touches a disk: may I, and how fast.
+
+The process that asks is known by its pid. A grant lets it open files that the kernel's locks would refuse it; it ends
+with the process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from esxilab.hostd import Hostd
+
+
+def handle(host: Hostd, request: Mapping[str, Any]) -> dict[str, Any]:
+    """`ask` is one of: host, grant, lock-info."""
+    ask = request.get("ask")
+    if ask == "host":
+        return describe(host)
+    if ask == "grant":
+        return grant(host, request)
+    if ask == "locks":
+        return {"locks": [lock_info(host, str(path)) for path in request["paths"]]}
+    raise ValueError(f"vmkfstools asks {ask!r}")
+
+
+def describe(host: Hostd) -> dict[str, Any]:
+    """What the process must know of its host: release, datastores, modules, and the faults that hit clones."""
+    slow, fails = host.faults.get("slow_clone"), host.faults.get("clone_fails_at")
+    return {
+        "version": host.profile.version,
+        "adapter_deprecated": host.profile.adapter_deprecated,
+        "multiextent": not host.profile.multiextent_module or "multiextent" in host.modules_loaded,
+        "buffered": bool(host.switches["vmkfstools_buffered"]),
+        "rate": float(slow.args.get("rate", 4 << 20)) if slow else None,
+        "fail": {
+            "percent": int(fails.args.get("percent", 50)),
+            "code": int(fails.args.get("code", 327689)),
+            "text": str(fails.args.get("text", "Input/output error")),
+        }
+        if fails
+        else None,
+        "volumes": [
+            {
+                "name": volume.name,
+                "uuid": volume.uuid,
+                "type": volume.type,
+                "device": volume.device,
+                "remote": f"{volume.remote_host} {volume.remote_share}".strip(),
+            }
+            for volume in host.volumes.all
+        ],
+    }
+
+
+def grant(host: Hostd, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Apply the lock rules to extents: `paths` is a list of [path, write]; the first refusal is the answer.
+
+    An extent in mode 1 is refused to everyone, one in mode 2 to writers. Descriptors carry no lock.
+    """
+    files: list[str] = []
+    for path, write in request["paths"]:
+        outside = host.volumes.outside(str(path))
+        if outside is None:
+            continue
+        mode = lock_mode(host, str(outside))
+        if mode == 1 or (mode == 2 and write):
+            return {"granted": False, "path": path}
+        if write and any(pid != int(request["pid"]) for pid in host.engine.holders(str(outside))):
+            return {"granted": False, "path": path}
+        files.append(str(outside))
+    if host.locks is not None and files:
+        host.locks.grant(int(request["pid"]), files)
+    return {"granted": True}
+
+
+def lock_mode(host: Hostd, path: str) -> int:
+    if host.locks is None:
+        return 0
+    found = host.locks.state(path)
+    return 0 if found is None else int(found.mode)
+
+
+def lock_info(host: Hostd, path: str) -> dict[str, Any]:
+    """For -D: the mode, the owner, and the readers of one file."""
+    outside = host.volumes.outside(path)
+    if outside is None or not os.path.exists(outside):
+        return {"mode": 0, "owner": "", "readers": 0}
+    found = host.locks.state(str(outside)) if host.locks is not None else None
+    return {"mode": found.mode if found else 0, "owner": found.owner if found else "", "readers": 1 if found else 0}

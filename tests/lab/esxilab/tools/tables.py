@@ -1,0 +1,75 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How esxcli prints what a command returns: a table, a block of fields, and the machine formats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Union
+
+Value = Union[str, int, bool]
+Row = dict[str, Value]
+FORMATTERS = ("csv", "json", "keyvalue", "python", "xml", "html", "table")
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def table(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """Columns two blanks apart, numbers and booleans to the right, dashes of the exact width, no pad at the end."""
+    if not rows:
+        return ""
+    widths = [max(len(column), *(len(_text(row[column])) for row in rows)) for column in columns]
+    right = [all(isinstance(row[column], (bool, int)) for row in rows) for column in columns]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.rjust(width) if to_right else cell.ljust(width) for cell, width, to_right in zip(cells, widths, right)
+        ]
+        if not right[-1]:
+            padded[-1] = cells[-1]
+        return "  ".join(padded) + "\n"
+
+    out = line(columns) + "  ".join("-" * width for width in widths) + "\n"
+    return out + "".join(line([_text(row[column]) for column in columns]) for row in rows)
+
+
+def fields(row: Row, indent: int = 3) -> str:
+    return "".join(f"{' ' * indent}{key}: {_text(value)}\n" for key, value in row.items())
+
+
+def _camel(name: str) -> str:
+    return "".join(char for char in name.title() if char.isalnum())
+
+
+def machine(rows: Sequence[Row], columns: Sequence[str], formatter: str, single: bool) -> str:
+    """The same rows in one of the machine formats."""
+    if formatter == "csv":
+        ordered = sorted(columns)
+        head = "".join(f"{_camel(column)}," for column in ordered) + "\n"
+        return head + "".join("".join(f"{_csv(row[column])}," for column in ordered) + "\n" for row in rows)
+    if formatter == "json":
+        data: Any = [{_camel(key): row[key] for key in columns} for row in rows]
+        return json.dumps(data[0] if single else data) + "\n"
+    if formatter == "python":
+        return repr([{_camel(key): row[key] for key in columns} for row in rows]) + "\n"
+    lines = []
+    for number, row in enumerate(rows):
+        for column in columns:
+            kind = (
+                "boolean" if isinstance(row[column], bool) else "integer" if isinstance(row[column], int) else "string"
+            )
+            prefix = "" if single else f"[{number}]"
+            lines.append(f"Result{prefix}.{_camel(column)}.{kind}={_text(row[column])}\n")
+    return "".join(lines)
+
+
+def _csv(value: Value) -> str:
+    text = _text(value)
+    return '"' + text.replace('"', '""') + '"' if any(char in text for char in ',"\n') else text
