@@ -1,0 +1,172 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One copy, with everything around it: limits, journal, room watch, the caller's beat, progress."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.durable import write_text
+from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Progress, ProgressFile
+from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limits
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.room import RoomWatch
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.beat import CallerBeat
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import Program
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import CopyPlan, Request, plan_copy
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import Vmkfstools, no_note
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to copy. ``beat_file`` and ``progress_file`` are the ends of a line to whoever waits for the copy."""
+
+    program: str = "vmkfstools"
+    verify: bool = True
+    bandwidth_limit: int | None = None
+    journal: str | None = None
+    limits: tuple[limits.Limit, ...] = ()
+    limits_dir: str = "/var/lib/stowage/limits"
+    limits_timeout: float = 86400
+    snapshot_reserve_percent: int = 5
+    progress_file: str | None = None
+    beat_file: str | None = None
+
+
+def request_from(host: Host, params: Mapping[str, Any]) -> Request:
+    """What a module's parameters ask for; the VM is looked up."""
+    vm = None
+    if params.get("src") is None:
+        vm = host.find_vm(name=params.get("vm"), uuid=params.get("uuid"), vmid=params.get("vmid"))
+    return Request(
+        dest=params["dest"],
+        vm=vm,
+        disks=tuple(params.get("disks") or ()),
+        src=params.get("src"),
+        snapshot_id=params.get("snapshot_id"),
+        disk_format=params["disk_format"],
+        include_config=params["include_config"],
+        reserve_percent=params["reserve_percent"],
+    )
+
+
+def settings_from(params: Mapping[str, Any]) -> Settings:
+    return Settings(
+        program=params["program"],
+        verify=params["verify"],
+        bandwidth_limit=params.get("bandwidth_limit"),
+        journal=params.get("journal"),
+        limits=tuple(limits.Limit(item["name"], item["slots"]) for item in params.get("limits") or ()),
+        limits_dir=params["limits_dir"],
+        limits_timeout=params["limits_timeout"],
+        snapshot_reserve_percent=params["snapshot_reserve_percent"],
+        progress_file=params.get("progress_file"),
+        beat_file=params.get("beat_file"),
+    )
+
+
+def predict(host: Host, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Check mode: the plan of the real run, and nothing else."""
+    settings = settings_from(params)
+    choose(settings)
+    limits.checked(settings.limits)
+    request = request_from(host, params)
+    plan, warnings = plan_copy(host, request, foresight=True)
+    return _result(request, plan, warnings)
+
+
+def perform(host: Host, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The real run. Everything that it returns beyond the plan was measured."""
+    settings = settings_from(params)
+    journal = IntentLog(host.session, settings.journal) if settings.journal else None
+    program = choose(settings, journal)
+    sink = _sink(settings.progress_file)
+    beat = CallerBeat(settings.beat_file) if settings.beat_file else None
+
+    def wanted() -> None:
+        if beat is not None:
+            beat.check()
+
+    def waiting() -> None:
+        wanted()
+        if journal is not None:
+            journal.beat()
+
+    request = request_from(host, params)
+    name = request.vm.name if request.vm is not None else ""
+    what = f"copy of {name or request.src} on {host.name}"
+    waiter = Waiter(settings.limits_timeout, beat=waiting)
+    with limits.hold(
+        settings.limits,
+        settings.limits_dir,
+        waiter,
+        what,
+        lambda limit: sink(Progress(name, f"waits for a slot of {limit}")),
+    ):
+        plan, warnings = plan_copy(host, request)
+        room = None
+        if request.vm is not None and request.snapshot_id:
+            room = RoomWatch.of_vm(host, request.vm, settings.snapshot_reserve_percent)
+
+        def alive() -> None:
+            wanted()
+            if room is not None:
+                room.check()
+
+        task = plan.task(lease=f"{journal.folder}/lease" if journal is not None else "")
+        done = program.copy(host, task, lambda progress: sink(replace(progress, phase=name)), alive)
+    result = _result(request, plan, warnings + list(done.notes))
+    result["disks"] = [disk.as_dict() for disk in done.disks]
+    result["copied_bytes"] = sum(disk.copied_bytes for disk in done.disks)
+    result["seconds"] = round(sum(disk.seconds for disk in done.disks), 3)
+    return result
+
+
+def choose(settings: Settings, journal: IntentLog | None = None) -> Program:
+    """The program, or NotSupported for what it cannot do."""
+    if settings.program != Vmkfstools.name:
+        raise errors.NotSupported(
+            program=settings.program, reason="there is no such program here", way_out="Use program=vmkfstools"
+        )
+    if settings.bandwidth_limit:
+        raise errors.NotSupported(
+            program=settings.program,
+            reason="vmkfstools has no bandwidth limit",
+            way_out="Leave bandwidth_limit out, and use limits to hold down how many copies run at a time",
+        )
+    return Vmkfstools(note=journal.note if journal is not None else no_note, verify=settings.verify)
+
+
+def _result(request: Request, plan: CopyPlan, warnings: list[str]) -> dict[str, Any]:
+    vm = None if request.vm is None else {"name": request.vm.name, "vmid": request.vm.vmid}
+    made = [disk.target for disk in plan.disks] + [file.target for file in plan.files]
+    return {
+        "changed": True,
+        "vm": vm,
+        **plan.as_dict(),
+        "warnings": warnings,
+        "diff": {"before": "", "after": "".join(f"{path}\n" for path in sorted(made))},
+    }
+
+
+def _sink(path: str | None) -> Callable[[Progress], None]:
+    """Where progress goes. An onlooker who has left is no reason to fail: the beat decides that."""
+    if path is None:
+        return lambda progress: None
+    file = ProgressFile(path)
+    with contextlib.suppress(OSError):
+        write_text(f"{path}.pid", f"{os.getpid()}\n", sync=False)
+
+    def sink(progress: Progress) -> None:
+        with contextlib.suppress(OSError):
+            file(progress)
+
+    return sink

@@ -1,0 +1,398 @@
+#!/usr/bin/python
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: vmdk_copy
+short_description: Copy virtual disks of an ESXi host
+version_added: 0.1.0
+description:
+  - Copies all disks of a virtual machine, some of them, or one disk named by its path, from datastore to datastore of
+    one hypervisor. The disks' chains are merged on the way; the copies are disks of their own.
+  - A copy is either whole and proven, or it is not there. Whatever ends it (an error of the host, a full datastore, a
+    broken connection, a killed controller), what it has written is removed. Nothing that was there before is ever
+    overwritten or removed.
+  - On the hypervisor the copy is watched by a shell of its own, which ends and removes it when nothing has been heard
+    from the machine where this module runs for 60 seconds. Shorter breaks of the connection do no harm.
+  - While it copies, the task prints percent, rate and time left of each disk.
+author:
+  - Stowage contributors (@stowage)
+options:
+  vm:
+    description:
+      - Name of the virtual machine, compared exactly.
+    type: str
+  uuid:
+    description:
+      - Its instance UUID or BIOS UUID.
+    type: str
+  vmid:
+    description:
+      - Its number in the host's inventory.
+    type: int
+  disks:
+    description:
+      - Device keys of the disks to copy, such as V(scsi0:1).
+      - Without it all disks are copied that can be. Those that cannot (physical raw device mappings; with
+        O(snapshot_id) also independent disks) are returned in RV(left_out). Naming such a disk here is an error.
+    type: list
+    elements: str
+    default: []
+  src:
+    description:
+      - One disk by its descriptor, as V([datastore] folder/disk.vmdk) or V(/vmfs/volumes/datastore/folder/disk.vmdk).
+      - Exactly one of O(vm), O(uuid), O(vmid) and O(src) is needed.
+    type: str
+  snapshot_id:
+    description:
+      - Copy the disks as this snapshot has frozen them.
+      - Needed for a virtual machine that is powered on. Without it the disks are copied as they are now.
+    type: int
+  dest:
+    description:
+      - Folder for the copies, as V([datastore] folder) or V(/vmfs/volumes/datastore/folder). It is made where it is not
+        there, with its parents, and removed again if the copy fails.
+      - In a folder a disk of a virtual machine is named after its device key, V(scsi0-1.vmdk) for V(scsi0:1). A disk
+        copied by O(src) keeps its name.
+      - For a single disk this may be the path of the new descriptor, ending in V(.vmdk). No configuration is copied
+        then.
+    type: str
+    required: true
+  program:
+    description:
+      - What moves the bytes. V(vmkfstools) is the host's own clone; both datastores must be mounted on the host.
+    type: str
+    choices: [vmkfstools]
+    default: vmkfstools
+  disk_format:
+    description:
+      - Format of the copies.
+      - V(2gbsparse) needs the kernel module C(multiextent). Where it is not loaded, it is for the time of the copy,
+        and the task says so.
+    type: str
+    choices: [thin, zeroedthick, eagerzeroedthick, 2gbsparse]
+    default: thin
+  include_config:
+    description:
+      - Copy the configuration files too (vmx, nvram, vmsd, vmxf, those that are there), under their own names. The
+        copied vmx names the disks as the original does.
+    type: bool
+    default: true
+  verify:
+    description:
+      - Ask the host whether each copy is a consistent chain. Size, kind and extents are always compared.
+    type: bool
+    default: true
+  reserve_percent:
+    description:
+      - Share of the destination's datastore that must stay free. Where the copy would take more, it is not started.
+      - A thin or sparse copy counts with the bytes that are to be read, a thick one with its capacity.
+    type: int
+    default: 5
+  snapshot_reserve_percent:
+    description:
+      - With O(snapshot_id), the share of each datastore of the virtual machine below which the copy ends, so that the
+        snapshot can be removed before the datastore is full.
+    type: int
+    default: 5
+  bandwidth_limit:
+    description:
+      - Most bytes per second. No program here can hold one yet, so that giving one is an error.
+    type: int
+  journal:
+    description:
+      - Folder of the job that this copy is a part of, on the hypervisor. Processes and temporary files are noted there
+        before they exist, and the job's lease is kept fresh. The role P(stowage.esxi.backup#role) sets it.
+    type: str
+  limits:
+    description:
+      - Wait for a slot of each of these limits before copying. They hold for all tasks, jobs and controllers that use
+        the same O(limits_dir) on the same machine.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Any name, for instance that of a datastore.
+        type: str
+        required: true
+      slots:
+        description: How many copies may run at the same time.
+        type: int
+        required: true
+  limits_dir:
+    description:
+      - Folder of the limits, on the machine where the module runs.
+    type: path
+    default: /var/lib/stowage/limits
+  limits_timeout:
+    description:
+      - Seconds to wait for all slots.
+    type: int
+    default: 86400
+  progress_file:
+    description:
+      - File on the machine where the module runs that always holds the latest progress as JSON. The action plugin
+        sets it.
+    type: path
+  beat_file:
+    description:
+      - File on the machine where the module runs. The copy ends when it is removed, or has not been touched for 60
+        seconds. The action plugin sets it and touches it.
+    type: path
+extends_documentation_fragment:
+  - stowage.esxi.connection
+  - stowage.esxi.attributes
+  - stowage.esxi.attributes.actiongroup_esxi
+attributes:
+  check_mode:
+    support: full
+    details:
+      - The plan is that of the real run, with the same disks and the same RV(bytes_total). A virtual machine that is
+        powered on where the real run needs a snapshot is only a warning, since an earlier task may have only
+        pretended to take it.
+  diff_mode:
+    support: full
+  idempotent:
+    support: none
+    details:
+      - Each run makes a copy. A second one with the same destination finds it taken, and fails without touching it.
+  action:
+    support: full
+    details:
+      - The action plugin starts the module in the background where it runs, prints its progress, and ends it when the
+        controller is gone. In check mode, and under C(async), the module runs plainly.
+seealso:
+  - module: stowage.esxi.esxi_snapshot
+  - module: stowage.esxi.esxi_vm_info
+"""
+
+EXAMPLES = r"""
+- name: Copy a powered-off virtual machine to another datastore
+  stowage.esxi.vmdk_copy:
+    vm: web01
+    dest: "[backup] web01"
+  delegate_to: backup1
+
+- name: Take a snapshot of a running virtual machine
+  stowage.esxi.esxi_snapshot:
+    vm: db01
+    name: copy
+    state: present
+  delegate_to: backup1
+  register: snapshot
+
+- name: Copy what it has frozen, two copies at a time to this datastore
+  stowage.esxi.vmdk_copy:
+    vm: db01
+    snapshot_id: "{{ snapshot.snapshot.id }}"
+    dest: /vmfs/volumes/backup/db01
+    limits:
+      - name: datastore-backup
+        slots: 2
+  delegate_to: backup1
+
+- name: Copy one disk as a thick disk
+  stowage.esxi.vmdk_copy:
+    src: "[datastore1] web01/web01_1.vmdk"
+    dest: "[datastore2] copies/data.vmdk"
+    disk_format: eagerzeroedthick
+  delegate_to: backup1
+"""
+
+RETURN = r"""
+vm:
+  description: The virtual machine; null for a disk that was named by its path.
+  returned: success
+  type: dict
+  sample: {name: web01, vmid: 7}
+disks:
+  description: The copied disks. In check mode those that would be, without what only the copying can tell.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    key:
+      description: Device key, or file name of a disk that was named by its path.
+      type: str
+      returned: success
+      sample: "scsi0:0"
+    source:
+      description: The descriptor that was read.
+      type: str
+      returned: success
+      sample: /vmfs/volumes/5f0a1b2c-00112233-4455-66778899aabb/web01/web01.vmdk
+    dest:
+      description: The descriptor that was made.
+      type: str
+      returned: success
+      sample: /vmfs/volumes/5f0a1b2d-00112233-4455-66778899aabb/web01/scsi0-0.vmdk
+    format:
+      description: Its format.
+      type: str
+      returned: success
+      sample: thin
+    capacity_bytes:
+      description: Size of the virtual disk.
+      type: int
+      returned: success
+      sample: 17179869184
+    bytes_to_read:
+      description: What the extents of the source's chain occupy, at most its capacity.
+      type: int
+      returned: success
+      sample: 4294967296
+    copied_bytes:
+      description: What the extents of the copy occupy.
+      type: int
+      returned: not in check mode
+      sample: 4293918720
+    seconds:
+      description: How long the copy took.
+      type: float
+      returned: not in check mode
+      sample: 51.207
+    rate:
+      description: Bytes read per second.
+      type: int
+      returned: not in check mode
+      sample: 83874610
+files:
+  description: The copied configuration files.
+  returned: success
+  type: list
+  elements: str
+  sample: [/vmfs/volumes/5f0a1b2d-00112233-4455-66778899aabb/web01/web01.vmx]
+left_out:
+  description: The disks that were not copied, and why.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{key: "scsi0:2", reason: "it is a physical raw device mapping, which only the guest or the array can copy"}]
+bytes_total:
+  description: Bytes to read of all disks together, as planned; the same in check mode and in the run.
+  returned: success
+  type: int
+  sample: 4294967296
+capacity_bytes:
+  description: Size of all disks together.
+  returned: success
+  type: int
+  sample: 17179869184
+copied_bytes:
+  description: What all copies occupy.
+  returned: not in check mode
+  type: int
+  sample: 4293918720
+seconds:
+  description: Time of copying, all disks together.
+  returned: not in check mode
+  type: float
+  sample: 51.207
+room:
+  description: What the copy needed on the destination's datastore, and what was there before.
+  returned: success
+  type: dict
+  sample: {datastore: backup, needed_bytes: 4294967296, free_bytes: 591568830464, reserve_bytes: 49996103680}
+error:
+  description: The failure as data.
+  returned: failure
+  type: dict
+  contains:
+    id:
+      description: Its stable name.
+      type: str
+      returned: failure
+      sample: copy-clone-failed
+    message:
+      description: What was being done, on what, and why it failed.
+      type: str
+      returned: failure
+      sample: "esx1: vmkfstools could not copy /vmfs/volumes/a/x.vmdk to /vmfs/volumes/b/x.vmdk (status 13, at 37 %): …"
+    hint:
+      description: The way out.
+      type: str
+      returned: failure
+      sample: Make room on the destination's datastore
+    data:
+      description: The figures and names in it.
+      type: dict
+      returned: failure
+      sample: {host: esx1, code: 13, percent: 37}
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import (
+    connection_argument_spec,
+    endpoint_from_params,
+)
+
+
+def argument_spec() -> dict:
+    return {
+        **connection_argument_spec(),
+        "vm": {"type": "str"},
+        "uuid": {"type": "str"},
+        "vmid": {"type": "int"},
+        "disks": {"type": "list", "elements": "str", "default": []},
+        "src": {"type": "str"},
+        "snapshot_id": {"type": "int"},
+        "dest": {"type": "str", "required": True},
+        "program": {"type": "str", "choices": ["vmkfstools"], "default": "vmkfstools"},
+        "disk_format": {
+            "type": "str",
+            "choices": ["thin", "zeroedthick", "eagerzeroedthick", "2gbsparse"],
+            "default": "thin",
+        },
+        "include_config": {"type": "bool", "default": True},
+        "verify": {"type": "bool", "default": True},
+        "reserve_percent": {"type": "int", "default": 5},
+        "snapshot_reserve_percent": {"type": "int", "default": 5},
+        "bandwidth_limit": {"type": "int"},
+        "journal": {"type": "str"},
+        "limits": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {"name": {"type": "str", "required": True}, "slots": {"type": "int", "required": True}},
+        },
+        "limits_dir": {"type": "path", "default": "/var/lib/stowage/limits"},
+        "limits_timeout": {"type": "int", "default": 86400},
+        "progress_file": {"type": "path"},
+        "beat_file": {"type": "path"},
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec=argument_spec(),
+        supports_check_mode=True,
+        required_one_of=[["vm", "uuid", "vmid", "src"]],
+        mutually_exclusive=[
+            ["vm", "uuid", "vmid", "src"],
+            ["src", "disks"],
+            ["src", "snapshot_id"],
+            ["private_key", "private_key_file"],
+        ],
+    )
+    try:
+        with open_session(endpoint_from_params(module.params)) as session:
+            host = Host(session)
+            run = copying.predict if module.check_mode else copying.perform
+            result = run(host, module.params)
+    except StowageError as error:
+        fail(module, error)
+    for warning in result.pop("warnings"):
+        module.warn(warning)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
