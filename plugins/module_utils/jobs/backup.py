@@ -1,0 +1,335 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One VM's backup, step by step: started, frozen, committed, ended.
+
+Each step finds everything again by the job id, which the run and the VM's identity give: a step that was repeated, or
+that follows one which never happened, knows it from the job folder and not from what it is told.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import heldstill, names, record, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
+    AmbiguousVm,
+    BootUnknown,
+    LockLost,
+    NotStill,
+    PendingQuestion,
+    VmChanged,
+    VmGone,
+    VmLocked,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import PointDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import How, decide_how
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.recover import recover_found
+
+CONFIG = ("nvram", "extendedConfigFile")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every step is given beside the plan's entry."""
+
+    host: Host
+    entry: Mapping[str, Any]
+    run_id: str
+    state_dir: str
+    label: str
+    controller: str = ""
+    lease_seconds: int = LEASE_SECONDS
+    kind: str = "backup"
+    check: bool = False
+
+    @property
+    def job_id(self) -> str:
+        return names.job_id(self.run_id, self.entry["identity"], self.kind)
+
+    @property
+    def folder(self) -> str:
+        return lock.folder_of(self.entry["directory"])
+
+
+def job_view(job: Job, folder: str) -> dict[str, Any]:
+    """A job as the playbook sees it."""
+    return {
+        "id": job.job,
+        "folder": folder,
+        "partial": job.partial,
+        "final": job.final,
+        "how": job.how,
+        "snapshot_name": job.snapshot_name,
+        "stop": job.stop,
+        "snapshot": job.snapshot,
+        "restart": job.restart,
+        "freeze": job.how == "cold" and job.stop,
+        "disks": job.disk_keys,
+        "power_before": job.power_before,
+        "boot_id": job.boot_id,
+        "policy": dict(job.policy),
+    }
+
+
+def held_job(context: Context) -> Job | None:
+    """The job of this run if it holds the lock."""
+    job = lock.read_job(context.host.session, context.folder)
+    return job if job is not None and job.job == context.job_id else None
+
+
+def must_hold(context: Context) -> Job:
+    job = held_job(context)
+    if job is None:
+        raise LockLost(
+            job=context.job_id, vm=context.entry["vm"], reason=f"{context.folder} is not this job's (any more)"
+        )
+    lock.beat(context.host.session, context.folder, job.job, job.vm)
+    return job
+
+
+def find_vm(context: Context) -> VirtualMachine:
+    found = survey.find_identity(context.host, context.entry["identity"])
+    if not found:
+        raise VmGone(vm=context.entry["vm"], identity=context.entry["identity"], host=context.label)
+    if len(found) > 1:
+        listed = "; ".join(f"{vm.name!r} (vmid {vm.vmid})" for vm in found)
+        raise AmbiguousVm(vm=context.entry["vm"], host=context.label, count=len(found), candidates=listed)
+    vm = found[0]
+    if vm.vmx_path != context.entry["vmx_path"]:
+        raise VmChanged(vm=vm.name, reason=f"it has moved from {context.entry['vmx_path']} to {vm.vmx_path}")
+    return vm
+
+
+def entry_of(context: Context) -> dict[str, Any]:
+    known = record.read_entry(
+        context.state_dir, context.run_id, context.label, context.entry["identity"] or context.entry["vm"], context.kind
+    )
+    return known or record.entry_of_plan(context.run_id, context.label, context.entry, context.kind)
+
+
+# -- started -----------------------------------------------------------------------------------------------------
+
+
+def start(context: Context) -> tuple[Job, bool]:
+    """Takes the lock and writes down what will have to be undone. Returns the job and whether it is new."""
+    if not context.check:
+        record.write_entry(context.state_dir, record.start_entry(entry_of(context), context.host.clock))
+    vm = find_vm(context)
+    held = _others(context, vm)
+    if held is not None:
+        return held, False
+    state = vm.power_state()
+    text = survey.question_text(vm)
+    if text:
+        raise PendingQuestion(vm=vm.name, host=context.label, question=text)
+    how = decide_how(context.entry["policy"]["how"], state)
+    boot = vm.boot_id() or ""
+    if how.stop and not boot:
+        raise BootUnknown(vm=vm.name, reason=f"{vm.directory}/vmware.log cannot be read")
+    job = _new_job(context, vm, how, state, boot)
+    if context.check:
+        return job, True
+    seen = heldstill.take(context.host, vm, job.disk_keys, state, boot)
+    job = replace(job, disks=tuple(_with_cids(disk, seen) for disk in job.disks))
+    if not lock.acquire(context.host.session, vm.directory):
+        raise _locked(context, lock.look(context.host.session, [vm.directory]))
+    lock.write_job(context.host.session, context.folder, job)
+    jobs.write_mirror(context.state_dir, job)
+    log = IntentLog(context.host.session, context.folder, context.host.clock)
+    log.note("started", job=job.job, how=job.how, power_before=state, boot_id=boot)
+    points.prepare(context.host.session, job)
+    _copy_config(context, vm, job)
+    if job.how == "cold" and not job.stop:
+        heldstill.write_before(context.host.session, context.folder, seen)
+    return job, True
+
+
+def _others(context: Context, vm: VirtualMachine) -> Job | None:
+    """Our own job when this step is repeated; a live one of others raises; a dead one is undone first."""
+    session = context.host.session
+    for found in lock.look(session, [vm.directory], touch=not context.check):
+        if found.job is not None and found.job.job == context.job_id and found.path == context.folder:
+            return found.job
+        if context.check:
+            if found.sign.age <= (found.job.lease_seconds if found.job else LEASE_SECONDS):
+                raise _locked(context, [found])
+            continue
+        outcome = recover_found(context.host, found, context.state_dir, vm)
+        if outcome.outcome != "recovered":
+            raise _locked(context, [found])
+    return None
+
+
+def _locked(context: Context, found: Sequence[lock.Found]) -> VmLocked:
+    other = found[0] if found else None
+    job = other.job if other else None
+    return VmLocked(
+        vm=context.entry["vm"],
+        job=job.job if job else "(not named yet)",
+        owner=job.owner if job else "somebody else",
+        age=other.sign.age if other else 0,
+        lease=job.lease_seconds if job else LEASE_SECONDS,
+    )
+
+
+def _new_job(context: Context, vm: VirtualMachine, how: How, state: str, boot: str) -> Job:
+    entry, now = context.entry, context.host.clock.now()
+    job, time = context.job_id, names.point_time(now)
+    return Job(
+        job=job,
+        run=context.run_id,
+        kind="backup",
+        host=context.label,
+        host_name=context.host.name,
+        vm=vm.name,
+        identity=vm.identity,
+        vmid=vm.vmid,
+        vmx_path=vm.vmx_path,
+        directory=vm.directory,
+        how=how.effective,
+        power_before=state,
+        boot_id=boot,
+        stop=how.stop,
+        snapshot=how.snapshot,
+        restart=how.restart,
+        snapshot_name=names.snapshot_name(job),
+        partial=posixpath.join(entry["target"], names.partial_name(time, job)),
+        final=posixpath.join(entry["target"], time),
+        time=time,
+        created_at=iso(now),
+        controller=context.controller,
+        backup_server=socket.gethostname(),
+        lease_seconds=context.lease_seconds,
+        disks=tuple(dict(disk) for disk in entry["disks"]),
+        policy=dict(entry["policy"]),
+        extra={"why": how.why, "warnings": list(entry.get("warnings") or ())},
+    )
+
+
+def _with_cids(disk: Mapping[str, Any], seen: heldstill.SourceState) -> dict[str, Any]:
+    """The source as it is at the moment of locking: the plan may be hours old."""
+    state = seen.disk(disk["key"])
+    if state is None or not state.links:
+        return dict(disk)
+    return {**disk, "source": state.links[0], "cids": list(state.cids)}
+
+
+def _copy_config(context: Context, vm: VirtualMachine, job: Job) -> None:
+    """Before the snapshot: the vmx then names the disks that a restore can mean."""
+    vmx = vm.reload_vmx()
+    files = [vm.vmx_path, vm.vmsd_path]
+    files += [posixpath.join(vm.directory, posixpath.basename(vmx[key])) for key in CONFIG if vmx.get(key)]
+    points.copy_files(context.host.session, vm.name, list(dict.fromkeys(files)), job.partial)
+
+
+# -- frozen ------------------------------------------------------------------------------------------------------
+
+
+def freeze(context: Context) -> bool:
+    """Notes what the disks look like now that nothing writes to them any more."""
+    job = must_hold(context)
+    vm = find_vm(context)
+    state = heldstill.take(context.host, vm, job.disk_keys, vm.power_state(), vm.boot_id() or "")
+    if job.how == "cold" and state.power_state == "poweredOn":
+        raise NotStill(vm=job.vm, reason="it is still powered on")
+    if heldstill.read_before(context.host.session, context.folder) == state:
+        return False
+    heldstill.write_before(context.host.session, context.folder, state)
+    return True
+
+
+# -- committed ---------------------------------------------------------------------------------------------------
+
+
+def commit(context: Context, copies: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], bool]:
+    """Held still? readable? Then, and only then, the copy becomes a restore point."""
+    job = must_hold(context)
+    log = IntentLog(context.host.session, context.folder, context.host.clock)
+    events = Events(tuple(log.read()))
+    if events.committed:
+        return points.read_point(context.host, job.final).summary(), False
+    vm = find_vm(context)
+    proof = held_still(context.host, vm, job, context.folder, events)
+    wanted = [disk for disk in job.disks if disk["action"] == "copy"]
+    disks = points.prove_disks(context.host, job.vm, job.partial, wanted, job.policy["disk_format"])
+    log.beat()
+    manifest = _manifest(context, vm, job, proof, disks, copies)
+    log.note("commit-intent", partial=job.partial, final=job.final)
+    point = points.commit(context.host.session, job, manifest)
+    log.note("commit-done", final=job.final)
+    return point.summary(), True
+
+
+def held_still(host: Host, vm: VirtualMachine, job: Job, folder: str, events: Events) -> dict[str, Any]:
+    """Raises NotStill; else returns the proof that goes into the manifest."""
+    before = heldstill.read_before(host.session, folder)
+    after = heldstill.take(host, vm, job.disk_keys, vm.power_state(), vm.boot_id() or "")
+    if not job.snapshot:
+        reasons = heldstill.compare_cold(before, after, job.disk_keys)
+        proof: dict[str, Any] = {
+            "by": "power state, start, chain, content ids, sizes and times",
+            "state": after.as_dict(),
+        }
+    else:
+        number = events.snapshot_id()
+        if number is None:
+            raise NotStill(vm=job.vm, reason="the journal does not tell of a snapshot of ours")
+        found = vm.snapshots().find(number)
+        frozen = vm.frozen_disks(number) if found is not None else {}
+        snapshot = heldstill.SnapshotState(number, found.name if found is not None else None, frozen)
+        noted = {str(disk["key"]): disk for disk in job.disks}
+        reasons = heldstill.compare_snapshot(noted, snapshot, job.snapshot_name, after, job.disk_keys)
+        proof = {"by": "our snapshot and the content ids below it", "snapshot": number, "frozen": frozen}
+    if reasons:
+        raise NotStill(vm=job.vm, reason="; ".join(reasons))
+    return proof
+
+
+def _manifest(
+    context: Context,
+    vm: VirtualMachine,
+    job: Job,
+    proof: Mapping[str, Any],
+    disks: Sequence[PointDisk],
+    copies: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    seconds = {str(copy.get("key")): copy.get("seconds") for copy in copies}
+    return {
+        "time": job.time,
+        "committed_at": iso(context.host.clock.now()),
+        "job": job.job,
+        "run": job.run,
+        "host": job.host,
+        "program": job.policy.get("program", "vmkfstools"),
+        "vm": {
+            "name": job.vm,
+            "identity": job.identity,
+            "uuid": vm.instance_uuid or "",
+            "bios_uuid": vm.bios_uuid or "",
+            "vmx_path": job.vmx_path,
+            "hardware_version": vm.vmx.hardware_version,
+        },
+        "how": {"asked": job.policy.get("how"), "effective": job.how, "why": job.extra.get("why")},
+        "power_before": job.power_before,
+        "disks": [{**vars(disk), "seconds": seconds.get(disk.key)} for disk in disks],
+        "left_out": [dict(disk) for disk in job.disks if disk["action"] != "copy"],
+        "files": [vars(file) for file in points.list_files(context.host.session, job.partial)],
+        "still": dict(proof),
+        "readable": "descriptor, capacity, extents, first and last sector, chain",
+        "policy": dict(job.policy),
+    }

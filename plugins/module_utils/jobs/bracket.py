@@ -1,0 +1,248 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What must be undone after a job, decided from its journal and the facts; then done, in that order.
+
+Nothing is touched that the journal does not prove to be ours: processes by number and token, the partial folder by our
+job id in its name, a snapshot by its id and our unique name, power only up, and only for a VM that we stopped and that
+nobody has started since.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import PARTIAL_PREFIX
+
+SHUTDOWN_GRACE_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process on the hypervisor, as `ps -c` lists it."""
+
+    pid: int
+    command: str
+
+
+@dataclass(frozen=True)
+class Situation:
+    """The facts an undo is decided on. `vmid` is None where the VM is not registered on this host."""
+
+    vmid: int | None
+    power_state: str = ""
+    boot_id: str = ""
+    snapshots: tuple[tuple[int, str], ...] = ()
+    processes: tuple[Process, ...] = ()
+    partial_exists: bool = False
+    temps: tuple[str, ...] = ()
+    vmx_path: str = ""
+    asked_seconds_ago: float = 0.0
+
+
+@dataclass(frozen=True)
+class Undo:
+    """What will be done, and what is left alone with its reason."""
+
+    kill: tuple[int, ...] = ()
+    remove_temps: tuple[str, ...] = ()
+    remove_partial: str = ""
+    remove_snapshots: tuple[int, ...] = ()
+    power_on: bool = False
+    unregister: int | None = None
+    remove_restored: bool = False
+    look_again: bool = False
+    left: tuple[str, ...] = ()
+    wait: str = ""
+
+    def steps(self) -> tuple[str, ...]:
+        """In words, in the order of doing."""
+        words = [f"end process {pid}" for pid in self.kill]
+        words += [f"remove {path}" for path in self.remove_temps]
+        words += [f"remove {self.remove_partial}"] if self.remove_partial else []
+        words += [f"remove snapshot {number}" for number in self.remove_snapshots]
+        words += ["power on"] if self.power_on else []
+        words += [f"unregister vmid {self.unregister}"] if self.unregister is not None else []
+        words += ["remove the half restored VM's files"] if self.remove_restored else []
+        return tuple(words)
+
+
+@dataclass(frozen=True)
+class Events:
+    """The journal, read for what it proves."""
+
+    entries: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
+
+    def of(self, *names: str) -> list[Mapping[str, Any]]:
+        return [entry for entry in self.entries if entry.get("event") in names]
+
+    def last(self, name: str) -> Mapping[str, Any] | None:
+        found = self.of(name)
+        return found[-1] if found else None
+
+    def index(self, name: str) -> int:
+        """Place of the last such entry, -1 if there is none."""
+        return max((number for number, entry in enumerate(self.entries) if entry.get("event") == name), default=-1)
+
+    @property
+    def committed(self) -> bool:
+        return self.last("commit-done") is not None
+
+    def seconds_since(self, name: str, now: datetime) -> float:
+        """Since the last such entry, by the journal's own time; 0 if there is none."""
+        entry = self.last(name)
+        if entry is None or not entry.get("at"):
+            return 0.0
+        return max(0.0, (now - _moment(str(entry["at"]))).total_seconds())
+
+    def snapshot_id(self) -> int | None:
+        done = self.last("snapshot-done")
+        return int(done["id"]) if done and done.get("id") is not None else None
+
+
+def plan_undo(job: Job, events: Events, now: Situation) -> Undo:
+    """Everything that job may have left, minus what cannot be proven to be its own."""
+    if job.kind == "restore":
+        return _undo_restore(job, events, now)
+    left: list[str] = []
+    snapshots = _our_snapshots(job, events, now, left)
+    intent_open = events.index("snapshot-intent") > max(events.index("snapshot-done"), events.index("snapshot-failed"))
+    power_on, wait = _power(job, events, now, left)
+    return Undo(
+        kill=_our_processes(job, events, now),
+        remove_temps=_our_temps(job, now, left),
+        remove_partial=_our_partial(job, now, left),
+        remove_snapshots=snapshots,
+        power_on=power_on,
+        look_again=intent_open and not snapshots,
+        left=tuple(left),
+        wait=wait,
+    )
+
+
+def shutdown_grace(job: Job) -> float:
+    """How long a guest that was asked to shut down may take, after which nobody waits for it any more."""
+    return float(job.policy.get("shutdown_timeout") or SHUTDOWN_GRACE_SECONDS)
+
+
+def _our_processes(job: Job, events: Events, now: Situation) -> tuple[int, ...]:
+    """By number and token from the journal; and clones into our own partial folder, whose name nobody else uses."""
+    tokens = {(int(event["pid"]), str(event["token"])) for event in events.of("process") if event.get("token")}
+    found = []
+    for process in now.processes:
+        noted = any(pid == process.pid and token in process.command for pid, token in tokens)
+        # The datastore may be written by name or by UUID; the folder's own name carries our job id.
+        ours = job.job in job.partial and f"/{posixpath.basename(job.partial)}/" in process.command
+        if noted or (ours and "vmkfstools" in process.command):
+            found.append(process.pid)
+    return tuple(found)
+
+
+def _our_temps(job: Job, now: Situation, left: list[str]) -> tuple[str, ...]:
+    """Temporary files count as ours where they carry our job id, or lie in a folder that does."""
+    ours = []
+    for path in now.temps:
+        if job.job in path and ".." not in path.split("/"):
+            ours.append(path)
+        elif "/.stowage-job" not in path:
+            left.append(f"{path}: journalled as temporary, but nothing in its name proves that it is ours")
+    return tuple(ours)
+
+
+def _our_partial(job: Job, now: Situation, left: list[str]) -> str:
+    if not now.partial_exists:
+        return ""
+    name = posixpath.basename(job.partial)
+    if name.startswith(PARTIAL_PREFIX) and name.endswith(f"-{job.job}"):
+        return job.partial
+    left.append(f"{job.partial}: its name does not carry the job's id")
+    return ""
+
+
+def _our_snapshots(job: Job, events: Events, now: Situation, left: list[str]) -> tuple[int, ...]:
+    intent = events.last("snapshot-intent")
+    if intent is None:
+        return ()
+    named = [number for number, name in now.snapshots if name == job.snapshot_name]
+    known = {int(number) for number in intent.get("known_ids") or ()}
+    done = events.snapshot_id()
+    ours = [number for number in named if number == done or (done is None and number not in known)]
+    strange = [number for number in named if number not in ours]
+    left.extend(f"snapshot {number}: it has our name, but not the id that we noted" for number in strange)
+    for number, name in now.snapshots:
+        if number == done and name != job.snapshot_name:
+            left.append(f"snapshot {number}: it has the id that we noted, but is called {name!r}")
+    return tuple(ours)
+
+
+def _power(job: Job, events: Events, now: Situation, left: list[str]) -> tuple[bool, str]:
+    """Whether to power on, or what to wait for. A VM is only ever started, and only if we are why it is off."""
+    intent = events.last("power-off-intent")
+    if intent is None or job.power_before != "poweredOn":
+        return False, ""
+    done = events.index("power-off-done") > events.index("power-off-intent")
+    noted = str(intent.get("boot_id") or "")
+    if now.power_state == "poweredOn":
+        same = bool(noted) and now.boot_id == noted
+        if same and not done and now.asked_seconds_ago < shutdown_grace(job):
+            return False, "the guest was asked to shut down and may still do so"
+        return False, ""
+    if now.power_state != "poweredOff":
+        left.append(f"the VM is {now.power_state}; it stays so")
+        return False, ""
+    if not noted or now.boot_id != noted:
+        left.append("the VM is off, but it was started since we stopped it: somebody else's decision")
+        return False, ""
+    return True, ""
+
+
+def _undo_restore(job: Job, events: Events, now: Situation) -> Undo:
+    left: list[str] = []
+    kill = _restore_processes(job, events, now)
+    if events.committed:
+        return Undo(kill=kill)
+    registered = events.last("register-intent") is not None and now.vmid is not None and now.vmx_path == job.vmx_path
+    if now.vmid is not None and not registered:
+        left.append("a VM is registered in the target folder, but not by this job: its files stay")
+        return Undo(kill=kill, left=tuple(left))
+    if registered and now.power_state != "poweredOff":
+        left.append(f"the half restored VM is {now.power_state}: it is left as it is")
+        return Undo(kill=kill, left=tuple(left))
+    return Undo(kill=kill, unregister=now.vmid if registered else None, remove_restored=True, left=tuple(left))
+
+
+def _restore_processes(job: Job, events: Events, now: Situation) -> tuple[int, ...]:
+    tokens = {(int(event["pid"]), str(event["token"])) for event in events.of("process") if event.get("token")}
+    targets = [f" {disk['dest']}" for disk in job.disks if disk.get("dest")]
+    found = []
+    for process in now.processes:
+        noted = any(pid == process.pid and token in process.command for pid, token in tokens)
+        clone = "vmkfstools" in process.command and any(process.command.endswith(target) for target in targets)
+        if noted or clone:
+            found.append(process.pid)
+    return tuple(found)
+
+
+def downtime_seconds(events: Sequence[Mapping[str, Any]]) -> float | None:
+    """From our first word that the VM must stop to our last that it runs again, by the journal's own times."""
+
+    def at(name: str, last: bool) -> datetime | None:
+        found = [entry.get("at") for entry in events if entry.get("event") == name and entry.get("at")]
+        if not found:
+            return None
+        return _moment(str(found[-1 if last else 0]))
+
+    stopped, started = at("power-off-intent", False), at("power-on-done", True)
+    if stopped is None or started is None:
+        return None
+    return max(0.0, (started - stopped).total_seconds())
+
+
+def _moment(text: str) -> datetime:
+    # Python 3.9 does not read the Z that our own times end in.
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))

@@ -1,0 +1,149 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The last step of a job, which always comes: undo the bracket, rotate after a success, record, unlock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record, rotation, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context, entry_of, held_job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events, downtime_seconds
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import UndoIncomplete
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.undo import Undoer, Undone
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What the last step did."""
+
+    entry: Mapping[str, Any]
+    done: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    rotation: Mapping[str, Any] | None = None
+    changed: bool = False
+    error: StowageError | None = field(default=None, compare=False)
+
+
+def end(
+    context: Context,
+    outcome: str,
+    error: Any = None,
+    copies: Sequence[Mapping[str, Any]] = (),
+    downtime: float | None = None,
+) -> Ended:
+    """Undoes the bracket, rotates after a success, writes the entry, gives the lock back. Safe to repeat."""
+    entry = entry_of(context)
+    if copies:
+        record.add_copies(entry, copies)
+    job = held_job(context)
+    problem = record.error_of(error)
+    if job is None:
+        return _end_without_job(context, entry, outcome, problem)
+    undoer = Undoer(context.host, job, context.folder, **_timeouts(job))
+    events = Events(tuple(undoer.log.read()))
+    ok = outcome == "ok" and events.committed
+    vm = _vm_or_none(context)
+    undone = undoer.run(vm) if vm is not None or job.kind == "restore" else _gone(context, job)
+    events = Events(tuple(undoer.log.read()))
+    if outcome == "ok" and not events.committed:
+        problem = problem or {
+            "id": "not-committed",
+            "message": f"No restore point of VM {job.vm!r} was committed",
+            "hint": "See the task that failed before this one.",
+            "data": {},
+        }
+    turned = None
+    if ok and job.kind == "backup" and undone.clean:
+        turned = rotation.rotate(context.host, job, vm_policy_from_dict(job.policy))
+    _finish_entry(context, entry, job, events, undone, turned, problem, outcome, downtime)
+    if not undone.clean:
+        left = "; ".join(undone.failed) or undone.wait
+        failure = UndoIncomplete(job=job.job, vm=job.vm, left=left, folder=context.folder)
+        entry.update(status="failed", error=problem or failure.as_dict())
+        record.write_entry(context.state_dir, entry)
+        return Ended(entry, undone.done, (*undone.left, *undone.failed), turned, True, failure)
+    kept = (*undone.left, *undoer.close(undone))
+    entry["left"] = list(kept)
+    record.write_entry(context.state_dir, entry)
+    jobs.remove_mirror(context.state_dir, job.job)
+    return Ended(entry, undone.done, kept, turned, True)
+
+
+def _finish_entry(
+    context: Context,
+    entry: dict[str, Any],
+    job: Job,
+    events: Events,
+    undone: Undone,
+    turned: Mapping[str, Any] | None,
+    problem: dict[str, Any] | None,
+    outcome: str,
+    downtime: float | None,
+) -> None:
+    """Fills in how it went; `ok` only with a commit and without an error."""
+    now = context.host.clock.now()
+    status = "ok" if events.committed and outcome == "ok" else "failed" if outcome == "ok" else outcome
+    entry.update(
+        status=status,
+        effective_how=job.how,
+        why=job.extra.get("why"),
+        error=None if status == "ok" else problem,
+        restore_point=job.final if events.committed else None,
+        ended_at=iso(now),
+        seconds=_seconds_between(entry.get("started_at"), iso(now)),
+        downtime_seconds=downtime if downtime is not None else downtime_seconds(events.entries),
+        done=list(undone.done),
+        left=[*undone.left, *undone.failed],
+        rotation=turned,
+    )
+    record.set_disk_statuses(entry, "ok" if status == "ok" else "failed" if status == "failed" else status)
+
+
+def _end_without_job(context: Context, entry: dict[str, Any], outcome: str, problem: dict[str, Any] | None) -> Ended:
+    """`started` never got the lock, or this step was done before: only the record is left to complete."""
+    if entry["status"] == "interrupted":
+        # A run that did not get the lock left the VM alone; that is a failure of its wish all the same.
+        status = "failed" if outcome == "ok" else outcome
+        entry.update(status=status, error=problem, ended_at=iso(context.host.clock.now()))
+        record.set_disk_statuses(entry, "not-run")
+        if not context.check:
+            record.write_entry(context.state_dir, entry)
+        return Ended(entry, changed=False)
+    return Ended(entry)
+
+
+def _vm_or_none(context: Context) -> VirtualMachine | None:
+    found = survey.find_identity(context.host, context.entry["identity"])
+    if context.kind == "restore":
+        found = [vm for vm in context.host.vms() if vm.vmx_path == context.entry["vmx_path"]]
+    return found[0] if len(found) == 1 else None
+
+
+def _gone(context: Context, job: Job) -> Undone:
+    """The VM vanished from this host: nothing is touched, and the lock stays for the host that has it now."""
+    return Undone((), (), (f"the VM is not registered on {context.label} any more",))
+
+
+def _timeouts(job: Job) -> dict[str, int]:
+    return {
+        "consolidation_timeout": int(job.policy.get("consolidation_timeout", 7200)),
+        "power_on_timeout": int(job.policy.get("power_on_timeout", 300)),
+    }
+
+
+def _seconds_between(start: Any, stop: str) -> float | None:
+    if not start:
+        return None
+    first, last = (datetime.fromisoformat(str(text).replace("Z", "+00:00")) for text in (start, stop))
+    return max(0.0, (last - first).total_seconds())

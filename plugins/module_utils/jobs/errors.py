@@ -1,0 +1,226 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Errors of the jobs room: one class for each way in which planning, locking, committing or undoing can fail."""
+
+from __future__ import annotations
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+
+
+class JobError(StowageError):
+    id = "job-error"
+    template = "{what}"
+    hint = "Read the message; nothing of the VM was changed beyond what the report lists."
+    exit_code = 50
+
+
+class BadPolicy(JobError):
+    id = "bad-policy"
+    template = "The backup policy is not usable: {what}"
+    hint = "Correct the named variable; the role's argument specification lists every key with its type and default."
+    exit_code = 51
+
+
+class BadQuery(JobError):
+    id = "bad-query"
+    template = "The JMESPath query {query!r} cannot be used: {reason}"
+    hint = "Try the query on the output of esxi_vm_info; it must return VMs or their names."
+    exit_code = 51
+
+
+class NothingSelected(JobError):
+    id = "nothing-selected"
+    template = "No VM of {host} was selected by {select}; {count} VMs are registered there"
+    hint = "Correct the selection, or set backup_allow_none to true where a host may have nothing to back up."
+    exit_code = 52
+
+
+class UnknownVm(JobError):
+    id = "unknown-vm"
+    template = "No VM named {vm!r} is registered on {host}"
+    hint = "Names are compared exactly, capitals included. Did you mean: {near}? Or set backup_unknown_names to ignore."
+    exit_code = 53
+
+
+class AmbiguousVm(JobError):
+    id = "ambiguous-vm"
+    template = "{count} VMs on {host} match {vm!r}: {candidates}"
+    hint = "Give each VM an identity of its own (a fresh UUID), or select by UUID, or rename one of them."
+    exit_code = 53
+
+
+class DiskCannotBeCopied(JobError):
+    id = "disk-cannot-be-copied"
+    template = "Disk {disk} of VM {vm!r} cannot be copied: {reason}"
+    hint = "Repair the cause, or leave the disk out on purpose with disks.exclude for this VM."
+    exit_code = 54
+
+
+class NoSuchDisk(JobError):
+    id = "no-such-disk"
+    template = "VM {vm!r} has no disk {disk} (named in disks.{option}); it has: {present}"
+    hint = "Use the device keys that esxi_vm_info shows, such as scsi0:0."
+    exit_code = 54
+
+
+class NoDiskToCopy(JobError):
+    id = "no-disk-to-copy"
+    template = "VM {vm!r} has no disk to copy: {why}"
+    hint = "Exclude the VM from the selection, or change what is left out."
+    exit_code = 54
+
+
+class HowNotPossible(JobError):
+    id = "how-not-possible"
+    template = "VM {vm!r} cannot be backed up {how}: {reason}"
+    hint = "Set how to {instead} for this VM."
+    exit_code = 55
+
+
+class PendingQuestion(JobError):
+    id = "pending-question"
+    template = "VM {vm!r} waits for an answer on {host}: {question}"
+    hint = "Answer it in the host client; Stowage never answers a question by itself."
+    exit_code = 55
+
+
+class NoRoom(JobError):
+    id = "no-room"
+    template = "VM {vm!r} needs {needed} on {where}, but {free} are free and {reserve} stay in reserve"
+    hint = "Free some room, shorten what is kept there, or choose another backup point."
+    exit_code = 56
+
+
+class TargetMissing(JobError):
+    id = "target-missing"
+    template = "The backup point {point} is not on any mounted datastore of {host}"
+    hint = "Mount the datastore, or correct the path; backup points look like /vmfs/volumes/<datastore>/<folder>."
+    exit_code = 56
+
+
+class VmLocked(JobError):
+    id = "vm-locked"
+    template = "VM {vm!r} is in the hands of job {job} of {owner} (last sign of life {age} s ago); left alone"
+    hint = "Wait for that job to end. If it is dead, the recover playbook takes over after {lease} s without a sign."
+    exit_code = 57
+
+
+class LockLost(JobError):
+    id = "lock-lost"
+    template = "Job {job} no longer holds the lock of VM {vm!r}: {reason}"
+    hint = "Another controller took the VM over. Nothing more was done to it by this run; see its record."
+    exit_code = 57
+
+
+class VmGone(JobError):
+    id = "vm-gone"
+    template = "VM {vm!r} ({identity}) is no longer registered on {host}"
+    hint = "It was moved or removed. Run recover on every host that can see its datastore."
+    exit_code = 57
+
+
+class VmChanged(JobError):
+    id = "vm-changed"
+    template = "VM {vm!r} is not what was planned: {reason}"
+    hint = "Run the backup again; a new plan is made from what is there now."
+    exit_code = 57
+
+
+class BootUnknown(JobError):
+    id = "boot-unknown"
+    template = "VM {vm!r} would have to be stopped, but its start cannot be told apart from a later one: {reason}"
+    hint = "Use backup how hot, or repair access to the VM's vmware.log."
+    exit_code = 55
+
+
+class NotStill(JobError):
+    id = "source-not-still"
+    template = "The disks of VM {vm!r} did not hold still while they were copied: {reason}"
+    hint = "No restore point was made. Find out who changed the VM, then run the backup again."
+    exit_code = 58
+
+
+class NotReadable(JobError):
+    id = "copy-not-readable"
+    template = "The copy of disk {disk} of VM {vm!r} cannot be used: {reason}"
+    hint = "No restore point was made. Check the health and the room of the target datastore, then run again."
+    exit_code = 58
+
+
+class ConfigNotCopied(JobError):
+    id = "config-not-copied"
+    template = "The configuration file {path} of VM {vm!r} could not be copied to {target}: {reason}"
+    hint = "Check that both datastores are mounted and writable."
+    exit_code = 58
+
+
+class PointExists(JobError):
+    id = "point-exists"
+    template = "The restore point {path} is already there"
+    hint = "Two runs of the same second cannot share a name; run again."
+    exit_code = 58
+
+
+class RemoteStepFailed(JobError):
+    id = "remote-step-failed"
+    template = "{what} failed on the hypervisor (exit code {rc}): {stderr}"
+    hint = "The text above is the host's own; check the datastore's state and rights."
+    exit_code = 59
+
+
+class UndoIncomplete(JobError):
+    id = "undo-incomplete"
+    template = "Job {job} on VM {vm!r} could not be undone completely: {left}"
+    hint = "The job folder {folder} was kept; run the recover playbook, which tries again from the journal."
+    exit_code = 59
+
+
+class RecoverIncomplete(JobError):
+    id = "recover-incomplete"
+    template = "{count} interrupted job(s) on {host} could not be recovered: {vms}"
+    hint = "Read the jobs in the result; each says what was done and what is left."
+    exit_code = 59
+
+
+class NoRestorePoint(JobError):
+    id = "no-restore-point"
+    template = "No restore point {wanted} was found under {point}"
+    hint = "{found}"
+    exit_code = 53
+
+
+class AmbiguousRestorePoint(JobError):
+    id = "ambiguous-restore-point"
+    template = "{wanted!r} names {count} different VMs under {point}: {candidates}"
+    hint = "Give the UUID of the VM, or the folder of one restore point."
+    exit_code = 53
+
+
+class BadManifest(JobError):
+    id = "bad-manifest"
+    template = "{path} is not a restore point of ours: {reason}"
+    hint = "Choose another restore point; this one is neither used nor touched."
+    exit_code = 53
+
+
+class RestoreRefused(JobError):
+    id = "restore-refused"
+    template = "The restore of {vm!r} was refused: {reasons}"
+    hint = "{ways_out}"
+    exit_code = 55
+
+
+class VmUnusable(JobError):
+    id = "vm-unusable"
+    template = "VM {vm!r} cannot be used on {host}: {reason}"
+    hint = "Make its datastore available, or repair or unregister the VM."
+    exit_code = 53
+
+
+class TargetNotMade(JobError):
+    id = "target-not-made"
+    template = "The folder {path} for the restored VM could not be made: {reason}"
+    hint = "Choose another directory or name; an existing folder is never used."
+    exit_code = 55

@@ -1,0 +1,133 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a job writes down about itself, on the VM's datastore and, as a mirror, on the backup server."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """Schema 1. Everything that a stranger needs to undo the job, without the machine that started it."""
+
+    job: str
+    run: str
+    kind: str
+    host: str
+    vm: str
+    identity: str
+    vmid: int
+    vmx_path: str
+    directory: str
+    how: str
+    power_before: str
+    boot_id: str
+    stop: bool
+    snapshot: bool
+    restart: bool
+    snapshot_name: str
+    partial: str
+    final: str
+    time: str
+    created_at: str
+    host_name: str = ""
+    controller: str = ""
+    backup_server: str = ""
+    lease_seconds: int = LEASE_SECONDS
+    disks: tuple[Mapping[str, Any], ...] = ()
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def disk_keys(self) -> list[str]:
+        return [str(disk["key"]) for disk in self.disks if disk.get("action", "copy") == "copy"]
+
+    @property
+    def owner(self) -> str:
+        return f"{self.controller or 'an unnamed controller'} (backup server {self.backup_server or 'unnamed'})"
+
+    def as_dict(self) -> dict[str, Any]:
+        value = asdict(self)
+        for name in ("controller", "backup_server"):
+            value.pop(name)
+        vm = {"name": value.pop("vm"), "identity": value.pop("identity"), "vmid": value.pop("vmid")}
+        vm.update(vmx_path=value.pop("vmx_path"), directory=value.pop("directory"))
+        owner = {"controller": self.controller, "backup_server": self.backup_server}
+        return {"schema": SCHEMA, **value, "vm": vm, "owner": owner, "disks": [dict(disk) for disk in self.disks]}
+
+    def render(self) -> str:
+        """One line, so that a shell can hand it over whole."""
+        return json.dumps(self.as_dict(), sort_keys=True) + "\n"
+
+
+def parse_job(text: str) -> Job | None:
+    """The job of a job.json; None for what is cut, of a newer schema, or not ours."""
+    try:
+        value = json.loads(text)
+        if value["schema"] != SCHEMA:
+            return None
+        vm, owner = value.pop("vm"), value.pop("owner")
+        value.pop("schema")
+        value["disks"] = tuple(value["disks"])
+        return Job(
+            vm=vm["name"],
+            identity=vm["identity"],
+            vmid=vm["vmid"],
+            vmx_path=vm["vmx_path"],
+            directory=vm["directory"],
+            controller=owner["controller"],
+            backup_server=owner["backup_server"],
+            **value,
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def mirror_path(state_dir: str, job: str) -> str:
+    return os.path.join(state_dir, "jobs", f"{job}.json")
+
+
+def write_mirror(state_dir: str, job: Job) -> None:
+    """What the backup server remembers, for a VM whose folder can no longer be seen."""
+    path = mirror_path(state_dir, job.job)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    durable.write_json(path, job.as_dict())
+
+
+def remove_mirror(state_dir: str, job: str) -> None:
+    try:
+        os.unlink(mirror_path(state_dir, job))
+    except FileNotFoundError:
+        return
+    durable.sync_folder(os.path.dirname(mirror_path(state_dir, job)))
+
+
+def mirrors(state_dir: str, host: str) -> list[Job]:
+    """The jobs on `host` that this backup server began and has not ended."""
+    folder = os.path.join(state_dir, "jobs")
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    found = []
+    for name in names:
+        if name.endswith(".json") and not name.startswith("."):
+            try:
+                with open(os.path.join(folder, name), encoding="utf-8") as file:
+                    job = parse_job(file.read())
+            except FileNotFoundError:
+                continue
+            if job is not None and job.host == host:
+                found.append(job)
+    return found

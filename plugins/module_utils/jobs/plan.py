@@ -1,0 +1,400 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run would do to each VM: decided from facts alone, before anything is touched.
+
+The value made here is the answer of check mode and the order that the run then follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
+    BadPolicy,
+    DiskCannotBeCopied,
+    HowNotPossible,
+    JobError,
+    NoDiskToCopy,
+    NoRoom,
+    NoSuchDisk,
+    PendingQuestion,
+    TargetMissing,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import human
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import Policy, VmPolicy
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import Problem, Selection
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class DiskFacts:
+    """A disk as found. `allocated_bytes` counts every extent of its chain: what a reader may have to read."""
+
+    key: str
+    label: str
+    path: str
+    datastore: str
+    capacity_bytes: int
+    allocated_bytes: int
+    mode: str = "persistent"
+    kind: str = "flat"
+    sharing: str = "none"
+    bus_sharing: str = "none"
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class VmFacts:
+    """A VM as found: all that the plan looks at."""
+
+    name: str
+    identity: str
+    uuid: str
+    vmid: int
+    vmx_path: str
+    directory: str
+    power_state: str
+    disks: tuple[DiskFacts, ...]
+    uuids: tuple[str, ...] = ()
+    question: str = ""
+    passthrough: tuple[str, ...] = ()
+    tools_running: bool = True
+    consolidation_needed: bool = False
+    encrypted: bool = False
+    fault: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A mounted datastore with its room."""
+
+    name: str
+    path: str
+    capacity_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class PlannedDisk:
+    key: str
+    label: str
+    source: str
+    datastore: str
+    capacity_bytes: int
+    bytes_to_read: int
+    action: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class How:
+    """How the VM will be backed up as it stands now, and why."""
+
+    effective: str
+    why: str
+    stop: bool = False
+    snapshot: bool = False
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class VmPlan:
+    vm: str
+    identity: str
+    uuid: str
+    vmid: int
+    directory: str
+    vmx_path: str
+    power_state: str
+    how: str
+    effective_how: str
+    why: str
+    disks: tuple[PlannedDisk, ...]
+    target: str
+    room_needed: int
+    problems: tuple[Mapping[str, Any], ...]
+    warnings: tuple[str, ...]
+    policy: VmPolicy
+
+    @property
+    def ready(self) -> bool:
+        return not self.problems
+
+    @property
+    def disk_keys(self) -> tuple[str, ...]:
+        return tuple(disk.key for disk in self.disks if disk.action == "copy")
+
+    @property
+    def capacity_bytes(self) -> int:
+        return sum(disk.capacity_bytes for disk in self.disks if disk.action == "copy")
+
+    @property
+    def bytes_to_read(self) -> int:
+        return sum(disk.bytes_to_read for disk in self.disks if disk.action == "copy")
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "disks": [asdict(disk) for disk in self.disks],
+            "problems": [dict(problem) for problem in self.problems],
+            "warnings": list(self.warnings),
+            "policy": self.policy.as_dict(),
+            "ready": self.ready,
+            "disk_keys": list(self.disk_keys),
+            "capacity_bytes": self.capacity_bytes,
+            "bytes_to_read": self.bytes_to_read,
+        }
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    run_id: str
+    host: str
+    vms: tuple[VmPlan, ...]
+    not_selected: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    policy: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        ready = [vm for vm in self.vms if vm.ready]
+        return {
+            "schema": SCHEMA,
+            "run_id": self.run_id,
+            "host": self.host,
+            "policy": dict(self.policy),
+            "vms": [vm.as_dict() for vm in self.vms],
+            "not_selected": list(self.not_selected),
+            "problems": [problem.as_dict() for problem in self.problems],
+            "totals": {
+                "vms": len(self.vms),
+                "ready": len(ready),
+                "disks": sum(len(vm.disk_keys) for vm in ready),
+                "capacity_bytes": sum(vm.capacity_bytes for vm in ready),
+                "bytes_to_read": sum(vm.bytes_to_read for vm in ready),
+                "room_needed": sum(vm.room_needed for vm in ready),
+            },
+            "text": self.text(),
+        }
+
+    def text(self) -> str:
+        """The plan for people, one line a disk."""
+        lines = []
+        for vm in self.vms:
+            state = "ready" if vm.ready else "PROBLEM"
+            lines.append(f"{vm.vm}: {vm.effective_how} ({vm.why}), {state}, room needed {human(vm.room_needed)}")
+            for disk in vm.disks:
+                size = f"{human(disk.bytes_to_read)} of {human(disk.capacity_bytes)}"
+                lines.append(f"  {disk.key:<9} {disk.action:<9} {size:<26} {disk.source}  {disk.reason}".rstrip())
+            lines.extend(f"  problem: {problem['message']}" for problem in vm.problems)
+            lines.extend(f"  warning: {warning}" for warning in vm.warnings)
+        lines.extend(f"{problem.vm}: problem: {problem.error['message']}" for problem in self.problems)
+        if self.not_selected:
+            lines.append("not selected: " + ", ".join(self.not_selected))
+        return "\n".join(lines) + "\n"
+
+
+def decide_how(wanted: str, power_state: str) -> How:
+    """A VM that does not run needs no bracket: its disks are at rest, and nothing would be gained by a snapshot."""
+    if power_state == "poweredOff":
+        return How(
+            "cold", "powered off: its disks are at rest" if wanted != "cold" else "asked for; powered off already"
+        )
+    if power_state == "suspended":
+        return How("cold", "suspended: its disks are at rest, and it stays suspended")
+    if wanted == "cold":
+        return How("cold", "asked for", stop=True)
+    if wanted == "warm":
+        return How("warm", "asked for", stop=True, snapshot=True, restart=True)
+    return How("hot", "asked for", snapshot=True)
+
+
+def decide_disk(disk: DiskFacts, how: How, policy: VmPolicy) -> PlannedDisk:
+    action, reason = _action(disk, how, policy)
+    return PlannedDisk(
+        key=disk.key,
+        label=disk.label,
+        source=disk.path,
+        datastore=disk.datastore,
+        capacity_bytes=disk.capacity_bytes,
+        bytes_to_read=min(disk.allocated_bytes, disk.capacity_bytes) if disk.capacity_bytes else disk.allocated_bytes,
+        action=action,
+        reason=reason,
+    )
+
+
+def _action(disk: DiskFacts, how: How, policy: VmPolicy) -> tuple[str, str]:
+    if disk.key in policy.disks.exclude:
+        return "excluded", "asked for: listed in disks.exclude"
+    if policy.disks.include and disk.key not in policy.disks.include:
+        return "excluded", "asked for: not listed in disks.include"
+    if disk.kind == "rdm-physical":
+        return "excluded", "physical raw device mapping: it cannot be snapshotted or cloned"
+    if disk.fault:
+        return "cannot", disk.fault
+    if disk.mode.lower().startswith("independent") and how.snapshot:
+        return "excluded", f"{disk.mode}: snapshots leave independent disks out; only a cold backup reads it"
+    if disk.sharing.lower().replace("-", "") == "multiwriter":
+        return "cannot", "multi-writer: another VM may write to it at any moment"
+    if disk.bus_sharing not in ("", "none") and how.snapshot:
+        return "cannot", f"its controller is shared ({disk.bus_sharing}): no snapshot is possible while the VM runs"
+    return "copy", ""
+
+
+def room_needed(disk: PlannedDisk, disk_format: str) -> int:
+    """What the copy may take. A thin copy never takes more than its chain holds, nor more than its capacity."""
+    if disk_format in ("zeroedthick", "eagerzeroedthick"):
+        return disk.capacity_bytes
+    # Grain tables and descriptors of sparse copies: 64 bytes a 64 KiB grain group, rounded up generously.
+    return disk.bytes_to_read + disk.capacity_bytes // 1024 + 1024 * 1024
+
+
+def volume_of(path: str, volumes: Sequence[Volume]) -> Volume | None:
+    """The datastore that holds a path written with its label or its own path."""
+    for volume in volumes:
+        for root in (volume.path.rstrip("/"), f"/vmfs/volumes/{volume.name}"):
+            if path == root or path.startswith(root + "/"):
+                return volume
+    return None
+
+
+def plan_vm(facts: VmFacts, policy: VmPolicy, target: str, host: str) -> VmPlan:
+    """The plan of one VM, without the question of room, which depends on the VMs before it."""
+    how = decide_how(policy.how, facts.power_state)
+    disks = tuple(decide_disk(disk, how, policy) for disk in facts.disks)
+    problems = (
+        [dict(facts.fault)]
+        if facts.fault
+        else [error.as_dict() for error in _problems(facts, policy, how, disks, host)]
+    )
+    warnings = []
+    if how.stop and not facts.tools_running and not policy.force_off:
+        warnings.append("VMware Tools do not run: the guest cannot be asked to shut down, and force_off is not allowed")
+    if facts.consolidation_needed:
+        warnings.append("the host says that its disks need consolidation")
+    if how.snapshot and policy.quiesce and not facts.tools_running:
+        warnings.append("VMware Tools do not run: the snapshot will not be quiesced")
+    return VmPlan(
+        vm=facts.name,
+        identity=facts.identity,
+        uuid=facts.uuid,
+        vmid=facts.vmid,
+        directory=facts.directory,
+        vmx_path=facts.vmx_path,
+        power_state=facts.power_state,
+        how=policy.how,
+        effective_how=how.effective,
+        why=how.why,
+        disks=disks,
+        target=target,
+        room_needed=sum(room_needed(disk, policy.disk_format) for disk in disks if disk.action == "copy"),
+        problems=tuple(problems),
+        warnings=tuple(warnings),
+        policy=policy,
+    )
+
+
+def _problems(facts: VmFacts, policy: VmPolicy, how: How, disks: Sequence[PlannedDisk], host: str) -> list[JobError]:
+    found: list[JobError] = []
+    if facts.question:
+        found.append(PendingQuestion(vm=facts.name, host=host, question=facts.question))
+    if facts.encrypted:
+        found.append(
+            HowNotPossible(
+                vm=facts.name, how=how.effective, reason="it is encrypted by the host", instead="nothing yet"
+            )
+        )
+    present = {disk.key for disk in disks}
+    for option in ("include", "exclude"):
+        for key in getattr(policy.disks, option):
+            # A general exclusion need not fit every VM; a disk that is to be included must be there.
+            if key not in present and option == "include":
+                listed = ", ".join(sorted(present)) or "none"
+                found.append(NoSuchDisk(vm=facts.name, disk=key, option=option, present=listed))
+    for disk in disks:
+        if disk.action == "cannot":
+            found.append(DiskCannotBeCopied(vm=facts.name, disk=disk.key, reason=disk.reason))
+    if facts.passthrough and how.effective == "hot":
+        devices = ", ".join(facts.passthrough)
+        reason = f"it has pass-through devices ({devices}), which forbid snapshots while it runs"
+        found.append(HowNotPossible(vm=facts.name, how="hot", reason=reason, instead="warm or cold"))
+    if not any(disk.action in ("copy", "cannot") for disk in disks):
+        why = "; ".join(f"{disk.key}: {disk.reason}" for disk in disks) or "it has no virtual disk at all"
+        found.append(NoDiskToCopy(vm=facts.name, why=why))
+    return found
+
+
+def check_room(plans: Sequence[VmPlan], volumes: Sequence[Volume], host: str) -> tuple[VmPlan, ...]:
+    """Adds what the VMs before it will have taken to each VM's question of room, on the target and for its delta."""
+    taken: dict[str, int] = {}
+    checked = []
+    for plan in plans:
+        problems = list(plan.problems)
+        volume = volume_of(plan.policy.point, volumes)
+        if volume is None:
+            problems.append(TargetMissing(point=plan.policy.point, host=host).as_dict())
+        else:
+            reserve = volume.capacity_bytes * plan.policy.reserve_percent // 100
+            free = volume.free_bytes - taken.get(volume.name, 0)
+            if plan.room_needed > free - reserve:
+                problems.append(_no_room(plan.vm, plan.room_needed, volume.name, free, reserve))
+            elif not problems:
+                taken[volume.name] = taken.get(volume.name, 0) + plan.room_needed
+        if plan.effective_how in ("hot", "warm"):
+            problems.extend(_snapshot_room(plan, volumes))
+        checked.append(_with_problems(plan, problems))
+    return tuple(checked)
+
+
+def _snapshot_room(plan: VmPlan, volumes: Sequence[Volume]) -> list[dict[str, Any]]:
+    """While our snapshot is open the VM writes into a delta beside its files; that datastore needs some room."""
+    found = []
+    for path in sorted({disk.source for disk in plan.disks} | {plan.vmx_path}):
+        volume = volume_of(path, volumes)
+        if volume is None:
+            continue
+        reserve = volume.capacity_bytes * plan.policy.snapshot_reserve_percent // 100
+        if volume.free_bytes <= reserve:
+            found.append(_no_room(plan.vm, 1, f"{volume.name} for the snapshot", volume.free_bytes, reserve))
+    return [error for number, error in enumerate(found) if error not in found[:number]]
+
+
+def _no_room(vm: str, needed: int, where: str, free: int, reserve: int) -> dict[str, Any]:
+    return NoRoom(vm=vm, needed=human(needed), where=where, free=human(free), reserve=human(reserve)).as_dict()
+
+
+def _with_problems(plan: VmPlan, problems: Sequence[Mapping[str, Any]]) -> VmPlan:
+    return replace(plan, problems=tuple(problems))
+
+
+def plan_host(
+    run_id: str,
+    host: str,
+    selection: Selection,
+    facts: Mapping[int, VmFacts],
+    policy: Policy,
+    targets: Mapping[int, str],
+    volumes: Sequence[Volume],
+) -> HostPlan:
+    """The whole plan of one host, VMs in the order of their names."""
+    plans = []
+    problems = list(selection.problems)
+    for candidate in selection.chosen:
+        fact = facts[candidate.vmid]
+        try:
+            wanted = policy.for_vm([fact.name, *fact.uuids])
+        except BadPolicy as error:
+            problems.append(Problem.of(fact.name, error))
+            continue
+        plans.append(plan_vm(fact, wanted, targets[candidate.vmid], host))
+    return HostPlan(
+        run_id=run_id,
+        host=host,
+        vms=check_room(plans, volumes, host),
+        not_selected=tuple(candidate.name for candidate in selection.left_out),
+        problems=tuple(problems),
+        policy=policy.common.as_dict(),
+    )

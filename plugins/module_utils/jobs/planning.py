@@ -1,0 +1,45 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes the plan of one host: reads, chooses, decides, and lays down the skeleton of the record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.info import describe_vms
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy, NothingSelected
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import valid_run_id
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import HostPlan, plan_host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import parse_policy
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import select
+
+
+def plan_backup(
+    host: Host, raw_policy: Mapping[str, Any], run_id: str, label: str, host_tags: Mapping[str, Any]
+) -> HostPlan:
+    """The plan; nothing is changed anywhere. `label` is the host's name in the inventory and in the record."""
+    if not valid_run_id(run_id):
+        raise BadPolicy(what=f"run_id {run_id!r} must be 1 to 64 letters, digits, dots, dashes or underscores")
+    policy = parse_policy(raw_policy)
+    vms = host.vms()
+    infos = {vm.vmid: info for vm, info in zip(vms, describe_vms(host, vms))}
+    found = survey.candidates(vms, infos, host_tags)
+    selection = select(policy.select, policy.exclude, found, label, policy.unknown_names)
+    if not selection.chosen and not selection.problems and not policy.allow_none:
+        wishes = ", ".join(str(wish) for wish in policy.select) or "an empty selection"
+        raise NothingSelected(host=label, select=wishes, count=len(vms))
+    by_id = {vm.vmid: vm for vm in vms}
+    facts = {chosen.vmid: survey.vm_facts(host, by_id[chosen.vmid], infos[chosen.vmid]) for chosen in selection.chosen}
+    wanted = {vmid: policy.for_vm([fact.name, *fact.uuids]).point for vmid, fact in facts.items()}
+    known = points.vm_folders(host.session, wanted.values())
+    targets = {vmid: points.vm_folder(known, wanted[vmid], fact.name, fact.identity) for vmid, fact in facts.items()}
+    return plan_host(run_id, label, selection, facts, policy, targets, survey.volumes(host))
+
+
+def write_skeleton(state_dir: str, plan: HostPlan, host: Host) -> str:
+    return record.write_plan(state_dir, plan.as_dict(), host.clock.now())

@@ -1,0 +1,240 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The operator's wishes as one checked, frozen value; per-VM overrides are merged here and nowhere else."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
+
+HOWS = ("hot", "warm", "cold")
+PROGRAMS = ("vmkfstools",)
+FORMATS = ("thin", "zeroedthick", "eagerzeroedthick", "2gbsparse")
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How many restore points stay: the newest of each span, and never fewer than `min`."""
+
+    last: int = 7
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+    within_days: int = 0
+    min: int = 1
+
+
+@dataclass(frozen=True)
+class DiskChoice:
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class VmPolicy:
+    """What is wanted for one VM."""
+
+    point: str
+    how: str = "hot"
+    program: str = "vmkfstools"
+    disk_format: str = "thin"
+    disks: DiskChoice = field(default_factory=DiskChoice)
+    quiesce: bool = False
+    memory: bool = False
+    force_off: bool = False
+    shutdown_timeout: int = 600
+    snapshot_timeout: int = 600
+    power_on_timeout: int = 300
+    consolidation_timeout: int = 7200
+    keep: Keep = field(default_factory=Keep)
+    rotate: bool = True
+    reserve_percent: int = 5
+    snapshot_reserve_percent: int = 5
+
+    def as_dict(self) -> dict[str, Any]:
+        value = asdict(self)
+        value["disks"] = {name: list(keys) for name, keys in value["disks"].items()}
+        return value
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is wanted for one host: which VMs, and how each of them."""
+
+    select: tuple[Any, ...]
+    exclude: tuple[Any, ...]
+    common: VmPolicy
+    overrides: Mapping[str, Mapping[str, Any]]
+    allow_none: bool = False
+    unknown_names: str = "error"
+
+    def for_vm(self, names: Sequence[str]) -> VmPolicy:
+        """The policy of a VM that is known by any of these names (display name, UUIDs)."""
+        found = [name for name in names if name in self.overrides]
+        value = self.common
+        for name in found:
+            value = _merge(value, self.overrides[name], f"vms[{name!r}].")
+        return value
+
+
+_HOST_KEYS = ("select", "exclude", "vms", "allow_none", "unknown_names")
+
+
+def parse_policy(raw: Mapping[str, Any]) -> Policy:
+    """Checks every key; the overrides too, so that a slip for the last VM fails before the first is touched."""
+    common_raw = {key: value for key, value in raw.items() if key not in _HOST_KEYS}
+    if not common_raw.get("point"):
+        raise BadPolicy(what="no backup point is given (point)")
+    common = _merge(VmPolicy(point=""), common_raw, "")
+    overrides = raw.get("vms") or {}
+    if not isinstance(overrides, Mapping):
+        raise BadPolicy(what=f"vms must map VM names to settings, not be {type(overrides).__name__}")
+    for name, changes in overrides.items():
+        if not isinstance(changes, Mapping):
+            raise BadPolicy(what=f"vms[{name!r}] must be a mapping, not {type(changes).__name__}")
+        _merge(common, changes, f"vms[{name!r}].")
+    unknown_names = raw.get("unknown_names", "error")
+    if unknown_names not in ("error", "ignore"):
+        raise BadPolicy(what=f"unknown_names is {unknown_names!r}; it may be error or ignore")
+    return Policy(
+        select=_items(raw.get("select"), "select"),
+        exclude=_items(raw.get("exclude"), "exclude"),
+        common=common,
+        overrides={str(name): dict(changes) for name, changes in overrides.items()},
+        allow_none=_flag(raw.get("allow_none", False), "allow_none"),
+        unknown_names=unknown_names,
+    )
+
+
+def vm_policy_from_dict(raw: Mapping[str, Any]) -> VmPolicy:
+    """Back from `VmPolicy.as_dict`, as it travels through a playbook or a job file."""
+    if not raw.get("point"):
+        raise BadPolicy(what="no backup point is given (point)")
+    return _merge(VmPolicy(point=""), raw, "")
+
+
+def keep_from_dict(raw: Mapping[str, Any]) -> Keep:
+    return _keep(Keep(), raw, "keep.")
+
+
+def _items(value: Any, name: str) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, (str, Mapping)):
+        return (value,)
+    if not isinstance(value, Sequence):
+        raise BadPolicy(what=f"{name} must be a list, not {type(value).__name__}")
+    return tuple(value)
+
+
+def _merge(base: VmPolicy, changes: Mapping[str, Any], where: str) -> VmPolicy:
+    values: dict[str, Any] = {}
+    for key, value in changes.items():
+        if value is None:
+            continue
+        if key not in _READERS:
+            known = ", ".join(sorted(_READERS))
+            raise BadPolicy(what=f"{where}{key} is not a setting; known are {known}")
+        values[key] = _READERS[key](getattr(base, key), value, where + key)
+    return replace(base, **values)
+
+
+def _choice(allowed: Sequence[str]) -> Callable[[Any, Any, str], str]:
+    def read(_base: Any, value: Any, name: str) -> str:
+        if value not in allowed:
+            raise BadPolicy(what=f"{name} is {value!r}; it may be {', '.join(allowed)}")
+        return str(value)
+
+    return read
+
+
+def _flag(value: Any, name: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    if str(value).strip().lower() in ("true", "yes", "on", "1"):
+        return True
+    if str(value).strip().lower() in ("false", "no", "off", "0", ""):
+        return False
+    raise BadPolicy(what=f"{name} is {value!r}; it must be true or false")
+
+
+def _number(low: int, high: int) -> Callable[[Any, Any, str], int]:
+    def read(_base: Any, value: Any, name: str) -> int:
+        # Survey answers and extra variables arrive as text.
+        try:
+            number = int(str(value).strip()) if not isinstance(value, bool) else None
+        except ValueError:
+            number = None
+        if number is None or not low <= number <= high:
+            raise BadPolicy(what=f"{name} is {value!r}; it must be a whole number from {low} to {high}")
+        return number
+
+    return read
+
+
+def _point(_base: Any, value: Any, name: str) -> str:
+    text = str(value)
+    if not text.startswith("/") or any(ord(char) < 32 for char in text) or ".." in text.split("/"):
+        raise BadPolicy(what=f"{name} is {text!r}; it must be an absolute folder on the hypervisor without '..'")
+    if ":" in text and text.rpartition(":")[2].startswith("/"):
+        raise BadPolicy(what=f"{name} is {text!r}; the program vmkfstools writes to a folder that the host mounts")
+    return posixpath.normpath(text)
+
+
+def _disks(base: DiskChoice, value: Any, name: str) -> DiskChoice:
+    if not isinstance(value, Mapping) or set(value) - {"include", "exclude"}:
+        raise BadPolicy(what=f"{name} must hold include and/or exclude, each a list of device keys such as scsi0:1")
+    lists: dict[str, tuple[str, ...]] = {}
+    for part in ("include", "exclude"):
+        given = value.get(part)
+        if given is None:
+            lists[part] = getattr(base, part)
+            continue
+        keys = _items(given, f"{name}.{part}")
+        if not all(isinstance(key, str) and ":" in key for key in keys):
+            raise BadPolicy(what=f"{name}.{part} is {list(keys)!r}; device keys look like scsi0:1")
+        lists[part] = tuple(key.strip().lower() for key in keys)
+    return DiskChoice(include=lists["include"], exclude=lists["exclude"])
+
+
+def _keep(base: Keep, value: Any, name: str) -> Keep:
+    if not isinstance(value, Mapping):
+        raise BadPolicy(what=f"{name} must be a mapping such as {{last: 7, weekly: 4}}")
+    known = asdict(base)
+    numbers: dict[str, int] = {}
+    for key, count in value.items():
+        if key not in known:
+            raise BadPolicy(what=f"{name}.{key} is not a rule; known are {', '.join(known)}")
+        if count is not None:
+            numbers[key] = _number(0 if key != "min" else 1, 100000)(None, count, f"{name}.{key}")
+    keep = replace(base, **numbers)
+    if not any((keep.last, keep.hourly, keep.daily, keep.weekly, keep.monthly, keep.yearly, keep.within_days)):
+        raise BadPolicy(what=f"{name} keeps nothing; give at least one of last, daily, weekly, monthly, within_days")
+    return keep
+
+
+_READERS: dict[str, Callable[[Any, Any, str], Any]] = {
+    "point": _point,
+    "how": _choice(HOWS),
+    "program": _choice(PROGRAMS),
+    "disk_format": _choice(FORMATS),
+    "disks": _disks,
+    "quiesce": lambda _base, value, name: _flag(value, name),
+    "memory": lambda _base, value, name: _flag(value, name),
+    "force_off": lambda _base, value, name: _flag(value, name),
+    "shutdown_timeout": _number(1, 86400),
+    "snapshot_timeout": _number(1, 86400),
+    "power_on_timeout": _number(1, 86400),
+    "consolidation_timeout": _number(1, 604800),
+    "keep": _keep,
+    "rotate": lambda _base, value, name: _flag(value, name),
+    "reserve_percent": _number(0, 90),
+    "snapshot_reserve_percent": _number(0, 90),
+}

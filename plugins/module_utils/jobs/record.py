@@ -1,0 +1,292 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The record of a run: one JSON file with an entry for every VM and disk, written as the run goes on.
+
+Each entry is a file of its own, replaced durably at each step, so that a killed run has lost nothing:
+`<state_dir>/runs/<run_id>/entries/<host>--<vm>.json`. Merging them makes `record.json`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, iso
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import file_label, human
+
+SCHEMA = 1
+STATUSES = ("ok", "failed", "skipped", "excluded", "interrupted", "not-run")
+DEFAULT_STATE_DIR = "/var/lib/stowage"
+
+
+def run_folder(state_dir: str, run_id: str) -> str:
+    return os.path.join(state_dir, "runs", run_id)
+
+
+def entry_path(state_dir: str, run_id: str, host: str, label: str, kind: str = "backup") -> str:
+    """`label` is the VM's identity, or its name where it has none (an unknown name was asked for)."""
+    mark = "" if kind == "backup" else f"{kind}--"
+    return os.path.join(run_folder(state_dir, run_id), "entries", f"{mark}{file_label(host)}--{file_label(label)}.json")
+
+
+def new_entry(
+    run_id: str, host: str, vm: str, identity: str, kind: str, disks: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """An entry always has every key, whatever became of the VM."""
+    return {
+        "schema": SCHEMA,
+        "run_id": run_id,
+        "kind": kind,
+        "host": host,
+        "vm": vm,
+        "identity": identity,
+        "status": "not-run",
+        "how": None,
+        "effective_how": None,
+        "why": None,
+        "error": None,
+        "bytes": 0,
+        "seconds": None,
+        "downtime_seconds": None,
+        "restore_point": None,
+        "started_at": None,
+        "ended_at": None,
+        "warnings": [],
+        "done": [],
+        "left": [],
+        "rotation": None,
+        "disks": [disk_entry(disk) for disk in disks],
+    }
+
+
+def disk_entry(disk: Mapping[str, Any]) -> dict[str, Any]:
+    action = disk.get("action", "copy")
+    status = {"copy": "not-run", "excluded": "excluded"}.get(action, "failed")
+    return {
+        "key": disk["key"],
+        "label": disk.get("label", ""),
+        "source": disk.get("source") or disk.get("src") or "",
+        "status": status,
+        "reason": disk.get("reason", ""),
+        "capacity_bytes": disk.get("capacity_bytes", 0),
+        "bytes_planned": disk.get("bytes_to_read", 0),
+        "bytes": 0,
+        "seconds": None,
+        "dest": disk.get("dest"),
+    }
+
+
+def set_disk_statuses(entry: dict[str, Any], status: str) -> None:
+    """What became of the VM holds for each disk that was to be copied; an excluded one stays excluded."""
+    for disk in entry["disks"]:
+        if disk["status"] not in ("excluded", "failed") and not (disk["status"] == "ok" and status == "interrupted"):
+            disk["status"] = status
+
+
+def add_copies(entry: dict[str, Any], copies: Iterable[Mapping[str, Any]]) -> None:
+    """The measured figures of vmdk_copy's result."""
+    by_key = {disk["key"]: disk for disk in entry["disks"]}
+    for copy in copies:
+        disk = by_key.get(str(copy.get("key")))
+        if disk is not None:
+            disk["bytes"] = int(copy.get("copied_bytes") or 0)
+            disk["seconds"] = copy.get("seconds")
+            disk["dest"] = copy.get("dest") or disk["dest"]
+    entry["bytes"] = sum(disk["bytes"] for disk in entry["disks"])
+
+
+def error_of(error: Any) -> dict[str, Any] | None:
+    """Whatever a playbook has at hand of a failure, as id, message, hint, data."""
+    if not error:
+        return None
+    if isinstance(error, Mapping):
+        inner = error.get("error")
+        if isinstance(inner, Mapping) and inner.get("id"):
+            return error_of(inner)
+        message = str(error.get("message") or error.get("msg") or error)
+        return {
+            "id": str(error.get("id") or "task-failed"),
+            "message": message,
+            "hint": str(error.get("hint") or ""),
+            "data": dict(error.get("data") or {}),
+        }
+    return {"id": "task-failed", "message": str(error), "hint": "", "data": {}}
+
+
+def write_entry(state_dir: str, entry: Mapping[str, Any]) -> str:
+    path = entry_path(state_dir, entry["run_id"], entry["host"], entry["identity"] or entry["vm"], entry["kind"])
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    durable.write_json(path, dict(entry))
+    return path
+
+
+def read_entry(state_dir: str, run_id: str, host: str, label: str, kind: str = "backup") -> dict[str, Any] | None:
+    try:
+        value = durable.read_json(entry_path(state_dir, run_id, host, label, kind))
+    except FileNotFoundError:
+        return None
+    return value if isinstance(value, dict) and value.get("schema") == SCHEMA else None
+
+
+def write_plan(state_dir: str, plan: Mapping[str, Any], at: datetime) -> str:
+    """The skeleton of one host: its plan, and an entry `not-run` (or failed, with the reason) for every VM."""
+    folder = run_folder(state_dir, plan["run_id"])
+    os.makedirs(os.path.join(folder, "hosts"), mode=0o700, exist_ok=True)
+    path = os.path.join(folder, "hosts", file_label(plan["host"]) + ".json")
+    durable.write_json(path, {"schema": SCHEMA, "planned_at": iso(at), **plan, "text": None})
+    for vm in plan["vms"]:
+        if read_entry(state_dir, plan["run_id"], plan["host"], vm["identity"]) is None or vm["problems"]:
+            write_entry(state_dir, entry_of_plan(plan["run_id"], plan["host"], vm))
+    for problem in plan["problems"]:
+        entry = new_entry(plan["run_id"], plan["host"], problem["vm"], "", "backup", ())
+        entry.update(status="failed", error=problem["error"])
+        write_entry(state_dir, entry)
+    return path
+
+
+def entry_of_plan(run_id: str, host: str, vm: Mapping[str, Any], kind: str = "backup") -> dict[str, Any]:
+    entry = new_entry(run_id, host, vm["vm"], vm["identity"], kind, vm.get("disks") or ())
+    entry.update(
+        how=vm.get("how"),
+        effective_how=vm.get("effective_how"),
+        why=vm.get("why"),
+        warnings=list(vm.get("warnings") or ()),
+    )
+    problems = vm.get("problems") or []
+    if problems:
+        entry.update(status="failed", error=dict(problems[0]))
+        entry["warnings"].extend(problem["message"] for problem in problems[1:])
+        set_disk_statuses(entry, "not-run")
+    return entry
+
+
+def merge(
+    state_dir: str,
+    run_id: str,
+    hosts: Sequence[str] = (),
+    host_errors: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The record made of all entry files. The same entries always give the same record."""
+    folder = run_folder(state_dir, run_id)
+    entries = list(_entries(os.path.join(folder, "entries"), run_id))
+    planned = {plan["host"]: plan for plan in _plans(os.path.join(folder, "hosts"))}
+    errors = dict(host_errors or {})
+    names = sorted({*hosts, *planned, *errors, *(entry["host"] for entry in entries)})
+    host_entries = []
+    for name in names:
+        error = error_of(errors.get(name))
+        reached = name in planned or any(entry["host"] == name for entry in entries)
+        if error is None and not reached:
+            error = {
+                "id": "host-not-run",
+                "message": f"The run planned nothing on {name}",
+                "hint": "The host was unreachable, or the run ended before its turn; see the task output.",
+                "data": {},
+            }
+        host_entries.append(
+            {
+                "host": name,
+                "status": "failed" if error else "ok",
+                "error": error,
+                "planned_at": planned.get(name, {}).get("planned_at"),
+                "not_selected": list(planned.get(name, {}).get("not_selected") or ()),
+            }
+        )
+    entries.sort(key=lambda entry: (entry["host"], entry["vm"], entry["identity"], entry["kind"]))
+    return {
+        "schema": SCHEMA,
+        "run_id": run_id,
+        "hosts": host_entries,
+        "vms": entries,
+        "summary": summary(run_id, host_entries, entries),
+    }
+
+
+def summary(run_id: str, hosts: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    count = {status: sum(1 for entry in entries if entry["status"] == status) for status in STATUSES}
+    failed_vms = [
+        {"host": entry["host"], "vm": entry["vm"], "status": entry["status"], "error": entry["error"]}
+        for entry in entries
+        if entry["status"] in ("failed", "interrupted", "not-run")
+    ]
+    failed_hosts = [{"host": host["host"], "error": host["error"]} for host in hosts if host["status"] == "failed"]
+    value: dict[str, Any] = {
+        "schema": SCHEMA,
+        "run_id": run_id,
+        "hosts": len(hosts),
+        "vms": len(entries),
+        "ok": count["ok"],
+        "failed": count["failed"],
+        "skipped": count["skipped"],
+        "interrupted": count["interrupted"],
+        "not_run": count["not-run"],
+        "excluded_disks": sum(1 for entry in entries for disk in entry["disks"] if disk["status"] == "excluded"),
+        "bytes": sum(entry["bytes"] for entry in entries),
+        "seconds": round(sum(entry["seconds"] or 0 for entry in entries), 3),
+        "failed_vms": failed_vms,
+        "failed_hosts": failed_hosts,
+        "green": not failed_vms and not failed_hosts,
+    }
+    value["text"] = _text(value, entries)
+    return value
+
+
+def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        f"run {value['run_id']}: {value['ok']} of {value['vms']} VMs ok on {value['hosts']} hosts, "
+        f"{human(value['bytes'])} copied"
+    ]
+    for entry in entries:
+        seconds = "-" if entry["seconds"] is None else f"{entry['seconds']:.0f} s"
+        tail = entry["restore_point"] or (entry["error"] or {}).get("message", "")
+        lines.append(
+            f"  {entry['host']}  {entry['vm']}  {entry['status']}  {entry['effective_how'] or '-'}  "
+            f"{human(entry['bytes'])}  {seconds}  {tail}".rstrip()
+        )
+    lines.extend(f"  {host['host']}  failed  {host['error']['message']}" for host in value["failed_hosts"])
+    return "\n".join(lines) + "\n"
+
+
+def write_record(state_dir: str, record: Mapping[str, Any]) -> tuple[str, bool]:
+    """Writes the merged record where it differs from what is there. Returns path and whether it was written."""
+    path = os.path.join(run_folder(state_dir, record["run_id"]), "record.json")
+    try:
+        if durable.read_json(path) == record:
+            return path, False
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    durable.write_json(path, dict(record))
+    return path, True
+
+
+def start_entry(entry: dict[str, Any], clock: Clock) -> dict[str, Any]:
+    """From here on a kill leaves `interrupted`, which is what it then is."""
+    entry.update(status="interrupted", started_at=iso(clock.now()), error=None)
+    set_disk_statuses(entry, "interrupted")
+    return entry
+
+
+def _entries(folder: str, run_id: str) -> Iterable[dict[str, Any]]:
+    for name in _listing(folder):
+        value = durable.read_json(os.path.join(folder, name))
+        if isinstance(value, dict) and value.get("schema") == SCHEMA and value.get("run_id") == run_id:
+            yield value
+
+
+def _plans(folder: str) -> Iterable[dict[str, Any]]:
+    for name in _listing(folder):
+        value = durable.read_json(os.path.join(folder, name))
+        if isinstance(value, dict) and value.get("schema") == SCHEMA:
+            yield value
+
+
+def _listing(folder: str) -> list[str]:
+    # Names with a leading dot are writes under way.
+    try:
+        return sorted(name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith("."))
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,237 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Finishes what killed runs left on one host: finds their job folders, takes over the stale ones, undoes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events, downtime_seconds
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS, is_stale
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.undo import Undoer, Undone
+
+OUTCOMES = ("recovered", "live", "waiting", "vanished", "elsewhere", "failed")
+
+_EMPTY_FOLDER = r"""
+[ -d "$1" ] || { echo absent; exit 0; }
+rmdir "$1" 2>/dev/null && echo removed || echo used
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one job folder."""
+
+    job: str
+    vm: str
+    kind: str
+    folder: str
+    outcome: str
+    done: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    error: Mapping[str, Any] | None = None
+
+    @property
+    def changed(self) -> bool:
+        return self.outcome == "recovered" or bool(self.done)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**vars(self), "done": list(self.done), "left": list(self.left)}
+
+
+def recover_host(
+    host: Host, label: str, state_dir: str, observe_seconds: float, consolidation_timeout: int, check: bool = False
+) -> list[Outcome]:
+    """Every job folder that this host can see, and every job of the mirror whose folder it cannot."""
+    vms = host.vms()
+    directories = [vm.directory for vm in vms if vm.vmx_path]
+    mirrored = jobs.mirrors(state_dir, label)
+    scanned = lock.scan(host.session)
+    places = list(dict.fromkeys([*directories, *scanned, *(job.directory for job in mirrored)]))
+    outcomes = []
+    found = lock.look(host.session, places, touch=not check) if places else []
+    for one in found:
+        try:
+            vm = _vm_of(vms, one)
+            outcomes.append(recover_found(host, one, state_dir, vm, observe_seconds, consolidation_timeout, check))
+        except StowageError as error:
+            # One job that cannot be recovered must not keep the others from it.
+            outcomes.append(_outcome(one, "failed", error=error.as_dict()))
+    seen = {one.job_id for one in found}
+    for job in mirrored:
+        if job.job not in seen:
+            outcomes.append(_without_folder(host, job, state_dir, vms, check))
+    return outcomes
+
+
+def _vm_of(vms: Sequence[VirtualMachine], found: lock.Found) -> VirtualMachine | None:
+    """The VM that the folder belongs to: by identity, wherever it lies by now; a restored one by its path."""
+    if found.job is None:
+        return next((vm for vm in vms if vm.directory == found.directory), None)
+    if found.job.kind == "restore":
+        return next((vm for vm in vms if vm.vmx_path == found.job.vmx_path), None)
+    same = [vm for vm in vms if vm.identity == found.job.identity]
+    here = [vm for vm in same if vm.directory == found.directory]
+    return here[0] if len(here) == 1 else same[0] if len(same) == 1 else None
+
+
+def recover_found(
+    host: Host,
+    found: lock.Found,
+    state_dir: str,
+    vm: VirtualMachine | None,
+    observe_seconds: float = 20.0,
+    consolidation_timeout: int = 7200,
+    check: bool = False,
+) -> Outcome:
+    """One job folder. A live one is left alone; a stale one is taken over, undone and removed."""
+    if found.unreadable:
+        reason = "its job.json is of another version or damaged; nothing in it can be proven"
+        return _outcome(found, "failed", error=_error(found, reason))
+    if not _stale(host, found, observe_seconds, check):
+        return _outcome(found, "live")
+    if found.job is None:
+        if not check and lock.take_over(host.session, found) is None:
+            return _outcome(found, "live")
+        if not check:
+            _drop_nameless(host, found)
+        return _outcome(found, "recovered", done=("removed a lock that nobody had written his name into",))
+    job = found.job
+    if job.kind == "backup" and vm is None:
+        # Undoing needs the host that has the VM: whoever runs it now will find the folder in its own scan.
+        left = (f"VM {job.vm!r} ({job.identity}) is not registered on this host",)
+        return _outcome(found, "vanished" if job.host_name == host.name else "elsewhere", left=left)
+    if job.kind == "restore" and vm is None and job.host_name != host.name:
+        return _outcome(found, "elsewhere", left=(f"it belongs to {job.host}",))
+    preview, _now, _events = Undoer(host, job, found.path).plan(vm)
+    if preview.wait:
+        return _outcome(found, "waiting", left=(preview.wait,))
+    if check:
+        return _outcome(found, "recovered", done=preview.steps(), left=preview.left)
+    folder = lock.take_over(host.session, found)
+    if folder is None:
+        return _outcome(found, "live", left=("another recover was faster, or its owner came back",))
+    return _undo(host, job, folder, found, state_dir, vm, consolidation_timeout)
+
+
+def _undo(
+    host: Host,
+    job: Job,
+    folder: str,
+    found: lock.Found,
+    state_dir: str,
+    vm: VirtualMachine | None,
+    consolidation_timeout: int,
+) -> Outcome:
+    undoer = Undoer(host, job, folder, consolidation_timeout=consolidation_timeout)
+    undone = undoer.run(vm)
+    events = Events(tuple(undoer.log.read()))
+    left = undone.left
+    if undone.clean:
+        left = (*left, *undoer.close(undone))
+        jobs.remove_mirror(state_dir, job.job)
+    close_record(host, job, state_dir, events, undone)
+    if undone.clean:
+        return _outcome(found, "recovered", done=undone.done, left=left)
+    error = _error(found, "; ".join(undone.failed) or undone.wait)
+    return _outcome(found, "failed", done=undone.done, left=(*left, *undone.failed), error=error)
+
+
+def close_record(host: Host, job: Job, state_dir: str, events: Events, undone: Undone) -> None:
+    """The entry of the run that was killed: interrupted, whatever it had reached, and what was undone when."""
+    entry = record.read_entry(state_dir, job.run, job.host, job.identity, job.kind)
+    if entry is None:
+        # Another backup server began it; this one keeps its own note of what it did.
+        entry = record.new_entry(job.run, job.host, job.vm, job.identity, job.kind, job.disks)
+        entry.update(effective_how=job.how, started_at=job.created_at)
+    if entry["status"] == "ok":
+        return
+    entry.update(
+        status="interrupted",
+        restore_point=job.final if events.committed and job.kind == "backup" else None,
+        ended_at=iso(host.clock.now()),
+        downtime_seconds=downtime_seconds(events.entries),
+        done=[f"recovered: {step}" for step in undone.done],
+        left=[*undone.left, *undone.failed],
+        error=entry["error"]
+        or {
+            "id": "interrupted",
+            "message": f"The run that backed up VM {job.vm!r} was killed or cut off",
+            "hint": "What it had begun was undone by recover; run the backup again.",
+            "data": {"job": job.job},
+        },
+    )
+    record.set_disk_statuses(entry, "interrupted")
+    record.write_entry(state_dir, entry)
+
+
+def _stale(host: Host, found: lock.Found, observe_seconds: float, check: bool) -> bool:
+    lease_seconds = found.job.lease_seconds if found.job else LEASE_SECONDS
+    same_host = found.job is not None and found.job.host_name == host.name
+    if found.sign.age <= lease_seconds or same_host:
+        return is_stale(found.sign, lease_seconds, same_host)
+    host.clock.sleep(observe_seconds)
+    again = [one for one in lock.look(host.session, [found.directory], touch=not check) if one.path == found.path]
+    return bool(again) and is_stale(found.sign, lease_seconds, same_host, again[0].sign)
+
+
+def _drop_nameless(host: Host, found: lock.Found) -> None:
+    """The folder we have just taken over is the only one there without a name in it."""
+    for one in lock.look(host.session, [found.directory], touch=False):
+        if one.job is None and not one.unreadable and one.path != found.path:
+            lock.release(host.session, one.path, "")
+
+
+def _without_folder(host: Host, job: Job, state_dir: str, vms: Sequence[VirtualMachine], check: bool) -> Outcome:
+    """The mirror tells of a job whose folder this host cannot see (any more)."""
+    there = any(vm.directory == job.directory for vm in vms)
+    if job.kind == "restore":
+        said = "absent" if check else host.session.script(_EMPTY_FOLDER, [job.directory]).stdout.strip()
+        if said == "used":
+            left = (f"{job.directory} holds files, but no journal of ours: left alone",)
+            return Outcome(job.job, job.vm, job.kind, job.directory, "vanished", left=left)
+    elif not there:
+        left = (f"VM {job.vm!r} ({job.identity}) and its folder {job.directory} are not on this host any more",)
+        return Outcome(job.job, job.vm, job.kind, job.directory, "vanished", left=left)
+    # The folder is gone although the VM is there: the job was ended, or undone by another backup server.
+    if not check:
+        jobs.remove_mirror(state_dir, job.job)
+    return Outcome(job.job, job.vm, job.kind, job.directory, "recovered", done=("forgot a job that left no trace",))
+
+
+def _outcome(
+    found: lock.Found,
+    outcome: str,
+    done: tuple[str, ...] = (),
+    left: tuple[str, ...] = (),
+    error: Mapping[str, Any] | None = None,
+) -> Outcome:
+    job = found.job
+    return Outcome(
+        job=job.job if job else "",
+        vm=job.vm if job else "",
+        kind=job.kind if job else "",
+        folder=found.path,
+        outcome=outcome,
+        done=done,
+        left=left,
+        error=error,
+    )
+
+
+def _error(found: lock.Found, reason: str) -> dict[str, Any]:
+    from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import UndoIncomplete
+
+    vm = found.job.vm if found.job else found.directory
+    return UndoIncomplete(job=found.job_id or "(unknown)", vm=vm, left=reason, folder=found.path).as_dict()

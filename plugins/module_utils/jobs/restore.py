@@ -1,0 +1,332 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a restore would do: which restore point, to where, under which name, and what stands against it."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
+    AmbiguousRestorePoint,
+    BadManifest,
+    BadPolicy,
+    NoRestorePoint,
+    RestoreRefused,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import human, is_point_name, slug
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import Volume, volume_of
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.vmxedit import (
+    RESTORED_FROM,
+    NewPlace,
+    disk_names,
+    images,
+    rewrite,
+    stem_of,
+    wanted_networks,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import Vmx, parse_vmx
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the operator asks for."""
+
+    directory: str
+    name: str
+    networks: Mapping[str, str] = field(default_factory=dict)
+    uuid: str = "keep"
+    mac: str = "keep"
+    disk_format: str = "thin"
+    connect_networks: bool = True
+    reserve_percent: int = 5
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A VM that the target host has already."""
+
+    vmid: int
+    name: str
+    directory: str
+    identity: str
+    power_state: str
+    restored_from: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the plan needs to know of the target host."""
+
+    host: str
+    directory_exists: bool
+    registered: tuple[Registered, ...]
+    hardware_version_max: int | None
+    networks: tuple[str, ...]
+    volume: Volume | None
+    absent_images: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class RestorePlan:
+    """The answer of check mode, and what the restore then does."""
+
+    host: str
+    vm: str
+    directory: str
+    vmx_path: str
+    vmx_text: str
+    point: RestorePoint
+    disks: tuple[Mapping[str, Any], ...]
+    files: tuple[Mapping[str, str], ...]
+    notes: tuple[str, ...]
+    room_needed: int
+    already: bool = False
+    vmid: int | None = None
+    problems: tuple[Mapping[str, str], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "kind": "restore",
+            "host": self.host,
+            "vm": self.vm,
+            # The target names the job: one run may bring the same VM back twice, to two places.
+            "identity": f"restore:{self.vmx_path}",
+            "directory": self.directory,
+            "vmx_path": self.vmx_path,
+            "vmx_text": self.vmx_text,
+            "restore_point": self.point.summary(),
+            "disks": [dict(disk) for disk in self.disks],
+            "files": [dict(file) for file in self.files],
+            "notes": list(self.notes),
+            "room_needed": self.room_needed,
+            "already": self.already,
+            "vmid": self.vmid,
+            "problems": [dict(problem) for problem in self.problems],
+            "ready": not self.problems,
+        }
+
+
+def choose(found: Sequence[RestorePoint], place: str, vm: str | None, at: datetime | None) -> RestorePoint:
+    """The newest restore point of that VM, at or before that time. A name that two VMs share is ambiguous."""
+    mine = [point for point in found if vm is None or vm in (point.vm, point.identity) or vm.lower() == point.uuid]
+    if not mine:
+        names = ", ".join(sorted({point.vm for point in found})) or "nothing"
+        raise NoRestorePoint(wanted=f"of VM {vm!r}" if vm else "", point=place, found=f"Found there: {names}.")
+    identities = {point.identity: point.vm for point in mine}
+    if len(identities) > 1:
+        listed = "; ".join(f"{name!r} ({identity})" for identity, name in sorted(identities.items()))
+        raise AmbiguousRestorePoint(wanted=vm or "(no VM named)", count=len(identities), point=place, candidates=listed)
+    early = [point for point in mine if at is None or point.moment <= at]
+    if not early:
+        times = ", ".join(sorted(point.time for point in mine))
+        raise NoRestorePoint(wanted=f"at or before {at}", point=place, found=f"There are: {times}.")
+    return max(early, key=lambda point: point.time)
+
+
+def parse_at(text: str) -> datetime:
+    """ISO 8601, or the name of a restore point's folder. Without a zone it is UTC, like all our times."""
+    if is_point_name(text):
+        return datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError as error:
+        raise BadPolicy(what=f"the time {text!r} is not ISO 8601, such as 2026-11-22T20:00:00Z") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def mark_of(point: RestorePoint) -> str:
+    """Written into the restored vmx, so that a second run recognises its own work."""
+    return f"{point.identity}@{point.time}"
+
+
+def plan_restore(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target) -> RestorePlan:
+    """Pure: the same point, configuration, wish and target always give the same plan."""
+    stem = stem_of(wish.directory)
+    names = disk_names(stem, [disk.key for disk in point.disks])
+    vmx_path = posixpath.join(wish.directory, f"{stem}.vmx")
+    files = _files(point, wish.directory, stem)
+    copied = {posixpath.splitext(file["dest"])[1]: posixpath.basename(file["dest"]) for file in files}
+    place = NewPlace(
+        name=wish.name,
+        disks=names,
+        restored_from=mark_of(point),
+        uuid=wish.uuid,
+        mac=wish.mac,
+        networks=wish.networks,
+        connect_networks=wish.connect_networks,
+        absent_images=target.absent_images,
+        nvram=copied.get(".nvram"),
+        vmxf=copied.get(".vmxf"),
+    )
+    written = rewrite(vmx, place)
+    disks = tuple(
+        {
+            "key": disk.key,
+            "label": disk.label,
+            "src": posixpath.join(point.path, disk.file),
+            "dest": posixpath.join(wish.directory, names[disk.key]),
+            "capacity_bytes": disk.capacity_bytes,
+            "bytes_to_read": disk.allocated_bytes,
+            "format": wish.disk_format,
+            "action": "copy",
+        }
+        for disk in point.disks
+    )
+    room = sum(_room(disk, wish.disk_format) for disk in disks)
+    same = [
+        vm
+        for vm in target.registered
+        if vm.name == wish.name and vm.directory == wish.directory and vm.restored_from == mark_of(point)
+    ]
+    problems = () if len(same) == 1 else tuple(_problems(point, vmx, wish, target, room))
+    return RestorePlan(
+        host=target.host,
+        vm=wish.name,
+        directory=wish.directory,
+        vmx_path=vmx_path,
+        vmx_text=written.vmx.render(),
+        point=point,
+        disks=disks,
+        files=files,
+        notes=written.notes,
+        room_needed=room,
+        already=len(same) == 1,
+        vmid=same[0].vmid if len(same) == 1 else None,
+        problems=problems,
+    )
+
+
+def _files(point: RestorePoint, directory: str, stem: str) -> tuple[Mapping[str, str], ...]:
+    """The vmsd names snapshots that the restored disks do not have: it comes along as information only."""
+    found = []
+    for role, ending in (("nvram", ".nvram"), ("vmxf", ".vmxf"), ("vmsd", ".vmsd.orig")):
+        source = point.file_of(role)
+        if source is not None:
+            found.append({"src": source, "dest": posixpath.join(directory, stem + ending)})
+    return tuple(found)
+
+
+def _room(disk: Mapping[str, Any], disk_format: str) -> int:
+    if disk_format in ("zeroedthick", "eagerzeroedthick"):
+        return int(disk["capacity_bytes"])
+    return int(disk["bytes_to_read"]) + int(disk["capacity_bytes"]) // 1024 + 1024 * 1024
+
+
+def _problems(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target, room: int) -> list[dict[str, str]]:
+    found = []
+    for vm in target.registered:
+        if vm.name == wish.name or vm.directory == wish.directory:
+            reason = f"VM {vm.name!r} (vmid {vm.vmid}) is registered on {target.host} and is {vm.power_state}"
+            found.append(_problem("vm-exists", reason, "give another name and directory, or remove that VM first"))
+        elif vm.identity == point.identity and wish.uuid == "keep" and vm.power_state == "poweredOn":
+            reason = f"VM {vm.name!r} with the same identity is running on {target.host}"
+            found.append(_problem("identity-in-use", reason, "set uuid to new (and mac to new), or power that VM off"))
+    if target.directory_exists:
+        reason = f"the folder {wish.directory} exists"
+        found.append(_problem("folder-exists", reason, "choose another directory or name, or remove the folder"))
+    version, limit = vmx.hardware_version, target.hardware_version_max
+    if version is not None and limit is not None and version > limit:
+        reason = f"its virtual hardware {version} is newer than {target.host} can run ({limit})"
+        found.append(_problem("hardware-too-new", reason, "restore to a host of a newer release"))
+    if wish.connect_networks:
+        for index, network in sorted(wanted_networks(vmx, wish.networks).items()):
+            if network not in target.networks:
+                reason = f"ethernet{index} needs the port group {network!r}, which {target.host} does not have"
+                known = ", ".join(target.networks) or "none"
+                advice = f"map it in networks to one of: {known}; or set connect_networks to false"
+                found.append(_problem("network-missing", reason, advice))
+    if target.volume is None:
+        reason = f"{wish.directory} is not on a mounted datastore of {target.host}"
+        found.append(_problem("target-missing", reason, "name a datastore that the host has"))
+    else:
+        free, reserve = target.volume.free_bytes, target.volume.capacity_bytes * wish.reserve_percent // 100
+        if room > free - reserve:
+            reason = (
+                f"{human(room)} are needed on {target.volume.name}; {human(free)} are free, {human(reserve)} reserve"
+            )
+            found.append(_problem("no-room", reason, "free some room, or choose another datastore or disk_format thin"))
+    return found
+
+
+def _problem(name: str, reason: str, advice: str) -> dict[str, str]:
+    return {"id": name, "message": reason, "hint": advice}
+
+
+def refuse(plan: RestorePlan) -> RestoreRefused:
+    return RestoreRefused(
+        vm=plan.vm,
+        reasons="; ".join(problem["message"] for problem in plan.problems),
+        ways_out="Ways out: " + "; ".join(dict.fromkeys(problem["hint"] for problem in plan.problems)) + ".",
+        problems=[dict(problem) for problem in plan.problems],
+    )
+
+
+# -- reading -----------------------------------------------------------------------------------------------------
+
+
+def find_points(host: Host, place: str) -> tuple[list[RestorePoint], list[BadManifest]]:
+    """`place` is a backup point, one VM's folder in it, or one restore point."""
+    place = posixpath.normpath(place)
+    if is_point_name(posixpath.basename(place)):
+        return [points.read_point(host, place)], []
+    found, bad = points.list_points(host, place)
+    if not found and not bad:
+        inside, bad = points.list_points(host, posixpath.dirname(place))
+        found = [point for point in inside if posixpath.dirname(point.path) == place]
+        bad = [error for error in bad if str(error.data.get("path", "")).startswith(place + "/")]
+    return found, bad
+
+
+def read_vmx(host: Host, point: RestorePoint) -> Vmx:
+    path = point.file_of("vmx")
+    if path is None:
+        raise BadManifest(path=point.path, reason="it holds no .vmx file")
+    return parse_vmx(host.read_text(path), path)
+
+
+def target_folder(host: Host, datastore: str | None, directory: str | None, name: str) -> str:
+    if directory:
+        return host.resolve(directory.rstrip("/"))
+    if not datastore:
+        raise BadPolicy(what="neither datastore nor directory says where the VM shall go")
+    return posixpath.join(host.datastore(datastore).path, slug(name))
+
+
+def read_target(host: Host, label: str, wish: Wish, vmx: Vmx, identity: str) -> Target:
+    vms = host.vms()
+    by_place = {image: image if image.startswith("/") else "" for image in images(vmx).values()}
+    there = survey.existing(host.session, [wish.directory, *(path for path in by_place.values() if path)])
+    # One question costs seconds on a busy host: only VMs that could stand in the way are asked.
+    clashing = [vm for vm in vms if vm.name == wish.name or vm.directory == wish.directory or vm.identity == identity]
+    running = {vm.vmid: vm.power_state() for vm in clashing if vm.invalid is None}
+    return Target(
+        host=label,
+        directory_exists=wish.directory in there,
+        registered=tuple(
+            Registered(
+                vmid=vm.vmid,
+                name=vm.name,
+                directory=vm.directory,
+                identity=vm.identity,
+                power_state=running.get(vm.vmid, "in an unknown state"),
+                restored_from=vm.vmx.get(RESTORED_FROM, "") if vm.readable else "",
+            )
+            for vm in vms
+        ),
+        hardware_version_max=host.hardware_version_max,
+        networks=tuple(host.networks()),
+        volume=volume_of(wish.directory, survey.volumes(host)),
+        absent_images=frozenset(image for image, path in by_place.items() if path not in there),
+    )

@@ -1,0 +1,94 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which restore points stay and which go, each with its reasons: a pure function that a dry run prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import Keep
+
+
+@dataclass(frozen=True)
+class Aged:
+    """A restore point as far as keeping it is concerned."""
+
+    path: str
+    time: datetime
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    path: str
+    time: datetime
+    keep: bool
+    reasons: tuple[str, ...]
+
+
+def _week(moment: datetime) -> str:
+    year, week, _day = moment.isocalendar()
+    return f"{year:04d}-W{week:02d}"
+
+
+_SPANS: tuple[tuple[str, Callable[[datetime], str]], ...] = (
+    ("hourly", lambda moment: moment.strftime("%Y-%m-%d %Hh")),
+    ("daily", lambda moment: moment.strftime("%Y-%m-%d")),
+    ("weekly", _week),
+    ("monthly", lambda moment: moment.strftime("%Y-%m")),
+    ("yearly", lambda moment: moment.strftime("%Y")),
+)
+
+
+def decide(points: Sequence[Aged], keep: Keep, now: datetime) -> tuple[Decision, ...]:
+    """One decision a point, newest first.
+
+    A span rule keeps the newest point of each of the latest `n` spans that have one, so that a pause in the backups
+    costs no history. A point in the future (a clock was wrong) is kept, and counts as no span's newest.
+    """
+    ordered = sorted(points, key=lambda point: (point.time, point.path), reverse=True)
+    reasons: dict[str, list[str]] = {point.path: [] for point in ordered}
+    past = [point for point in ordered if point.time <= now]
+    for point in ordered:
+        if point.held:
+            reasons[point.path].append("held")
+        if point.time > now:
+            reasons[point.path].append("its time lies in the future")
+    for number, point in enumerate(past[: keep.last], start=1):
+        reasons[point.path].append(f"last {number} of {keep.last}")
+    for name, label in _SPANS:
+        seen: list[str] = []
+        for point in past:
+            span = label(point.time)
+            if span not in seen:
+                if len(seen) == getattr(keep, name):
+                    break
+                seen.append(span)
+                reasons[point.path].append(f"{name} {len(seen)} of {getattr(keep, name)} ({span})")
+    if keep.within_days:
+        for point in past:
+            if now - point.time <= timedelta(days=keep.within_days):
+                reasons[point.path].append(f"within {keep.within_days} days")
+    _never_below(keep.min, ordered, reasons)
+    return tuple(
+        Decision(
+            path=point.path,
+            time=point.time,
+            keep=bool(reasons[point.path]),
+            reasons=tuple(reasons[point.path]) or ("no rule keeps it",),
+        )
+        for point in ordered
+    )
+
+
+def _never_below(least: int, ordered: Sequence[Aged], reasons: dict[str, list[str]]) -> None:
+    kept = sum(1 for point in ordered if reasons[point.path])
+    for point in ordered:
+        if kept >= least:
+            return
+        if not reasons[point.path]:
+            reasons[point.path].append(f"never fewer than {least}")
+            kept += 1

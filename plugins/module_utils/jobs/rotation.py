@@ -1,0 +1,56 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rotation of one VM's restore points, after a success only."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import retention
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import VmPolicy
+
+
+def rotate(host: Host, job: Job, policy: VmPolicy) -> dict[str, Any]:
+    """Removes what no rule keeps. A problem here never turns the fresh restore point into a failure; it is reported."""
+    result: dict[str, Any] = {"kept": [], "removed": [], "problems": []}
+    folder = posixpath.dirname(job.final)
+    try:
+        found, bad = points.list_points(host, posixpath.dirname(folder), job.identity)
+    except StowageError as error:
+        result["problems"].append(error.message)
+        return result
+    result["problems"].extend(error.message for error in bad)
+    mine = [point for point in found if posixpath.dirname(point.path) == folder]
+    aged = [retention.Aged(point.path, point.moment, point.held) for point in mine]
+    decisions = retention.decide(aged, policy.keep, host.clock.now())
+    by_path = {point.path: point for point in mine}
+    for decision in decisions:
+        line = {"path": decision.path, "reasons": list(decision.reasons)}
+        # The point that was made just now is the proof that the run was worth it: no rule may take it.
+        if decision.keep or decision.path == job.final or not policy.rotate:
+            result["kept"].append(line)
+        elif _remove(host, by_path[decision.path], result):
+            result["removed"].append(line)
+    if policy.rotate:
+        for point in points.half_removed(host, folder):
+            if point.identity == job.identity and _remove(host, point, result):
+                result["removed"].append({"path": point.path, "reasons": ["its removal had been cut short"]})
+    return result
+
+
+def _remove(host: Host, point: RestorePoint, result: dict[str, Any]) -> bool:
+    try:
+        foreign = points.remove(host.session, point)
+    except StowageError as error:
+        result["problems"].append(error.message)
+        return False
+    if foreign:
+        result["problems"].append(f"{point.path}: left with files that are not ours: {', '.join(foreign)}")
+    return True

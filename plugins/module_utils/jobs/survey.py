@@ -1,0 +1,170 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Gathers the facts that plans and undos are decided on. Everything here reads; nothing is changed."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events, Process, Situation
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import VmUnusable
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import DiskFacts, VmFacts, Volume
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import Candidate, tags_of
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
+
+_PS_LINE = re.compile(r"^\s*(\d+)\s")
+
+_EXISTING = r"""
+for path in "$@"; do
+    if [ -e "$path" ]; then echo yes; else echo no; fi
+done
+"""
+
+
+def volumes(host: Host) -> list[Volume]:
+    return [Volume(store.name, store.path, store.capacity_bytes, store.free_bytes) for store in host.datastores()]
+
+
+def uuids_of(vm: VirtualMachine) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(uuid for uuid in (vm.instance_uuid, vm.bios_uuid) if uuid))
+
+
+def candidates(
+    vms: Sequence[VirtualMachine], infos: Mapping[int, Mapping[str, Any]], host_tags: Mapping[str, Any]
+) -> list[Candidate]:
+    """What choosing needs. `infos` maps vmid to the VM's esxi_vm_info entry."""
+    found = []
+    for vm in vms:
+        info = infos[vm.vmid]
+        stores = {str(disk["datastore"]) for disk in info.get("disks") or () if disk.get("datastore")}
+        uuids = uuids_of(vm)
+        found.append(
+            Candidate(
+                name=vm.name,
+                identity=vm.identity,
+                vmid=vm.vmid,
+                power_state=str(info.get("power_state") or ""),
+                uuids=uuids,
+                datastores=tuple(sorted(stores | {vm.datastore} - {""})),
+                tags=tags_of(host_tags, vm.name, uuids),
+                info=info,
+            )
+        )
+    return found
+
+
+def vm_facts(host: Host, vm: VirtualMachine, info: Mapping[str, Any]) -> VmFacts:
+    """The facts of one VM. One that cannot be read has its fault, and the others go on."""
+    fault: Mapping[str, Any] | None = None
+    if vm.invalid is not None or not vm.readable or not info.get("power_state"):
+        reason = vm.invalid or "; ".join(info.get("problems") or ()) or "the host does not tell its power state"
+        fault = VmUnusable(vm=vm.name, host=host.name, reason=reason).as_dict()
+    question = info.get("question") or {}
+    return VmFacts(
+        name=vm.name,
+        identity=vm.identity,
+        uuid=vm.instance_uuid or vm.bios_uuid or "",
+        vmid=vm.vmid,
+        vmx_path=vm.vmx_path,
+        directory=vm.directory,
+        power_state=str(info.get("power_state") or "unknown"),
+        disks=tuple(disk_facts(disk) for disk in info.get("disks") or ()),
+        uuids=uuids_of(vm),
+        question=str(question.get("text") or ""),
+        passthrough=tuple(info.get("passthrough_devices") or ()),
+        tools_running=bool((info.get("guest") or {}).get("tools_running")),
+        consolidation_needed=bool(info.get("consolidation_needed")),
+        encrypted=bool(info.get("encrypted")),
+        fault=fault,
+    )
+
+
+def disk_facts(disk: Mapping[str, Any]) -> DiskFacts:
+    """From an entry of esxi_vm_info's `disks`."""
+    sharing = str(disk.get("sharing") or "none")
+    shared_bus = sharing.startswith("bus-")
+    return DiskFacts(
+        key=str(disk["key"]),
+        label=str(disk.get("label") or ""),
+        path=str(disk["path"]),
+        datastore=str(disk.get("datastore") or ""),
+        capacity_bytes=int(disk.get("capacity_bytes") or 0),
+        allocated_bytes=int(disk.get("allocated_bytes") or 0),
+        mode=str(disk.get("mode") or "persistent"),
+        kind=str(disk.get("kind") or "flat"),
+        sharing="none" if shared_bus else sharing,
+        bus_sharing=sharing[len("bus-") :] if shared_bus else "none",
+        fault=str(disk.get("problem") or ""),
+    )
+
+
+def find_identity(host: Host, identity: str) -> list[VirtualMachine]:
+    """Registered VMs with this identity, whatever their names and ids are by now."""
+    return [vm for vm in host.vms() if vm.identity == identity]
+
+
+def processes(session: Session) -> tuple[Process, ...]:
+    """Every process of the hypervisor with its arguments."""
+    found = []
+    for line in session.run(["ps", "-c"]).stdout.split("\n"):
+        match = _PS_LINE.match(line)
+        if match:
+            found.append(Process(int(match.group(1)), line.rstrip()))
+    return tuple(found)
+
+
+def existing(session: Session, paths: Sequence[str]) -> tuple[str, ...]:
+    if not paths:
+        return ()
+    answers = session.script(_EXISTING, list(paths)).stdout.split()
+    return tuple(path for path, answer in zip(paths, answers) if answer == "yes")
+
+
+def situation(
+    host: Host, vm: VirtualMachine | None, job: Job, events: Events, asked_seconds_ago: float = 0.0
+) -> Situation:
+    """What is there now of all that the job may have made."""
+    temps = list(dict.fromkeys(str(event["path"]) for event in events.of("temp") if event.get("path")))
+    # The same folder may be written with its datastore's name or UUID; its own name, with our job id, is unique.
+    inside = f"/{posixpath.basename(job.partial)}/" if job.partial else "\0"
+    wanted = [job.partial] * bool(job.partial) + [path for path in temps if inside not in path]
+    there = existing(host.session, wanted)
+    if vm is None:
+        return Situation(
+            vmid=None,
+            processes=processes(host.session),
+            partial_exists=job.partial in there,
+            temps=tuple(path for path in there if path != job.partial),
+            asked_seconds_ago=asked_seconds_ago,
+        )
+    return Situation(
+        vmid=vm.vmid,
+        power_state=vm.power_state(),
+        boot_id=vm.boot_id() or "",
+        snapshots=tuple((found.id, found.name) for found in vm.snapshots() if found.id is not None),
+        processes=processes(host.session),
+        partial_exists=job.partial in there,
+        temps=tuple(path for path in there if path != job.partial),
+        vmx_path=vm.vmx_path,
+        asked_seconds_ago=asked_seconds_ago,
+    )
+
+
+def question_text(vm: VirtualMachine) -> str:
+    try:
+        question = vm.question()
+    except StowageError:
+        return ""
+    return question.text if question is not None else ""
+
+
+def under(path: str, folder: str) -> bool:
+    return posixpath.normpath(path).startswith(folder.rstrip("/") + "/")

@@ -1,0 +1,232 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Does what `bracket.plan_undo` decided. Each step leaves the VM no worse if the next one never comes."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter, WaitTimeout
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
+    Events,
+    Situation,
+    Undo,
+    plan_undo,
+    shutdown_grace,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RemoteStepFailed
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+
+# The watchdog of a copy ends its clone and removes what it wrote when it gets TERM; KILL would leave both behind.
+POLITE_SECONDS = 90
+LOOK_AGAIN_SECONDS = 20
+
+_KILL = r"""
+signal=$1 pid=$2 command=$3
+ps -c | grep "^ *$pid " | grep -q -F -- "$command" || exit 0
+kill "-$signal" "$pid" 2>/dev/null
+exit 0
+"""
+
+_REMOVE_TREE = r"""
+[ -d "$1" ] || exit 0
+rm -rf "$1"
+[ ! -e "$1" ]
+"""
+
+_REMOVE_FILES = r"""
+for file in "$@"; do rm -rf "$file"; done
+exit 0
+"""
+
+_REMOVE_RESTORED = r"""
+dir=$1 disks=$2
+shift 2
+cd "$dir" || exit 0
+while [ "$disks" -gt 0 ]; do
+    stem=${1%.vmdk}
+    rm -f "$1" "$stem-flat.vmdk"
+    for extent in "$stem"-s[0-9][0-9][0-9].vmdk; do [ -f "$extent" ] && rm -f "$extent"; done
+    shift
+    disks=$((disks - 1))
+done
+for file in "$@"; do rm -rf "$file"; done
+exit 0
+"""
+
+_CLOSE_RESTORED = r"""
+[ -d "$1" ] || exit 0
+rmdir "$1" 2>/dev/null && exit 0
+ls -A "$1"
+exit 7
+"""
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What was done and what is left; `clean` when nothing of ours is left and the lock may go."""
+
+    done: tuple[str, ...]
+    left: tuple[str, ...]
+    failed: tuple[str, ...] = ()
+    wait: str = ""
+
+    @property
+    def clean(self) -> bool:
+        return not self.failed and not self.wait
+
+
+class Undoer:
+    """Undoes one job whose folder is ours (`folder` may have been renamed by a take-over)."""
+
+    def __init__(
+        self, host: Host, job: Job, folder: str, consolidation_timeout: int = 7200, power_on_timeout: int = 300
+    ) -> None:
+        self.host = host
+        self.job = job
+        self.folder = folder
+        self.log = IntentLog(host.session, folder, host.clock)
+        self.consolidation_timeout = consolidation_timeout
+        self.power_on_timeout = power_on_timeout
+        self.done: list[str] = []
+        self.failed: list[str] = []
+
+    def plan(self, vm: VirtualMachine | None) -> tuple[Undo, Situation, Events]:
+        events = Events(tuple(self.log.read()))
+        asked = events.seconds_since("power-off-intent", self.host.clock.now())
+        now = survey.situation(self.host, vm, self.job, events, asked)
+        return plan_undo(self.job, events, now), now, events
+
+    def run(self, vm: VirtualMachine | None) -> Undone:
+        undo, now, _events = self.plan(vm)
+        if undo.look_again and vm is not None:
+            undo, now = self._wait_for_late_snapshot(vm, undo, now)
+        if undo.wait and vm is not None:
+            undo, now = self._wait_for_guest(vm, undo, now)
+        readers_gone = self._end_processes(undo, now)
+        if undo.remove_temps:
+            self._step(
+                f"removed {len(undo.remove_temps)} temporary files",
+                lambda: self._script(_REMOVE_FILES, undo.remove_temps),
+            )
+        if undo.remove_partial:
+            self._step(f"removed {undo.remove_partial}", lambda: self._script(_REMOVE_TREE, (undo.remove_partial,)))
+        if vm is not None:
+            self._snapshots(vm, undo, readers_gone)
+            if undo.power_on:
+                waiter = Waiter(self.power_on_timeout, clock=self.host.clock, beat=self.log.beat)
+                self._step("powered the VM on again", lambda: vm.power_on(waiter, self.log))
+        if undo.unregister is not None:
+            number = undo.unregister
+            self._step(f"unregistered the half restored VM (vmid {number})", lambda: self.host.unregister(number))
+        if undo.remove_restored and not self.failed:
+            self._step("removed the half restored files", self._remove_restored)
+        return Undone(tuple(self.done), undo.left, tuple(self.failed), undo.wait)
+
+    def _step(self, what: str, action: Callable[[], object]) -> None:
+        """One step failing does not keep the next from being tried: each makes things better by itself."""
+        try:
+            action()
+        except StowageError as error:
+            self.failed.append(f"{what}: not done: {error.message}")
+        else:
+            self.done.append(what)
+
+    def _wait_for_late_snapshot(self, vm: VirtualMachine, undo: Undo, now: Situation) -> tuple[Undo, Situation]:
+        """A snapshot that was asked for may appear after its asker gave up."""
+
+        def probe() -> tuple[Undo, Situation] | None:
+            found = self.plan(vm)
+            return found[:2] if found[0].remove_snapshots else None
+
+        try:
+            waiter = Waiter(LOOK_AGAIN_SECONDS, 4.0, 8.0, clock=self.host.clock, beat=self.log.beat)
+            return waiter.until(probe, "a late snapshot")
+        except WaitTimeout:
+            return undo, now
+
+    def _wait_for_guest(self, vm: VirtualMachine, undo: Undo, now: Situation) -> tuple[Undo, Situation]:
+        """A guest that was asked to shut down, and may yet do so, would stay off if nobody waited for it."""
+
+        def probe() -> tuple[Undo, Situation] | None:
+            found = self.plan(vm)
+            return found[:2] if not found[0].wait else None
+
+        seconds = max(0.0, shutdown_grace(self.job) - now.asked_seconds_ago) + 5.0
+        try:
+            waiter = Waiter(seconds, 5.0, 15.0, clock=self.host.clock, beat=self.log.beat)
+            return waiter.until(probe, undo.wait)
+        except WaitTimeout:
+            return undo, now
+
+    def _end_processes(self, undo: Undo, now: Situation) -> bool:
+        """Ends our processes and proves that they are gone: a reader that holds an extent blocks consolidation."""
+        if not undo.kill:
+            return True
+        commands = {process.pid: process.command.strip() for process in now.processes}
+        wanted = {pid: commands[pid] for pid in undo.kill}
+
+        def gone() -> bool | None:
+            running = {process.pid: process.command.strip() for process in survey.processes(self.host.session)}
+            return True if not any(running.get(pid) == command for pid, command in wanted.items()) else None
+
+        for signal, seconds in (("TERM", POLITE_SECONDS), ("KILL", 30)):
+            for pid, command in wanted.items():
+                self.host.session.script(_KILL, [signal, str(pid), command])
+            try:
+                waiter = Waiter(seconds, 1.0, 5.0, clock=self.host.clock, beat=self.log.beat)
+                waiter.until(gone, f"processes {sorted(wanted)} to end")
+                self.done.append(f"ended {len(wanted)} remote processes")
+                return True
+            except WaitTimeout:
+                continue
+        self.failed.append(f"remote processes {sorted(wanted)} do not end")
+        return False
+
+    def _snapshots(self, vm: VirtualMachine, undo: Undo, readers_gone: bool) -> None:
+        for number in undo.remove_snapshots:
+            if not readers_gone:
+                self.failed.append(f"snapshot {number}: not removed while a reader of ours holds its disks")
+                continue
+            self._step(f"removed snapshot {number}", partial(self._remove_snapshot, vm, number))
+
+    def _remove_snapshot(self, vm: VirtualMachine, number: int) -> None:
+        waiter = Waiter(self.consolidation_timeout, clock=self.host.clock, beat=self.log.beat)
+        vm.remove_snapshot(number, False, waiter, self.log)
+
+    def _script(self, text: str, args: tuple[str, ...]) -> None:
+        result = self.host.session.script(text, list(args), timeout_seconds=600)
+        if result.rc != 0:
+            raise RemoteStepFailed(what=f"Removing {args[0]}", rc=result.rc, stderr=result.output)
+
+    def _remove_restored(self) -> None:
+        """Only the files that this restore was to make, by name."""
+        directory = self.job.directory
+        disks = [posixpath.basename(str(disk["dest"])) for disk in self.job.disks if disk.get("dest")]
+        files = [posixpath.basename(str(file["dest"])) for file in self.job.extra.get("files") or ()]
+        files.append(posixpath.basename(self.job.vmx_path))
+        events = Events(tuple(self.log.read()))
+        for event in events.of("temp"):
+            path = str(event.get("path") or "")
+            if survey.under(path, directory) and event.get("kind") is None:
+                files.append(posixpath.basename(path))
+        self._script(_REMOVE_RESTORED, (directory, str(len(disks)), *disks, *files))
+
+    def close(self, undone: Undone) -> tuple[str, ...]:
+        """Gives the lock back after a clean undo; removes an emptied restore folder. Returns what is still there."""
+        lock.release(self.host.session, self.folder, self.job.job)
+        if self.job.kind == "restore" and "removed the half restored files" in undone.done:
+            result = self.host.session.script(_CLOSE_RESTORED, [self.job.directory])
+            if result.rc == 7:
+                return tuple(f"{self.job.directory}/{name}: not ours" for name in result.stdout.split("\n") if name)
+        return ()
