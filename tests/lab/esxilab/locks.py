@@ -59,12 +59,16 @@ class LocksUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Lock:
-    """One lock: `mode` as vmkfstools -D shows it, 1 exclusive, 2 shared for reading; `owner` is the host's name."""
+    """One lock: `mode` as vmkfstools -D shows it, 1 exclusive, 2 shared for reading; `owners` are hosts."""
 
     path: str
     mode: int
     readable: bool
-    owner: str = ""
+    owners: tuple[str, ...] = ()
+
+    @property
+    def owner(self) -> str:
+        return self.owners[0] if self.owners else ""
 
 
 class LockTable:
@@ -112,13 +116,21 @@ class LockTable:
     # Locks
 
     def lock(self, path: str, mode: int = 1, readable: bool = False, owner: str = "") -> None:
-        """Lock a file, or change its lock. Opens that exist already are not touched: ask `holders` first."""
+        """Lock a file, or change the lock that the same owner has.
+
+        Another owner's exclusive lock, or an exclusive one on top of another's shared one, is an OSError with EBUSY.
+        Several owners may share mode 2. Opens that exist already are not touched: ask `holders` first.
+        """
         if mode not in (1, 2):
             raise ValueError(f"lock mode {mode}; known are 1 (exclusive) and 2 (shared)")
         key = _key(os.stat(path))
         with self._mutex:
-            known = key in self._locks
-            self._locks[key] = Lock(path, mode, readable and mode == 2, owner)
+            before = self._locks.get(key)
+            known = before is not None
+            others = tuple(name for name in before.owners if name != owner) if before else ()
+            if before and others and 1 in (mode, before.mode):
+                raise OSError(errno.EBUSY, f"locked in mode {before.mode} by {', '.join(others)}", path)
+            self._locks[key] = Lock(path, mode, readable and mode == 2, (*others, owner))
             self._keys[os.path.abspath(path)] = key
         if not known:
             try:
@@ -128,13 +140,18 @@ class LockTable:
                     del self._locks[key], self._keys[os.path.abspath(path)]
                 raise
 
-    def unlock(self, path: str) -> None:
-        """Release; unknown or vanished files are fine."""
+    def unlock(self, path: str, owner: str | None = None) -> None:
+        """Release: one owner's share, without `owner` the whole lock. Unknown or vanished files are fine."""
         with self._mutex:
-            key = self._keys.pop(os.path.abspath(path), None)
+            key = self._keys.get(os.path.abspath(path))
             if key is None:
                 return
-            self._locks.pop(key, None)
+            before = self._locks[key]
+            rest = tuple(name for name in before.owners if owner is not None and name != owner)
+            if rest:
+                self._locks[key] = Lock(before.path, before.mode, before.readable, rest)
+                return
+            del self._keys[os.path.abspath(path)], self._locks[key]
         # Where the path now names another file, the mark went away with the old one.
         with contextlib.suppress(OSError):
             if _key(os.stat(path)) == key:
@@ -147,7 +164,7 @@ class LockTable:
             if key is not None:
                 self._keys[os.path.abspath(new)] = key
                 found = self._locks[key]
-                self._locks[key] = Lock(new, found.mode, found.readable, found.owner)
+                self._locks[key] = Lock(new, found.mode, found.readable, found.owners)
 
     def state(self, path: str) -> Lock | None:
         """The lock of a file."""

@@ -158,10 +158,16 @@ class VirtualDisk:
 
     def close(self, clean: bool = True) -> None:
         """Close all files; not `clean` leaves the top link's file as a host's crash does (marked dirty)."""
+        failure: DiskError | None = None
         with self._lock:
             for link in self.links:
                 for _, extent in link.extents:
-                    extent.close(clean)
+                    try:
+                        extent.close(clean)
+                    except DiskError as error:
+                        failure = failure or error
+        if failure:
+            raise failure
 
     def __enter__(self) -> VirtualDisk:
         return self

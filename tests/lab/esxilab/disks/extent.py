@@ -62,12 +62,16 @@ class Extent(ABC):
         """Bring the file's own book-keeping up to date; a format without any has nothing to do."""
         return
 
+    def finish(self) -> None:
+        """What a clean close adds to `flush`: the marks that say so."""
+        self.flush()
+
     def close(self, clean: bool = True) -> None:
         """Close the file; not `clean` leaves it as a dying host would."""
         if self.fd >= 0:
             try:
                 if clean and self.writable:
-                    self.flush()
+                    self.finish()
             finally:
                 os.close(self.fd)
                 self.fd = -1

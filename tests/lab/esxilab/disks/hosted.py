@@ -65,7 +65,7 @@ class HostedExtent(SparseExtent):
         first, step = place // SECTOR, self.grain // SECTOR
         return array("I", range(first, first + count * step, step))
 
-    def _allocate(self, count: int) -> int:
+    def _allocate(self, count: int, first_grain: int) -> int:
         place = self._end
         self._end += count * self.grain
         return place

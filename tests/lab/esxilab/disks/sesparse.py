@@ -59,11 +59,9 @@ class SeSparseExtent(SparseExtent):
         if any(e and e >> 32 != _DIRECTORY_FLAG >> 32 for e in self._directory):
             raise NotADisk(self.path, "a grain directory entry without its flag")
         self._used = max(0, os.fstat(self.fd).st_size - self._grains_at + self.grain - 1) // self.grain
-        self._bitmap_done = self._used
         if self.unclean and self.writable:
             tables = [e & 0xFFFFFFFF for e in self._directory if e]
             self._free_table = max([self._free_table, *(t + 1 for t in tables)])
-            self._bitmap_done = 0
 
     def _table_place(self, index: int) -> int | None:
         entry = self._directory[index]
@@ -89,10 +87,15 @@ class SeSparseExtent(SparseExtent):
         first = (place - self._grains_at) // self.grain
         return array("Q", [_ALLOCATED | (i & 0xFFF) << 48 | i >> 12 for i in range(first, first + count)])
 
-    def _allocate(self, count: int) -> int:
-        place = self._grains_at + self._used * self.grain
-        self._used += count
-        return place
+    def _allocate(self, count: int, first_grain: int) -> int:
+        first, used = self._used, self._used + count
+        back = array("Q", [_ALLOCATED | grain for grain in range(first_grain, first_grain + count)])
+        self.pwrite(back.tobytes(), self._backmap_at + first * 8)
+        # Grains are used up in order and never given back: all bits before the last are set.
+        bits = b"\xff" * (used // 8 - first // 8) + (bytes([(1 << used % 8) - 1]) if used % 8 else b"")
+        self.pwrite(bits, self._bitmap_at + first // 8)
+        self._used = used
+        return self._grains_at + first * self.grain
 
     def _make_table(self, index: int) -> int:
         if self._free_table >= self._tables_room:
@@ -106,29 +109,18 @@ class SeSparseExtent(SparseExtent):
         self._directory[index] = entry
         return place
 
-    def _allocated(self, first_grain: int, place: int, count: int) -> None:
-        back = array("Q", [_ALLOCATED | n for n in range(first_grain, first_grain + count)])
-        self.pwrite(back.tobytes(), self._backmap_at + (place - self._grains_at) // self.grain * 8)
-
     def _mark_dirty(self) -> None:
         self.pwrite(struct.pack("<Q", 1), self._volatile_at + _REPLAY_AT)
 
     def flush(self) -> None:
-        """The book-keeping that no reader needs: bitmap of used grains and the number of the next table."""
-        if not self._dirty:
-            return
-        first = self._bitmap_done // 8
-        whole, rest = divmod(self._used, 8)
-        self.pwrite(b"\xff" * (whole - first) + bytes([(1 << rest) - 1] if rest else []), self._bitmap_at + first)
-        self._bitmap_done = self._used
-        self.pwrite(struct.pack("<Q", self._free_table), self._volatile_at + 8)
+        if self._dirty:
+            self.pwrite(struct.pack("<Q", self._free_table), self._volatile_at + 8)
 
-    def close(self, clean: bool = True) -> None:
-        if clean and self.fd >= 0 and self._dirty:
-            self.flush()
+    def finish(self) -> None:
+        self.flush()
+        if self._dirty:
             self.pwrite(struct.pack("<Q", 0), self._volatile_at + _REPLAY_AT)
             self._dirty = False
-        super().close(clean)
 
 
 def create_sesparse(path: str, sectors: int) -> None:

@@ -60,14 +60,14 @@ class SparseExtent(Extent):
         """Entries for `count` grains that lie one after the other from `place`."""
 
     @abstractmethod
-    def _allocate(self, count: int) -> int:
-        """File offset for `count` new grains at the end of the file."""
+    def _allocate(self, count: int, first_grain: int) -> int:
+        """File offset for `count` new grains at the end of the file, which will hold the disk's from `first_grain`.
+
+        Book-keeping for them goes to the file here, before the data, so that a clean close needs no more room.
+        """
 
     def _mark_dirty(self) -> None:
         """Called before the first write after opening."""
-
-    def _allocated(self, first_grain: int, place: int, count: int) -> None:
-        """Called after new grains are in their table."""
 
     def read_at(self, place: int, length: int) -> bytes:
         try:
@@ -161,12 +161,11 @@ class SparseExtent(Extent):
             self._tables.pop(index, None)
             table = self._table(index)
             assert table is not None
-        target = self._allocate(count)
+        target = self._allocate(count, first)
         self.pwrite(block, target)
         entries = self._encode(target, count)
         self._write_entries(index, place + slot * entries.itemsize, entries)
         table[slot : slot + count] = array("q", range(target, target + count * grain, grain))
-        self._allocated(first, target, count)
 
     def _write_entries(self, index: int, place: int, entries: array[int]) -> None:
         self.pwrite(entries.tobytes(), place)

@@ -83,7 +83,7 @@ class VmfsSparseExtent(SparseExtent):
         self._free += sectors
         return place
 
-    def _allocate(self, count: int) -> int:
+    def _allocate(self, count: int, first_grain: int) -> int:
         return self._take(count * self.grain // SECTOR)
 
     def _make_table(self, index: int) -> int:
@@ -100,12 +100,11 @@ class VmfsSparseExtent(SparseExtent):
         if self._dirty:
             self.pwrite(struct.pack("<I", self._free), 28)
 
-    def close(self, clean: bool = True) -> None:
-        if clean and self.fd >= 0 and self._dirty:
-            self.flush()
+    def finish(self) -> None:
+        self.flush()
+        if self._dirty:
             self.pwrite(struct.pack("<I", 0), _UNCLEAN_AT)
             self._dirty = False
-        super().close(clean)
 
 
 def create_vmfssparse(path: str, sectors: int, parent_name: str, granularity: int = 1) -> None:
