@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from esxilab import faults, interpreters, rpc, sysimage, topology, volumes
+from esxilab import faults, interpreters, rpc, sysimage, topologies, topology, volumes
 from esxilab.errors import LabError
 from esxilab.hostroot import PACKAGE, LabPaths
 from esxilab.processes import ProcessId, end_all
@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lab", description="Simulated ESXi hosts and Linux backup servers on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="lab", description="Simulated ESXi hosts and Linux backup servers on this machine."
+    )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--name", default="lab", help="the lab's name (default: lab)")
     common.add_argument("--dir", help="the lab's folder (default: /tmp/stowage-lab-NAME)")
@@ -73,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("machine")
     execute.add_argument("command", nargs=argparse.REMAINDER)
     fault = add(
-        "fault", fault_verb, "Break something (KIND key=value ...), or put all right again (clear). Kinds are in the README."
+        "fault",
+        fault_verb,
+        "Break something (KIND key=value ...), or put all right again (clear). Kinds are in the README.",
     )
     fault.add_argument("machine")
     fault.add_argument("kind")
@@ -93,9 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check_machine() -> None:
     if os.geteuid() != 0:
         raise LabError("the lab needs root: it mounts file systems and makes namespaces")
-    missing = sorted(
-        {package for program, package in NEEDED.items() if not shutil.which(program, path=_search_path())}
-    )
+    missing = sorted({package for program, package in NEEDED.items() if not shutil.which(program, path=_search_path())})
     if missing:
         raise LabError(f"missing packages; run: apt-get install {' '.join(missing)}")
     sysimage.busybox_path()
@@ -134,13 +136,15 @@ def up_verb(paths: LabPaths, options: argparse.Namespace) -> int:
     print(f"Lab {plan.name} is up in {paths.folder} ({time.monotonic() - started:.1f} s)")
     for machine in plan.machines:
         what = f"ESXi {machine.profile}" if machine.is_esxi else "Linux backup server"
-        print(f"  {machine.name:12} {what:20} ssh -p {machine.port} root@{machine.address}   password {machine.password}")
+        print(
+            f"  {machine.name:12} {what:20} ssh -p {machine.port} root@{machine.address}   password {machine.password}"
+        )
     print(f"Inventory: {paths.inventory}")
     return 0
 
 
 def _description(what: str) -> Any:
-    if what.startswith("fleet:") or what in topology.topologies.BUILT_IN:
+    if what.startswith("fleet:") or what in topologies.BUILT_IN:
         return topology.describe(what)
     try:
         return json.loads(Path(what).read_text(encoding="utf-8"))
@@ -151,7 +155,13 @@ def _description(what: str) -> Any:
 
 
 def _start_daemon(paths: LabPaths) -> None:
-    environment = dict(os.environ, PYTHONPATH=os.environ.get("LAB_SHIM","")+":"+str(PACKAGE.parent), PYTHONDONTWRITEBYTECODE="1", PATH=_search_path())
+    environment = dict(
+        os.environ,
+        PYTHONPATH=str(PACKAGE.parent),
+        PYTHONDONTWRITEBYTECODE="1",
+        PATH=_search_path(),
+        ESXILAB_CACHE=str(paths.folder / "templates"),
+    )
     with open(paths.log, "ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "esxilab.labd", str(paths.folder)],
@@ -235,7 +245,9 @@ def ask(paths: LabPaths, **request: Any) -> Any:
     try:
         channel = rpc.connect(str(paths.run / "control.sock"))
     except OSError as error:
-        raise LabError(f"the daemon of the lab in {paths.folder} does not run ({error}); 'lab down' clears up") from error
+        raise LabError(
+            f"the daemon of the lab in {paths.folder} does not run ({error}); 'lab down' clears up"
+        ) from error
     try:
         answer = channel.call(request)
     except EOFError as error:

@@ -104,7 +104,9 @@ def prepare(paths: LabPaths, topology: Topology, machine: Machine) -> None:
 
 def _prepare_esxi(root: Path, machine: Machine) -> None:
     folders = "bin sbin usr/lib/vmware/openssh/bin dev proc tmp vmfs/volumes vmfs/devices/disks var/run/sshd"
-    folders += " var/run/faillock var/spool/cron/crontabs var/lock scratch/log scratch/core bootbank .lab/run .lab/esxilab"
+    folders += (
+        " var/run/faillock var/spool/cron/crontabs var/lock scratch/log scratch/core bootbank .lab/run .lab/esxilab"
+    )
     for folder in folders.split():
         (root / folder).mkdir(parents=True)
     for library in Path("/usr/lib").glob("*-linux-gnu*"):
@@ -121,13 +123,15 @@ def _prepare_esxi(root: Path, machine: Machine) -> None:
         (root / "vmfs/volumes" / store.name).symlink_to(store.volume.uuid)
     for folder in ("etc/vmware/hostd", "etc/vmware/firewall", "etc/rc.local.d", "etc/init.d"):
         (root / folder).mkdir(parents=True)
+    (root / "etc/init.d/hostd").symlink_to("/.lab/client.py")
     _text(root / "etc/rc.local.d/local.sh", "#!/bin/sh\n\nexit 0\n", 0o755)
     _text(root / "etc/profile", "export PATH=/bin:/sbin\nPS1='[\\u@\\h:\\w] '\n")
     _text(root / "etc/resolv.conf", "")
 
 
 def _prepare_linux(root: Path, paths: LabPaths) -> None:
-    for folder in "dev proc tmp run root srv home opt mnt var/lib var/log var/tmp var/cache usr".split():
+    folders = "dev proc tmp run root srv home opt mnt var/lib var/log var/tmp var/cache usr"
+    for folder in folders.split():
         (root / folder).mkdir(parents=True, exist_ok=True)
     (root / "var/run").symlink_to("/run")
     (root / "run/sshd").mkdir()
@@ -187,7 +191,14 @@ def _esxi_arguments(paths: LabPaths, machine: Machine) -> list[str]:
     arguments += _bind_python(
         interpreters.for_release(machine.profile, machine.switches["python"]), "host-python", root
     )
-    arguments += ["--ro-bind", str(PACKAGE), "/.lab/esxilab", "--ro-bind", str(PACKAGE / "client.py"), "/.lab/client.py"]
+    arguments += [
+        "--ro-bind",
+        str(PACKAGE),
+        "/.lab/esxilab",
+        "--ro-bind",
+        str(PACKAGE / "client.py"),
+        "/.lab/client.py",
+    ]
     arguments += ["--bind", str(paths.sockets(machine)), "/.lab/run"]
     for store in machine.datastores:
         arguments += ["--bind", str(paths.volumes / store.volume.uuid), f"/vmfs/volumes/{store.volume.uuid}"]

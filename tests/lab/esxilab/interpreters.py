@@ -45,7 +45,7 @@ def _not_system(folder: str) -> bool:
     return folder not in ("/", "/usr") and not folder.startswith("/usr/lib")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def probe(executable: str) -> Interpreter | None:
     """What the executable is, or None when it is no Python 3."""
     try:
@@ -66,7 +66,7 @@ def probe(executable: str) -> Interpreter | None:
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def found() -> tuple[Interpreter, ...]:
     """Every Python 3 of this machine: pyenv's, and those on the PATH; oldest first."""
     candidates = [str(path) for path in sorted(Path.home().glob(".pyenv/versions/3.*/bin/python3"))]

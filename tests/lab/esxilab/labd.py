@@ -78,6 +78,7 @@ class Node:
         self.hostd: Hostd | None = None
         self.wanted_up = True
         self.namespace = ""  # of its processes, where execInstalledOnly holds
+        self.ramdisk = ""
         self.boots = 0
         self.lock = threading.Lock()
 
@@ -152,9 +153,7 @@ class Daemon:
         if machine.is_esxi:
             root = self.paths.root(machine)
             node.hostd = Hostd(machine.config, self.paths.volumes, self.locks, root=root)
-            self._serve(
-                self.paths.sockets(machine) / "labd.sock", lambda channel: self._host_connection(node, channel)
-            )
+            self._serve(self.paths.sockets(machine) / "labd.sock", lambda channel: self._host_connection(node, channel))
 
     def _bring_up(self, node: Node, first: bool) -> None:
         """What follows the start of a machine's processes; 'first' makes the VMs of the description."""
@@ -173,7 +172,8 @@ class Daemon:
         node.namespace = os.readlink(f"/proc/{pid}/ns/pid")
         self._guarded.add(node.namespace)
         places = [self.paths.volumes / store.volume.uuid for store in node.machine.datastores]
-        for place in (*places, self.paths.hosts, Path(f"/proc/{pid}/root/tmp")):
+        node.ramdisk = f"/proc/{pid}/root/tmp"
+        for place in (*places, self.paths.hosts, node.ramdisk):
             self.locks.exec_guard(str(place), self._is_guarded)
 
     def _is_guarded(self, pid: int) -> bool:
@@ -297,6 +297,8 @@ class Daemon:
             self.proxy.order(cut=node.machine.name, mode="blackhole")
             node.running.kill()
             self._guarded.discard(node.namespace)
+            # The next ramdisk may get the device number of this one, and is to be guarded anew.
+            self.locks.exec_unguard(node.ramdisk)
             if node.hostd is not None:
                 node.hostd.shutdown(crash=True)
             self.save_state()
@@ -395,7 +397,8 @@ class Daemon:
 
         def run() -> None:
             try:
-                future.set_result(action())
+                action()
+                future.set_result(None)
             except BaseException as error:
                 future.set_exception(error)
 

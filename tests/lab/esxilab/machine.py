@@ -23,7 +23,7 @@ START_SECONDS = 60.0
 
 
 class RunningMachine:
-    """The processes of one machine. Start it only from the daemon's main thread: it dies with the thread that made it."""
+    """The processes of one machine. Start it from the daemon's main thread: it dies with the thread that made it."""
 
     def __init__(self, paths: LabPaths, topology: Topology, machine: Machine, python: Interpreter) -> None:
         self.machine = machine
@@ -99,7 +99,9 @@ class RunningMachine:
         for log in (folder / "console.log", folder / "root/scratch/log/auth.log", folder / "root/var/log/auth.log"):
             if log.is_file():
                 reasons += log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:]
-        raise LabError(f"{self.machine.name}: its sshd does not answer on {address[0]}:{address[1]}: {'; '.join(reasons)}")
+        raise LabError(
+            f"{self.machine.name}: its sshd does not answer on {address[0]}:{address[1]}: {'; '.join(reasons)}"
+        )
 
     def kill(self) -> None:
         """End every process of the machine at once, as a power cut does."""
@@ -122,7 +124,7 @@ class RunningMachine:
         return child_of(self.pid_inside(), 2.0)
 
     def enter_command(self, command: str) -> list[str]:
-        """The argv that runs a command line inside the machine as 'ssh machine COMMAND' runs it, without the network."""
+        """The argv that runs a command line in the machine as 'ssh machine COMMAND' does, without the network."""
         namespaces = ["nsenter", "-t", str(self.pid_inside()), "-m", "-u", "-i", "-p", "-r", "-w"]
         home, shell = ("/", "/bin/sh") if self.machine.is_esxi else ("/root", "/bin/bash")
         path = "/bin:/sbin" if self.machine.is_esxi else "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

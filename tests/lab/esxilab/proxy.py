@@ -3,9 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The wire in front of every machine's sshd: a TCP proxy that can be slow, capped, refused or cut.
 
-It runs as a process of its own, so that bulk data does not contend with the daemon for one interpreter, and takes orders
-as JSON lines on its stdin: {"listen": name, "address", "port", "target_port"}, {"rules": name, ...}, {"cut": name, "mode"},
-{"close": name}, {"open": name}, {"stats": true}. Each order is answered by one line on stdout.
+It runs as a process of its own, so that bulk data does not contend with the daemon for one interpreter, and takes
+orders as JSON lines on its stdin: {"listen": name, "address", "port", "target_port"}, {"rules": name, ...},
+{"cut": name, "mode"}, {"heal": name}, {"close": name}, {"open": name}, {"stats": true}. Each order is answered by one
+line on stdout.
 """
 
 from __future__ import annotations

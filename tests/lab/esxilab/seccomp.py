@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A small seccomp program that makes system calls fail as they fail under VMkernel.
 
-Real refusals by the kernel, so that they hold for every program in the host: 'select.epoll()' of the host's Python raises
-what it raises on ESXi, whatever interpreter plays it.
+Real refusals by the kernel, so that they hold for every program in the host: 'select.epoll()' of the host's Python
+raises what it raises on ESXi, whatever interpreter plays it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def available() -> bool:
 
 
 def program(epoll_errno: int = errno.EINVAL, seek_data: bool = True) -> bytes:
-    """The filter as struct sock_filter[]: epoll refused with epoll_errno (0: allowed), SEEK_DATA refused unless seek_data."""
+    """The filter as struct sock_filter[]: epoll fails with epoll_errno (0: works), SEEK_DATA fails unless seek_data."""
     architecture, numbers = ARCHITECTURES[os.uname().machine]
     code: list[tuple[int, int, int, int]] = [
         (_LOAD, 0, 0, _ARCHITECTURE_OFFSET),

@@ -19,7 +19,7 @@ from esxilab.topology import Machine
 # RSA keys take long to make. A lab has this many; hosts beyond take one of them again, with an ECDSA key of their own.
 RSA_POOL = 4
 
-# esxi-facts 4.8, 8.0.2, complete but for 'fipsmode yes', which a stock OpenSSH refuses; its effects are in the key rules.
+# esxi-facts 4.8, 8.0.2, complete but for 'fipsmode yes', which a stock OpenSSH refuses; the key rules have its effects.
 ESXI_CONFIG = """\
 allowstreamlocalforwarding no
 allowtcpforwarding no

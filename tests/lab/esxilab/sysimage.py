@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The installed system of a hypervisor: /bin and /sbin, shared read-only by all hosts of one lab.
 
-The shell is this machine's static busybox with its tables edited: Debian's build runs applets without looking at the PATH
-and knows many that ESXi lacks, and ESXi's shell has no 'command' builtin. So the names that a host must not have are
-overwritten in a copy of the program, and every name that it must have is then tried.
+The shell is this machine's static busybox with its tables edited: Debian's build runs applets without looking at the
+PATH and knows many that ESXi lacks, and ESXi's shell has no 'command' builtin. So the names that a host must not have
+are overwritten in a copy of the program, and every name that it must have is then tried.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ from pathlib import Path
 from esxilab.errors import LabError
 
 # esxi-facts 4.7 and 7.4, and what the ESXi 6.x and 7.x busybox lists when called without arguments.
-APPLETS = frozenset(
-    """[ [[ ash awk basename cat chgrp chmod chown chvt cksum clear cmp cp crond cut date dd diff dirname dnsdomainname du
-    echo egrep env expr false fdisk fgrep find getty grep groups gunzip gzip head hexdump hostname id kill link ln logger
-    login ls md5sum mkdir mkfifo mknod mktemp more mv nc nslookup od passwd printf pwd readlink realpath reset rm rmdir
-    sed seq setsid sh sha1sum sha256sum sha512sum sleep sort stat strings stty sum sync tac tail tar tee test time timeout
-    top touch tr true tty uniq unlink unzip usleep uudecode uuencode vi watch wc wget which who xargs xxd zcat""".split()
-)
+_APPLETS = """
+    [ [[ ash awk basename cat chgrp chmod chown chvt cksum clear cmp cp crond cut date dd diff dirname
+    dnsdomainname du echo egrep env expr false fdisk fgrep find getty grep groups gunzip gzip head hexdump
+    hostname id kill link ln logger login ls md5sum mkdir mkfifo mknod mktemp more mv nc nslookup od passwd
+    printf pwd readlink realpath reset rm rmdir sed seq setsid sh sha1sum sha256sum sha512sum sleep sort stat
+    strings stty sum sync tac tail tar tee test time timeout top touch tr true tty uniq unlink unzip usleep
+    uudecode uuencode vi watch wc wget which who xargs xxd zcat
+"""
+APPLETS = frozenset(_APPLETS.split())
 # Missing on old releases (4.7: presence differs by release).
 NOT_ON = {"6.7": frozenset({"realpath", "tac", "timeout", "xxd"})}
 # Played by the lab's daemon or by its client; never by busybox.
-SIMULATED = (
-    "esxcli localcli vim-cmd vmkfstools vmkvsitools vmware vsish ps df uname lsof vdf reboot poweroff halt".split()
-)
+_SIMULATED = """
+    esxcli localcli vim-cmd vmkfstools vmkvsitools vmware vsish ps df uname lsof vdf services.sh
+    reboot poweroff halt
+"""
+SIMULATED = tuple(_SIMULATED.split())
 # Real programs of this machine, copied: they need nothing but the C library and OpenSSL.
 COPIED = ("nohup", "openssl")
 OPENSSH = ("ssh", "scp", "ssh-keygen")
@@ -133,5 +137,6 @@ def _prove(busybox: Path, wanted: list[str], unwanted: list[str]) -> None:
     kept = [name for name in unwanted if name not in builtins | skip and codes.get(name) != "127"]
     if lost or kept or codes.get("command") != "127":
         raise LabError(
-            f"this busybox cannot be made into a host's shell: lost {lost}, kept {kept}, 'command' gave {codes.get('command')}"
+            f"this busybox cannot be made into a host's shell: lost {lost}, kept {kept},"
+            f" 'command' gave {codes.get('command')}"
         )

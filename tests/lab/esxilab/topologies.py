@@ -89,7 +89,7 @@ def test() -> Description:
                 "datastores": [{"name": "datastore1", "type": "vmfs5", "size": "512M"}, backup],
                 "vms": [
                     {"name": "plain67", "power": "on", "tools": "running", "disks": [disk("scsi0:0", "64M")]},
-                    {"name": "off67", "power": "off", "disks": [disk("scsi0:0", "32M")]},
+                    {"name": "off67", "power": "off", "disks": [disk("scsi0:0", "64M")]},
                 ],
             },
             {
@@ -106,7 +106,7 @@ def test() -> Description:
                         "name": "multi",
                         "power": "on",
                         "tools": "running",
-                        "disks": [disk("scsi0:0", "96M"), disk("scsi0:1", "64M"), disk("scsi1:0", "32M")],
+                        "disks": [disk("scsi0:0", "96M"), disk("scsi0:1", "64M"), disk("scsi1:0", "64M")],
                     },
                     {
                         "name": "snapped",
@@ -115,21 +115,27 @@ def test() -> Description:
                         "disks": [disk("scsi0:0", "64M")],
                         "snapshots": [{"name": "users own", "description": "keep me"}],
                     },
-                    {"name": "two words", "power": "off", "disks": [disk("scsi0:0", "32M")]},
-                    {"name": "notools", "power": "on", "tools": "none", "disks": [disk("scsi0:0", "32M")]},
+                    {"name": "two words", "power": "off", "disks": [disk("scsi0:0", "64M")]},
+                    {
+                        "name": "big",
+                        "power": "on",
+                        "tools": "running",
+                        "disks": [disk("scsi0:0", "256M", fill="96M")],
+                    },
+                    {"name": "notools", "power": "on", "tools": "none", "disks": [disk("scsi0:0", "64M")]},
                     {
                         "name": "deaf",
                         "power": "on",
                         "tools": "running",
                         "ignores_shutdown": True,
-                        "disks": [disk("scsi0:0", "32M")],
+                        "disks": [disk("scsi0:0", "64M")],
                     },
                     {
                         "name": "noquiesce",
                         "power": "on",
                         "tools": "running",
                         "quiesce_fails": True,
-                        "disks": [disk("scsi0:0", "32M")],
+                        "disks": [disk("scsi0:0", "64M")],
                     },
                 ],
             },
@@ -147,10 +153,10 @@ def test() -> Description:
                         "name": "independent",
                         "power": "on",
                         "tools": "running",
-                        "disks": [disk("scsi0:0", "32M"), disk("scsi0:1", "32M", mode="independent-persistent")],
+                        "disks": [disk("scsi0:0", "64M"), disk("scsi0:1", "64M", mode="independent-persistent")],
                     },
-                    {"name": "twin", "dir": "twin-a", "power": "off", "disks": [disk("scsi0:0", "32M")]},
-                    {"name": "twin", "dir": "twin-b", "power": "off", "disks": [disk("scsi0:0", "32M")]},
+                    {"name": "twin", "dir": "twin-a", "power": "off", "disks": [disk("scsi0:0", "64M")]},
+                    {"name": "twin", "dir": "twin-b", "power": "off", "disks": [disk("scsi0:0", "64M")]},
                 ],
             },
         ],
@@ -166,13 +172,15 @@ def fleet(count: int) -> Description:
             {
                 "name": f"esx{number:03d}",
                 "profile": releases[number % len(releases)],
-                "datastores": [{"name": "datastore1", "type": "vmfs6", "size": "64M"}],
+                # Fifty guests that write at full rate would keep both cores busy.
+                "switches": {"guest_kib_per_second": 8},
+                "datastores": [{"name": "datastore1", "type": "vmfs6", "size": "96M"}],
                 "vms": [
                     {
                         "name": f"vm{number:03d}",
                         "power": "off" if number % 4 == 0 else "on",
                         "tools": "running",
-                        "disks": [disk("scsi0:0", "16M")],
+                        "disks": [disk("scsi0:0", "64M")],
                     }
                 ],
             }

@@ -177,9 +177,11 @@ class _Addresses:
         self._next = 0
 
     def take(self, wanted: str | None) -> str:
-        while wanted is None or wanted in self._taken:
-            if wanted is not None:
-                raise LabError(f"the address {wanted} is used twice")
+        if wanted is not None and wanted in self._taken:
+            raise LabError(f"the address {wanted} is used twice")
+        if wanted is not None and not wanted.startswith("127."):
+            raise LabError(f"{wanted} is no loopback address: the lab's hosts must not be reachable from outside")
+        while wanted is None:
             self._next += 1
             candidate = str(self._base + self._next)
             if candidate not in self._taken and not candidate.endswith((".0", ".255")):
@@ -194,6 +196,7 @@ def _machine(entry: Mapping[str, Any], kind: str, addresses: _Addresses, port: i
         raise LabError(f"{name!r} cannot name a machine: small letters, digits, dots and dashes only")
     switches = dict(MACHINE_SWITCHES)
     switches.update(entry.get("switches", {}))
+    _check_switches(name, switches)
     login = str(entry.get("login", "password" if kind == "esxi" else "key"))
     if login not in ("password", "key"):
         raise LabError(f"{name}: login is {login!r}; it is 'password' or 'key'")
@@ -208,6 +211,17 @@ def _machine(entry: Mapping[str, Any], kind: str, addresses: _Addresses, port: i
         login=login,
         switches=switches,
     )
+
+
+def _check_switches(name: str, switches: dict[str, Any]) -> None:
+    if set(switches) <= set(MACHINE_SWITCHES):
+        return
+    from esxilab.hostd.server import SWITCHES as HOSTD_SWITCHES  # a large import, and most verbs need none of it
+
+    for switch in switches:
+        if switch not in MACHINE_SWITCHES and switch not in HOSTD_SWITCHES:
+            known = ", ".join([*MACHINE_SWITCHES, *HOSTD_SWITCHES])
+            raise LabError(f"{name}: there is no switch {switch!r}; there are {known}")
 
 
 def _complete_host(
