@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Address, Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import (
     AuthenticationFailed,
+    BadEndpoint,
     HostUnreachable,
     SshError,
 )
@@ -109,6 +110,14 @@ def what_is_tried(endpoint: Endpoint, *, jump: bool = False) -> str:
     if endpoint.password is not None and not jump:
         ways.append("the given password")
     return " and ".join(ways) or "the default keys of this user"
+
+
+def no_agent(endpoint: Endpoint) -> SshError:
+    return BadEndpoint(
+        host=endpoint.host,
+        reason="the keys of an ssh-agent are asked for, but SSH_AUTH_SOCK names none where this module runs",
+        way_out="Allow agent forwarding to that machine (ForwardAgent in its ansible_ssh_common_args), or give a key",
+    )
 
 
 def unreachable(address: Address, reason: str) -> SshError:

@@ -103,3 +103,8 @@ def known_hosts_files(named: str | None) -> list[str]:
         "/etc/ssh/ssh_known_hosts",
         "/etc/ssh/ssh_known_hosts2",
     ]
+
+
+def make_room_for(path: str) -> None:
+    """The folder that a new known_hosts file goes to: ssh makes none, and then forgets the key without failing."""
+    os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)

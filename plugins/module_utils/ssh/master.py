@@ -77,6 +77,10 @@ class Master:
 
     def _start(self) -> None:
         self._refuse_to_repeat()
+        if self.endpoint.host_key_policy == "accept_new":
+            hostkeys.make_room_for(hostkeys.known_hosts_files(self.endpoint.known_hosts_file)[0])
+        if self.endpoint.use_agent and "SSH_AUTH_SOCK" not in os.environ:
+            raise diagnose.no_agent(self.endpoint)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.socket)
         with _key_file(self.endpoint, self._folder) as key_file:

@@ -94,12 +94,13 @@ LogLevel VERBOSE
             words = [*self._namespace(), *words]
         elif os.geteuid() == 0:
             os.makedirs("/run/sshd", exist_ok=True)
+        before = self.log.count("Server listening") if self.log_path.exists() else 0
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         for _ in range(200):
             if self._process.poll() is not None:
                 raise AssertionError(f"sshd ended: {self.log}")
-            if "Server listening" in self.log:
+            if self.log.count("Server listening") > before:
                 return
             time.sleep(0.05)
         raise AssertionError(f"sshd does not listen: {self.log}")

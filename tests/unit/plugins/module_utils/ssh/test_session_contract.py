@@ -9,10 +9,10 @@ import os
 import secrets
 import threading
 import time
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh import errors, session
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 
@@ -140,7 +140,7 @@ def test_the_commands_of_a_script_do_not_eat_the_script(shell: Any) -> None:
 
 def test_half_a_script_never_runs(shell: Any, tmp_path: Any) -> None:
     mark = tmp_path / "mark"
-    whole = "{\ntouch %s\ntrue\n" % mark
+    whole = f"{{\ntouch {mark}\ntrue\n"
     result = shell.run(["sh", "-s"], stdin=whole.encode())
     assert result.rc != 0
     assert not mark.exists()
@@ -271,14 +271,14 @@ def test_another_pinned_fingerprint_refuses_and_tells_what_is_offered(sshd: Any,
 
 
 def test_a_key_may_be_given_as_text_and_stays_nowhere(sshd: Any, backend: str, runtime_dir: str) -> None:
-    text = open(sshd.user_key).read()
+    text = Path(sshd.user_key).read_text()
     endpoint = endpoint_of(sshd, backend, private_key_file=None, private_key=text)
     assert session.open_session(endpoint).run(["true"]).rc == 0
     for folder, _, names in os.walk(runtime_dir):
         for name in names:
             path = os.path.join(folder, name)
             if os.path.isfile(path):
-                assert "PRIVATE KEY" not in open(path, errors="replace").read()
+                assert "PRIVATE KEY" not in Path(path).read_text(errors="replace")
 
 
 def test_a_key_with_a_passphrase_works_and_a_wrong_one_is_refused(sshd: Any, backend: str, tmp_path: Any) -> None:
@@ -301,6 +301,25 @@ def test_a_key_that_the_host_does_not_know_is_refused_with_the_way_out(sshd: Any
         session.open_session(endpoint_of(sshd, backend, private_key_file=stranger)).run(["true"])
     assert stranger in str(caught.value)
     assert "authorized_keys" in caught.value.hint_text
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa", "ed25519"])
+@pytest.mark.parametrize("comment", ["", "c", "some comment"])
+def test_private_keys_of_every_type_and_padding_are_read(sshd: Any, kind: str, comment: str, tmp_path: Path) -> None:
+    paramiko = pytest.importorskip("paramiko")
+    import subprocess
+
+    from ansible_collections.stowage.esxi.plugins.module_utils.ssh import paramiko_login
+
+    for passphrase in ("", "locked"):
+        for number in range(1 if kind == "rsa" else 4):
+            path = tmp_path / f"key{number}{passphrase}"
+            words = ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", comment, "-f", str(path)]
+            subprocess.run(words, check=True)
+            endpoint = endpoint_of(sshd, "paramiko", private_key_file=str(path), passphrase=passphrase or None)
+            (key,) = paramiko_login._keys(endpoint, jump=False)
+            assert isinstance(key, paramiko.PKey)
+            assert key.get_base64() == Path(f"{path}.pub").read_text().split()[1]
 
 
 def test_a_password_works_by_keyboard_interactive(password_sshd: Any, backend: str, password: str) -> None:
@@ -339,7 +358,7 @@ def test_a_jump_host_carries_the_connection_under_the_same_policy(
     jump = make_sshd("127.0.0.35")
     (jump.folder / "authorized_keys").write_text((sshd.folder / "user_key.pub").read_text())
     both = tmp_path / "both"
-    both.write_text(open(sshd.known_hosts()).read() + open(jump.known_hosts()).read())
+    both.write_text(Path(sshd.known_hosts()).read_text() + Path(jump.known_hosts()).read_text())
     through = f"{jump.user}@{jump.address}:{jump.port}"
     endpoint = endpoint_of(sshd, backend, jump=through, known_hosts_file=str(both))
     result = session.open_session(endpoint).run(["sh", "-c", "echo $SSH_CONNECTION"])
