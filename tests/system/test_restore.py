@@ -1,0 +1,149 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The way back: to the same host and to another, with a new name or UUID; and everything that a restore must refuse."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from house import POINT, House
+from judge import RestorePoint, prove_disks, same_content
+from playing import Run
+
+
+@pytest.fixture(scope="module")
+def points(whole_house: House) -> dict[str, RestorePoint]:
+    """A cold restore point of a machine that writes, and one of a machine that never ran."""
+    house = whole_house
+    house.controller.play(
+        "backup_cold", "--limit", "esx70", backup_select=["name:multi", "name:two words"]
+    ).must_end_with(0)
+    house.controller.play("backup_cold", "--limit", "esx80", backup_select=["name:plain80"]).must_end_with(0)
+    return {name: house.points(name)[-1] for name in ("multi", "two words", "plain80")}
+
+
+def restore(house: House, host: str, vm: str, **more: Any) -> Run:
+    given = {"restore_host": host, "restore_vm": vm, "restore_datastore": "datastore1", **more}
+    return house.controller.play("restore", **given)
+
+
+def settings(vmx: Path) -> dict[str, str]:
+    return dict(re.findall(r'^(\S+) = "(.*)"$', vmx.read_text(encoding="utf-8"), re.M))
+
+
+def forget(house: House, host: str, name: str) -> None:
+    """Unregister and delete what a test has restored, by the hypervisor's own command."""
+    vm = house.vm(host, name)
+    if vm["power"] != "poweredOff":
+        house.lab.run(host, "vim-cmd", "vmsvc/power.off", str(vm["vmid"]))
+    house.lab.run(host, "vim-cmd", "vmsvc/destroy", str(vm["vmid"]))
+
+
+def test_a_restore_to_another_host_brings_back_the_same_disks(
+    house: House, points: dict[str, RestorePoint], tmp_path: Path
+) -> None:
+    new = {"restore_name": "multi again", "restore_uuid": "new", "restore_mac": "new"}
+    run = restore(house, "esx80", "multi", **new).must_end_with(0)
+    assert run.stats["stowage_run"]["green"] is True
+    folder = house.folder("esx80", "multi again")
+    values = settings(Path(house.lab.outside(house.vm("esx80", "multi again")["vmx"])))
+    disks = [folder / values[f"{key}.fileName"] for key in ("scsi0:0", "scsi0:1", "scsi1:0")]
+    assert "one moment" in prove_disks(disks, tmp_path)
+    for restored, kept in zip(disks, points["multi"].disks):
+        assert same_content(restored, kept)
+    old = settings(points["multi"].folder / "multi.vmx")
+    assert values["uuid.bios"] != old["uuid.bios"] if "uuid.bios" in values else True
+    assert house.vm("esx80", "multi again")["power"] == "poweredOff"
+    assert house.differences("esx70", "esx80") == []
+
+    again = restore(house, "esx80", "multi", **new).must_end_with(0)
+    assert again.changed == 0 or "multi again" not in str(again.stats["stowage_run"]["failed_machines"])
+    forget(house, "esx80", "multi again")
+
+
+def test_a_second_restore_of_the_same_point_changes_nothing(house: House, points: dict[str, RestorePoint]) -> None:
+    new = {"restore_name": "second", "restore_uuid": "new", "restore_mac": "new"}
+    restore(house, "esx70", "two words", **new).must_end_with(0)
+    files = {path.name: path.stat().st_mtime for path in house.folder("esx70", "second").iterdir()}
+    restore(house, "esx70", "two words", **new).must_end_with(0)
+    assert {path.name: path.stat().st_mtime for path in house.folder("esx70", "second").iterdir()} == files
+    forget(house, "esx70", "second")
+
+
+def test_a_restored_machine_powers_on_and_its_guest_finds_its_data_whole(
+    house: House, points: dict[str, RestorePoint]
+) -> None:
+    more = {"restore_name": "runs", "restore_uuid": "new", "restore_mac": "new", "restore_power_on": True}
+    restore(house, "esx80", "plain80", **more).must_end_with(0)
+    vm = house.vm("esx80", "runs")
+    assert (vm["power"], vm["guest"]["consistent_at_boot"]) == ("poweredOn", True)
+    forget(house, "esx80", "runs")
+
+
+def test_check_mode_says_what_a_restore_would_do_and_does_nothing(
+    house: House, points: dict[str, RestorePoint]
+) -> None:
+    before = sorted(path.name for path in house.datastore("esx80", "datastore1").iterdir())
+    given = {"restore_host": "esx80", "restore_vm": "multi", "restore_datastore": "datastore1", "restore_name": "dry"}
+    house.controller.play("restore", "--check", **given).must_end_with(0)
+    assert sorted(path.name for path in house.datastore("esx80", "datastore1").iterdir()) == before
+
+
+def test_a_registered_name_and_an_existing_folder_are_refused(house: House, points: dict[str, RestorePoint]) -> None:
+    run = restore(house, "esx70", "multi").must_end_with(2)
+    assert "multi" in run.text and ("registered" in run.text or "exists" in run.text)
+    assert house.differences("esx70") == []
+
+
+def test_a_folder_that_is_there_is_never_written_to(house: House, points: dict[str, RestorePoint]) -> None:
+    foreign = house.datastore("esx80", "datastore1") / "foreign"
+    foreign.mkdir()
+    (foreign / "precious").write_text("not ours", encoding="utf-8")
+    run = restore(house, "esx80", "multi", restore_name="foreign", restore_uuid="new", restore_mac="new")
+    assert run.rc == 2
+    assert [path.name for path in foreign.iterdir()] == ["precious"]
+    (foreign / "precious").unlink()
+    foreign.rmdir()
+
+
+def test_a_port_group_that_is_not_there_is_refused_unless_mapped(house: House, points: dict[str, RestorePoint]) -> None:
+    new = {"restore_name": "mapped", "restore_uuid": "new", "restore_mac": "new"}
+    run = restore(house, "esx80", "plain80", **new, restore_networks={"VM Network": "No such group"}).must_end_with(2)
+    assert "No such group" in run.text
+    assert not (house.datastore("esx80", "datastore1") / "mapped").exists()
+
+
+def test_a_point_that_is_not_there_is_an_error_that_says_what_there_is(
+    house: House, points: dict[str, RestorePoint]
+) -> None:
+    run = restore(house, "esx80", "nobody").must_end_with(2)
+    assert "nobody" in run.text and POINT in run.text
+
+
+def test_one_machine_that_cannot_be_restored_does_not_stop_the_next(
+    house: House, points: dict[str, RestorePoint]
+) -> None:
+    new = {"uuid": "new", "mac": "new"}
+    wanted = [{"vm": "nobody", **new}, {"vm": "two words", "name": "third", **new}]
+    run = house.controller.play("restore", restore_host="esx80", restore_datastore="datastore1", restore_vms=wanted)
+    assert run.rc == 2
+    assert house.vm("esx80", "third")["power"] == "poweredOff"
+    forget(house, "esx80", "third")
+
+
+def test_a_restore_without_one_target_is_refused(house: House, points: dict[str, RestorePoint]) -> None:
+    run = house.controller.play("restore", restore_vm="multi", restore_datastore="datastore1")
+    assert run.rc == 2
+    assert "3 hypervisors" in run.text
+
+
+def test_a_restore_that_fails_half_way_leaves_nothing(house: House, points: dict[str, RestorePoint]) -> None:
+    house.lab.fault("esx80", "clone_fails_at", percent=60)
+    run = restore(house, "esx80", "multi", restore_name="half", restore_uuid="new", restore_mac="new")
+    assert run.rc == 2
+    assert not (house.datastore("esx80", "datastore1") / "half").exists()
+    assert house.differences("esx80") == []
