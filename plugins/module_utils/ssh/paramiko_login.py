@@ -289,6 +289,7 @@ def _load(endpoint: Endpoint | None, text: str, what: str) -> Any:
     paramiko = library()
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
     passphrase = endpoint.passphrase if endpoint is not None else None
     load = serialization.load_ssh_private_key if "OPENSSH" in text else serialization.load_pem_private_key
@@ -302,19 +303,15 @@ def _load(endpoint: Endpoint | None, text: str, what: str) -> Any:
     except (ValueError, UnsupportedAlgorithm) as error:
         reason = "the passphrase is wrong, or the key is damaged" if passphrase is not None else "it is no private key"
         return _unusable(endpoint, what, f"{reason} ({type(error).__name__})")
-    for kind, name in (
-        (paramiko.RSAKey, "RSA"),
-        (paramiko.ECDSAKey, "EllipticCurve"),
-        (paramiko.Ed25519Key, "Ed25519"),
+    traditional, openssh = serialization.PrivateFormat.TraditionalOpenSSL, serialization.PrivateFormat.OpenSSH
+    for ours, theirs, style in (
+        (paramiko.RSAKey, rsa.RSAPrivateKey, traditional),
+        (paramiko.ECDSAKey, ec.EllipticCurvePrivateKey, traditional),
+        (paramiko.Ed25519Key, ed25519.Ed25519PrivateKey, openssh),
     ):
-        if name in type(key).__name__:
-            style = "OpenSSH" if name == "Ed25519" else "TraditionalOpenSSL"
-            data = key.private_bytes(
-                serialization.Encoding.PEM,
-                getattr(serialization.PrivateFormat, style),
-                serialization.NoEncryption(),
-            )
-            return kind.from_private_key(io.StringIO(data.decode("ascii")))
+        if isinstance(key, theirs):
+            data = key.private_bytes(serialization.Encoding.PEM, style, serialization.NoEncryption())
+            return ours.from_private_key(io.StringIO(data.decode("ascii")))
     return _unusable(endpoint, what, "keys of its type are not supported")
 
 
