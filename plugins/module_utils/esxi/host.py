@@ -121,11 +121,11 @@ class Host:
         """Run whole commands in one script under the host's lock; those that did not reach hostd are asked again."""
         done: list[Reply | None] = [None] * len(commands)
         for attempt in range(self._tries):
-            if attempt:
-                self.clock.sleep(self._retry_seconds)
             open_ones = [index for index, reply in enumerate(done) if reply is None or self._again(reply, repeatable)]
             if not open_ones:
                 break
+            if attempt:
+                self.clock.sleep(self._retry_seconds)
             batch = Batch()
             for index in open_ones:
                 batch.add(commands[index])
