@@ -99,7 +99,7 @@ def _finish_entry(
         effective_how=job.how,
         why=job.extra.get("why"),
         error=None if status == "ok" else problem,
-        restore_point=job.final if events.committed else None,
+        restore_point=_restore_point(job) if events.committed else None,
         ended_at=iso(now),
         seconds=_seconds_between(entry.get("started_at"), iso(now)),
         downtime_seconds=downtime if downtime is not None else downtime_seconds(events.entries),
@@ -147,3 +147,8 @@ def _seconds_between(start: Any, stop: str) -> float | None:
         return None
     first, last = (datetime.fromisoformat(str(text).replace("Z", "+00:00")) for text in (start, stop))
     return max(0.0, (last - first).total_seconds())
+
+
+def _restore_point(job: Job) -> str:
+    """The one that was made, or the one that was restored."""
+    return job.final if job.kind == "backup" else str(job.extra["restore_point"]["path"])

@@ -251,15 +251,17 @@ def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str
     return "\n".join(lines) + "\n"
 
 
-def write_record(state_dir: str, record: Mapping[str, Any]) -> tuple[str, bool]:
-    """Writes the merged record where it differs from what is there. Returns path and whether it was written."""
+def write_record(state_dir: str, record: Mapping[str, Any], check: bool = False) -> tuple[str, bool]:
+    """Writes the merged record where it differs from what is there. Returns path and whether it was (to be) written."""
     path = os.path.join(run_folder(state_dir, record["run_id"]), "record.json")
     try:
         if durable.read_json(path) == record:
             return path, False
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    durable.write_json(path, dict(record))
+        if not check:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    if not check:
+        durable.write_json(path, dict(record))
     return path, True
 
 

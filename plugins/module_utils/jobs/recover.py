@@ -17,6 +17,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jo
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events, downtime_seconds
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RecoverIncomplete, UndoIncomplete
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS, is_stale
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.undo import Undoer, Undone
@@ -48,6 +49,30 @@ class Outcome:
 
     def as_dict(self) -> dict[str, Any]:
         return {**vars(self), "done": list(self.done), "left": list(self.left)}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the module returns; with `error` it fails with the same fields, after all jobs were handled."""
+
+    jobs: list[dict[str, Any]]
+    summary: Mapping[str, int]
+    changed: bool
+    error: RecoverIncomplete | None = None
+
+
+def summary(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    counts = {name: sum(1 for one in outcomes if one.outcome == name) for name in OUTCOMES}
+    return {"found": len(outcomes), **counts}
+
+
+def report(label: str, outcomes: Sequence[Outcome]) -> Report:
+    failed = [one for one in outcomes if one.outcome == "failed"]
+    error = None
+    if failed:
+        names = ", ".join(one.vm or one.folder for one in failed)
+        error = RecoverIncomplete(host=label, count=len(failed), vms=names)
+    return Report([one.as_dict() for one in outcomes], summary(outcomes), any(one.changed for one in outcomes), error)
 
 
 def recover_host(
@@ -231,7 +256,5 @@ def _outcome(
 
 
 def _error(found: lock.Found, reason: str) -> dict[str, Any]:
-    from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import UndoIncomplete
-
     vm = found.job.vm if found.job else found.directory
     return UndoIncomplete(job=found.job_id or "(unknown)", vm=vm, left=reason, folder=found.path).as_dict()

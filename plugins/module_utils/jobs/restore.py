@@ -330,3 +330,31 @@ def read_target(host: Host, label: str, wish: Wish, vmx: Vmx, identity: str) -> 
         volume=volume_of(wish.directory, survey.volumes(host)),
         absent_images=frozenset(image for image, path in by_place.items() if path not in there),
     )
+
+
+def answer(host: Host, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole of restore_plan: find, choose, read, decide, refuse."""
+    label = params.get("inventory_host") or host.name
+    found, bad = find_points(host, params["point"])
+    at = parse_at(params["at"]) if params.get("at") else None
+    point = choose(found, params["point"], params.get("vm"), at)
+    vmx = read_vmx(host, point)
+    name = params.get("name") or point.vm
+    wish = Wish(
+        directory=target_folder(host, params.get("datastore"), params.get("directory"), name),
+        name=name,
+        networks={str(old): str(new) for old, new in (params.get("networks") or {}).items()},
+        uuid=params["uuid"],
+        mac=params["mac"],
+        disk_format=params["disk_format"],
+        connect_networks=params["connect_networks"],
+        reserve_percent=params["reserve_percent"],
+    )
+    plan = plan_restore(point, vmx, wish, read_target(host, label, wish, vmx, point.identity))
+    if plan.problems:
+        raise refuse(plan)
+    return {
+        "plan": plan.as_dict(),
+        "points": [one.summary() for one in found],
+        "unusable": [error.message for error in bad],
+    }

@@ -1,0 +1,108 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The options of the modules of this room, with the defaults of the policy taken from where they are defined."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import FORMATS, HOWS, PROGRAMS, VmPolicy
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.record import DEFAULT_STATE_DIR
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import connection_argument_spec
+
+_CHOICES = {"how": HOWS, "program": PROGRAMS, "disk_format": FORMATS}
+_TYPES = {"bool": "bool", "int": "int", "str": "str"}
+
+
+def _common() -> dict[str, dict[str, Any]]:
+    return {
+        **connection_argument_spec(),
+        "inventory_host": {"type": "str"},
+        "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
+    }
+
+
+def policy_options() -> dict[str, dict[str, Any]]:
+    options: dict[str, dict[str, Any]] = {
+        "select": {"type": "list", "elements": "raw", "default": []},
+        "exclude": {"type": "list", "elements": "raw", "default": []},
+        "allow_none": {"type": "bool", "default": False},
+        "unknown_names": {"type": "str", "choices": ["error", "ignore"], "default": "error"},
+        "vms": {"type": "dict", "default": {}},
+    }
+    for field in fields(VmPolicy):
+        if field.name == "point":
+            options["point"] = {"type": "str", "required": True}
+        elif field.default is MISSING:
+            # Their inner defaults are merged key by key, so that a part may be given.
+            options[field.name] = {"type": "dict", "default": {}}
+        else:
+            options[field.name] = {"type": _TYPES[str(field.type)], "default": field.default}
+            if field.name in _CHOICES:
+                options[field.name]["choices"] = list(_CHOICES[field.name])
+    return options
+
+
+def plan_spec() -> dict[str, dict[str, Any]]:
+    return {
+        **_common(),
+        "policy": {"type": "dict", "required": True, "options": policy_options()},
+        "run_id": {"type": "str", "required": True},
+        "host_tags": {"type": "dict", "default": {}},
+    }
+
+
+def job_spec() -> dict[str, dict[str, Any]]:
+    return {
+        **_common(),
+        "state": {"type": "str", "choices": ["started", "frozen", "committed", "ended"], "required": True},
+        "plan": {"type": "dict", "required": True},
+        "run_id": {"type": "str", "required": True},
+        "kind": {"type": "str", "choices": ["backup", "restore"], "default": "backup"},
+        "controller": {"type": "str"},
+        "lease_seconds": {"type": "int", "default": LEASE_SECONDS},
+        "copies": {"type": "list", "elements": "dict", "default": []},
+        "register": {"type": "bool", "default": True},
+        "outcome": {"type": "str", "choices": ["ok", "failed", "skipped"], "default": "ok"},
+        "error": {"type": "raw"},
+        "downtime_seconds": {"type": "float"},
+    }
+
+
+def recover_spec() -> dict[str, dict[str, Any]]:
+    return {
+        **_common(),
+        "observe_seconds": {"type": "int", "default": 20},
+        "consolidation_timeout": {"type": "int", "default": 7200},
+    }
+
+
+def record_spec() -> dict[str, dict[str, Any]]:
+    return {
+        "run_id": {"type": "str", "required": True},
+        "hosts": {"type": "list", "elements": "str", "default": []},
+        "host_errors": {"type": "dict", "default": {}},
+        "state_dir": {"type": "path", "default": DEFAULT_STATE_DIR},
+    }
+
+
+def restore_spec() -> dict[str, dict[str, Any]]:
+    return {
+        **connection_argument_spec(),
+        "inventory_host": {"type": "str"},
+        "point": {"type": "str", "required": True},
+        "vm": {"type": "str"},
+        "at": {"type": "str"},
+        "datastore": {"type": "str"},
+        "directory": {"type": "str"},
+        "name": {"type": "str"},
+        "networks": {"type": "dict", "default": {}},
+        "connect_networks": {"type": "bool", "default": True},
+        "uuid": {"type": "str", "choices": ["keep", "new"], "default": "keep"},
+        "mac": {"type": "str", "choices": ["keep", "new"], "default": "keep"},
+        "disk_format": {"type": "str", "choices": ["thin", "zeroedthick", "eagerzeroedthick"], "default": "thin"},
+        "reserve_percent": {"type": "int", "default": 5},
+    }

@@ -1,0 +1,175 @@
+#!/usr/bin/python
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: backup_recover
+short_description: Finish what killed backup and restore runs left on an ESXi host
+version_added: 0.1.0
+author:
+  - Stowage contributors (@stowage)
+description:
+  - Looks for the job folders of interrupted backups and restores in the folders of all VMs of a hypervisor, and on its
+    datastores. Those whose owner still shows signs of life are left alone.
+  - A dead one is taken over, so that only one of several can do so. What its journal proves to be its own is undone, in
+    this order. Remote processes are ended. Temporary files and partial copies are removed. Our snapshot is removed by
+    its id. A VM is powered on only if the job stopped it and nobody started or stopped it since.
+  - It never powers off. A suspended VM stays suspended. Whatever cannot be proven to be ours is left and reported.
+extends_documentation_fragment:
+  - stowage.esxi.connection
+  - stowage.esxi.attributes
+  - stowage.esxi.attributes.actiongroup_esxi
+attributes:
+  check_mode:
+    support: full
+    details:
+      - RV(jobs[].done) then holds the steps that would be taken.
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
+options:
+  observe_seconds:
+    description:
+      - Pause between two looks at a job whose lease was written through another host, whose clock may differ.
+    type: int
+    default: 20
+  consolidation_timeout:
+    description: Seconds that removing a snapshot may take.
+    type: int
+    default: 7200
+  inventory_host:
+    description:
+      - Name of the hypervisor in the inventory, as it shall stand in journals and records. Without it, O(hostname).
+    type: str
+  state_dir:
+    description:
+      - Folder on the machine where the module runs that holds the run records and the mirror of the jobs' journals.
+    type: path
+    default: /var/lib/stowage
+seealso:
+  - module: stowage.esxi.backup_job
+"""
+
+EXAMPLES = r"""
+---
+- name: Clean up after interrupted runs
+  stowage.esxi.backup_recover:
+    inventory_host: "{{ inventory_hostname }}"
+  delegate_to: backup01
+"""
+
+RETURN = r"""
+---
+jobs:
+  description: One entry for each job that was found.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    job:
+      description: Its id; empty where its owner came no further than making the folder.
+      type: str
+      returned: success
+      sample: 20261122T205450Z-b3f2a9c01b7de
+    vm:
+      description: The VM.
+      type: str
+      returned: success
+      sample: web01
+    kind:
+      description: backup or restore.
+      type: str
+      returned: success
+      sample: backup
+    folder:
+      description: The job folder.
+      type: str
+      returned: success
+    outcome:
+      description:
+        - V(recovered), V(live) (left alone), V(waiting) (a guest may still shut down), V(vanished) (the VM is no longer
+          on this host), V(elsewhere) (the VM is on another host) or V(failed).
+      type: str
+      returned: success
+      sample: recovered
+    done:
+      description: What was done, in words.
+      type: list
+      elements: str
+      returned: success
+      sample: [ended 1 remote processes, removed snapshot 4]
+    left:
+      description: What was left, with the reason.
+      type: list
+      elements: str
+      returned: success
+    error:
+      description: Why it failed; null otherwise.
+      type: dict
+      returned: success
+summary:
+  description: How many jobs were V(found), and how many had each outcome.
+  returned: always
+  type: dict
+  sample: {found: 1, recovered: 1, live: 0, waiting: 0, vanished: 0, elsewhere: 0, failed: 0}
+error:
+  description: What failed, for programs.
+  returned: failure
+  type: dict
+  contains:
+    id:
+      description: Stable short id of the failure.
+      type: str
+      returned: failure
+      sample: recover-incomplete
+    message:
+      description: What was being done, on what, and why it failed.
+      type: str
+      returned: failure
+    hint:
+      description: The way out.
+      type: str
+      returned: failure
+    data:
+      description: The parts of the message as values.
+      type: dict
+      returned: failure
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.options import open_host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import arguments, recover
+
+
+def main():
+    module = AnsibleModule(argument_spec=arguments.recover_spec(), supports_check_mode=True)
+    params = module.params
+    try:
+        with open_host(params) as host:
+            label = params["inventory_host"] or host.name
+            report = recover.report(
+                label,
+                recover.recover_host(
+                    host,
+                    label,
+                    params["state_dir"],
+                    params["observe_seconds"],
+                    params["consolidation_timeout"],
+                    module.check_mode,
+                ),
+            )
+    except StowageError as error:
+        fail(module, error, jobs=[], summary=recover.summary([]))
+    if report.error is not None:
+        fail(module, report.error, changed=report.changed, jobs=report.jobs, summary=report.summary)
+    module.exit_json(changed=report.changed, jobs=report.jobs, summary=report.summary)
+
+
+if __name__ == "__main__":
+    main()

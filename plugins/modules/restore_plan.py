@@ -1,0 +1,228 @@
+#!/usr/bin/python
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: restore_plan
+short_description: Choose a restore point and plan its restore to an ESXi host
+version_added: 0.1.0
+author:
+  - Stowage contributors (@stowage)
+description:
+  - Lists the restore points of a backup point, chooses one, and decides where its disks go and what the restored VM's
+    configuration will be.
+  - It fails, with every reason and way out, when the folder exists, the name is registered (running or not), the virtual
+    hardware is too new for the host, a port group is missing and not mapped, or there is no room.
+  - Where this very restore point was restored to this name and folder before, RV(plan.already) says so.
+  - Nothing is changed.
+extends_documentation_fragment:
+  - stowage.esxi.connection
+  - stowage.esxi.attributes
+  - stowage.esxi.attributes.actiongroup_esxi
+attributes:
+  check_mode:
+    support: full
+    details:
+      - This module changes nothing.
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
+options:
+  point:
+    description:
+      - The backup point, the folder of one VM in it, or the folder of one restore point, as the target host sees it.
+    type: str
+    required: true
+  vm:
+    description:
+      - Name, identity or UUID of the VM to bring back. Not needed where O(point) holds only one.
+    type: str
+  at:
+    description:
+      - The newest restore point at or before this time is taken, ISO 8601, in UTC where it names no zone, or the name of
+        a restore point's folder. Without it, the newest of all.
+    type: str
+  datastore:
+    description: The datastore to restore to. The VM gets a folder after its name there.
+    type: str
+  directory:
+    description:
+      - The folder to restore to, as V([datastore] folder) or V(/vmfs/volumes/datastore/folder). It must not exist, its
+        parent must. It wins over O(datastore).
+    type: str
+  name:
+    description: Name of the restored VM. Without it, the name it had.
+    type: str
+  networks:
+    description: Port groups of the target host by the ones the VM had.
+    type: dict
+    default: {}
+  connect_networks:
+    description: With V(false) the network cards come back unconnected, and no port group needs to be there.
+    type: bool
+    default: true
+  uuid:
+    description: Whether the VM keeps its UUIDs or gets new ones when it is powered on.
+    type: str
+    choices: [keep, new]
+    default: keep
+  mac:
+    description: Whether its network cards keep their addresses.
+    type: str
+    choices: [keep, new]
+    default: keep
+  disk_format:
+    description: Format of the restored disks.
+    type: str
+    choices: [thin, zeroedthick, eagerzeroedthick]
+    default: thin
+  reserve_percent:
+    description: Share of the target datastore that must stay free.
+    type: int
+    default: 5
+  inventory_host:
+    description:
+      - Name of the hypervisor in the inventory, as it shall stand in journals and records. Without it, O(hostname).
+    type: str
+seealso:
+  - module: stowage.esxi.backup_job
+  - module: stowage.esxi.vmdk_copy
+"""
+
+EXAMPLES = r"""
+---
+- name: Plan to bring web01 back as it was on Sunday, beside the running one
+  stowage.esxi.restore_plan:
+    point: /vmfs/volumes/backup/nightly
+    vm: web01
+    at: "2026-11-22T20:00:00Z"
+    datastore: datastore1
+    name: web01-restored
+    uuid: new
+    mac: new
+    networks:
+      VM Network: Isolated
+  delegate_to: backup01
+  register: planned
+"""
+
+RETURN = r"""
+---
+plan:
+  description: The plan. It is what O(stowage.esxi.backup_job#module:plan) takes, with V(kind=restore).
+  returned: success
+  type: dict
+  contains:
+    vm:
+      description: Name of the restored VM.
+      type: str
+      returned: success
+      sample: web01-restored
+    identity:
+      description: What the job is known by; made from the target.
+      type: str
+      returned: success
+    directory:
+      description: The folder it goes to.
+      type: str
+      returned: success
+    vmx_path:
+      description: Its configuration file.
+      type: str
+      returned: success
+    vmx_text:
+      description: The text of that file.
+      type: str
+      returned: success
+    restore_point:
+      description: The chosen restore point, with V(path), V(time), V(vm), V(identity), V(host), V(bytes), V(disks).
+      type: dict
+      returned: success
+    disks:
+      description: The disks, with V(key), V(src), V(dest), V(capacity_bytes), V(bytes_to_read), V(format).
+      type: list
+      elements: dict
+      returned: success
+    files:
+      description: Small files to copy, with V(src) and V(dest). The old vmsd comes along as information only.
+      type: list
+      elements: dict
+      returned: success
+    notes:
+      description: What was changed in the configuration that an operator should know.
+      type: list
+      elements: str
+      returned: success
+    room_needed:
+      description: What it may take on the target datastore.
+      type: int
+      returned: success
+    already:
+      description: Whether this restore point is there already under this name, in this folder.
+      type: bool
+      returned: success
+    vmid:
+      description: The id of that VM; null otherwise.
+      type: int
+      returned: success
+points:
+  description: All restore points that were found, newest first.
+  returned: success
+  type: list
+  elements: dict
+unusable:
+  description: Folders that look like restore points and are not, with the reason.
+  returned: success
+  type: list
+  elements: str
+error:
+  description: What failed, for programs.
+  returned: failure
+  type: dict
+  contains:
+    id:
+      description: Stable short id of the failure.
+      type: str
+      returned: failure
+      sample: restore-refused
+    message:
+      description: What was being done, on what, and why it failed.
+      type: str
+      returned: failure
+    hint:
+      description: The way out.
+      type: str
+      returned: failure
+    data:
+      description: The parts of the message as values.
+      type: dict
+      returned: failure
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.options import open_host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import arguments, restore
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec=arguments.restore_spec(),
+        required_one_of=[("datastore", "directory")],
+        supports_check_mode=True,
+    )
+    try:
+        with open_host(module.params) as host:
+            answer = restore.answer(host, module.params)
+    except StowageError as error:
+        fail(module, error)
+    module.exit_json(changed=False, **answer)
+
+
+if __name__ == "__main__":
+    main()
