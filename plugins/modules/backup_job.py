@@ -225,7 +225,9 @@ left:
   type: list
   elements: str
 rotation:
-  description: Which restore points were V(kept) and V(removed), each with its reasons, and V(problems). Null without a success.
+  description:
+    - Which restore points were V(kept) and V(removed), each with its reasons, and V(problems).
+    - Null without a success.
   returned: O(state=ended)
   type: dict
 error:

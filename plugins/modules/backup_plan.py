@@ -147,9 +147,14 @@ options:
     required: true
   host_tags:
     description:
-      - Tags of the VMs of this host, for V(tag) in O(policy.select), as a mapping from VM name or UUID to a list of tags.
+      - Tags of the VMs of this host, for V(tag) in O(policy.select).
+      - A mapping from VM name or UUID to a list of tags.
     type: dict
     default: {}
+  write_record:
+    description: Whether the skeleton of the record is written, outside check mode.
+    type: bool
+    default: true
   inventory_host:
     description:
       - Name of the hypervisor in the inventory, as it shall stand in journals and records. Without it, O(hostname).
@@ -221,7 +226,9 @@ plan:
       type: dict
       returned: success
     vms:
-      description: One entry for each selected VM, in the order of work. An entry is what O(stowage.esxi.backup_job#module:plan) takes.
+      description:
+        - One entry for each selected VM, in the order of work.
+        - An entry is what O(stowage.esxi.backup_job#module:plan) takes.
       type: list
       elements: dict
       returned: success
@@ -265,7 +272,9 @@ plan:
           type: bool
           returned: success
         disks:
-          description: Every disk with V(key), V(label), V(source), V(datastore), V(capacity_bytes), V(bytes_to_read), V(action) (copy, excluded or cannot) and V(reason).
+          description:
+            - Every disk with V(key), V(label), V(source), V(datastore), V(capacity_bytes), V(bytes_to_read),
+              V(action) (copy, excluded or cannot) and V(reason).
           type: list
           elements: dict
           returned: success
@@ -325,7 +334,7 @@ plan:
       type: str
       returned: success
 record:
-  description: The file with this host's part of the record's skeleton; null in check mode.
+  description: The file with this host's part of the record's skeleton; null where none was written.
   returned: success
   type: str
   sample: /var/lib/stowage/runs/20261122T205450Z/hosts/esx1-0a1b2c3d4e5f.json
@@ -367,7 +376,8 @@ def main():
         with open_host(params) as host:
             label = params["inventory_host"] or host.name
             plan = planning.plan_backup(host, params["policy"], params["run_id"], label, params["host_tags"])
-            record = None if module.check_mode else planning.write_skeleton(params["state_dir"], plan, host)
+            writes = params["write_record"] and not module.check_mode
+            record = planning.write_skeleton(params["state_dir"], plan, host) if writes else None
     except StowageError as error:
         fail(module, error)
     for vm in plan.vms:

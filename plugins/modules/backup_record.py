@@ -12,10 +12,10 @@ version_added: 0.1.0
 author:
   - Stowage contributors (@stowage)
 description:
-  - Merges the entries that M(stowage.esxi.backup_plan) and M(stowage.esxi.backup_job) wrote during a run to one JSON file
-    with an entry for every host, VM and disk, and returns its summary.
-  - It works on the machine where those modules ran, and connects to no hypervisor. A VM that was planned and never begun
-    is V(not-run), one whose run was killed is V(interrupted); both count against the run.
+  - Merges the entries that M(stowage.esxi.backup_plan) and M(stowage.esxi.backup_job) wrote during a run to one JSON
+    file with an entry for every host, VM and disk, and returns its summary.
+  - It works on the machine where those modules ran, and connects to no hypervisor. A VM that was planned and never
+    begun is V(not-run), one whose run was killed is V(interrupted); both count against the run.
   - It does not fail because VMs failed. Look at RV(summary.green).
 extends_documentation_fragment:
   - stowage.esxi.attributes

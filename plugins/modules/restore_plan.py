@@ -14,8 +14,8 @@ author:
 description:
   - Lists the restore points of a backup point, chooses one, and decides where its disks go and what the restored VM's
     configuration will be.
-  - It fails, with every reason and way out, when the folder exists, the name is registered (running or not), the virtual
-    hardware is too new for the host, a port group is missing and not mapped, or there is no room.
+  - It fails, with every reason and way out, when the folder exists, the name is registered (running or not), the
+    virtual hardware is too new for the host, a port group is missing and not mapped, or there is no room.
   - Where this very restore point was restored to this name and folder before, RV(plan.already) says so.
   - Nothing is changed.
 extends_documentation_fragment:
@@ -43,8 +43,8 @@ options:
     type: str
   at:
     description:
-      - The newest restore point at or before this time is taken, ISO 8601, in UTC where it names no zone, or the name of
-        a restore point's folder. Without it, the newest of all.
+      - The newest restore point at or before this time is taken, ISO 8601, in UTC where it names no zone, or the name
+        of a restore point's folder. Without it, the newest of all.
     type: str
   datastore:
     description: The datastore to restore to. The VM gets a folder after its name there.

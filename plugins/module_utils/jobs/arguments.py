@@ -52,6 +52,7 @@ def plan_spec() -> dict[str, dict[str, Any]]:
         "policy": {"type": "dict", "required": True, "options": policy_options()},
         "run_id": {"type": "str", "required": True},
         "host_tags": {"type": "dict", "default": {}},
+        "write_record": {"type": "bool", "default": True},
     }
 
 

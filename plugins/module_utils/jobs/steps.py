@@ -37,7 +37,7 @@ def context_of(host: Host, params: Mapping[str, Any], check: bool) -> Context:
         raise BadPolicy(what=f"plan lacks {', '.join(missing)}; give one entry of plan.vms, or restore_plan's plan")
     if not names.valid_run_id(params["run_id"]):
         raise BadPolicy(
-            what=f"run_id {params['run_id']!r} must be 1 to 64 letters, digits, dots, dashes or underscores"
+            what=f"run_id {params['run_id']!r} may hold up to 64 letters, digits, dots, dashes, underscores"
         )
     return Context(
         host=host,
