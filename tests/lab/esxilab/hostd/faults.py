@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from dataclasses import dataclass, field
@@ -121,6 +122,14 @@ def fill(path: Path, leave: int) -> list[int]:
     name = path / f".fill-{os.getpid()}-{threading.get_ident()}"
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     os.unlink(name)
-    if room > 0:
-        os.posix_fallocate(fd, 0, room)
+    # Guests write meanwhile, so what is left is taken in smaller and smaller pieces.
+    size, position = 1 << (max(room, 1).bit_length() - 1), 0
+    while size >= 4096 and position < room:
+        try:
+            os.posix_fallocate(fd, position, min(size, room - position))
+            position += min(size, room - position)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            size //= 2
     return [fd]

@@ -43,8 +43,11 @@ class Inventory:
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         body = "".join(
-            f'  <ConfigEntry id="{number:04d}">\n    <objID>{vmid}</objID>\n    <secDomain>{int(vmid) + 6}</secDomain>\n'
-            f"    <vmxCfgPath>{escape(path)}</vmxCfgPath>\n  </ConfigEntry>\n"
+            f'  <ConfigEntry id="{number:04d}">\n'
+            f"    <objID>{vmid}</objID>\n"
+            f"    <secDomain>{int(vmid) + 6}</secDomain>\n"
+            f"    <vmxCfgPath>{escape(path)}</vmxCfgPath>\n"
+            "  </ConfigEntry>\n"
             for number, (vmid, path) in enumerate(self.entries.items())
         )
         replace_text(self.path, f"{HEAD}{body}  <!-- lastObjID {self._last} -->\n{TAIL}", 0o644)

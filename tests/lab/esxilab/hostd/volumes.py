@@ -71,10 +71,7 @@ def volumes_of(datastores: Sequence[Mapping[str, Any]], places: Mapping[str, Any
     found = []
     for store in datastores:
         name, kind, uuid = str(store["name"]), str(store.get("type", "vmfs6")).lower(), str(store.get("uuid") or "")
-        if isinstance(places, Mapping):
-            place = Path(str(places.get(uuid) or places[name]))
-        else:
-            place = Path(places) / uuid
+        place = Path(str(places.get(uuid) or places[name])) if isinstance(places, Mapping) else Path(places) / uuid
         uuid = uuid or place.name
         server = str(store.get("server_address") or store.get("server") or "192.168.20.5")
         found.append(

@@ -45,7 +45,9 @@ def fields(row: Row, indent: int = 3) -> str:
 
 
 def _camel(name: str) -> str:
-    return "".join(char for char in name.title() if char.isalnum())
+    """`World ID` is `WorldID`."""
+    words = name.replace("-", " ").split()
+    return "".join(word[0].upper() + word[1:] for word in words)
 
 
 def machine(rows: Sequence[Row], columns: Sequence[str], formatter: str, single: bool) -> str:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 def _dump(title: str, build: Callable[[Vm], Any]) -> Callable[[Call], Answer]:
     def run(call: Call) -> Answer:
         vm = call.host.vm(call.args[0])
-        vm.config  # a VM that cannot be read is a fault before anything is printed
-        return Answer(title + call.printer.text(build(vm)))
+        # Built before the title is printed: a VM that cannot be read is a fault and nothing else.
+        dump = call.printer.text(build(vm))
+        return Answer(title + dump)
 
     return run
 

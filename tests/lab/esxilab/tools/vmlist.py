@@ -17,7 +17,7 @@ STATE_WORDS = {"poweredOn": "powered on", "poweredOff": "powered off", "suspende
 
 
 def getallvms(rows: Iterable[Sequence[str]]) -> str:
-    """Centred headers, left-justified cells, three blanks between columns, trailing pad kept, order of the id's text."""
+    """Centred headers, left-justified cells, three blanks between columns, pad kept, in the order of the id's text."""
     table = sorted((tuple(row) for row in rows), key=lambda row: row[0])
     widths = [max([len(header), *(len(row[i]) for row in table)]) for i, header in enumerate(HEADERS)]
     lines = ["   ".join(_centred(header, width) for header, width in zip(HEADERS, widths))]

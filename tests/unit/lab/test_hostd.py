@@ -1,0 +1,551 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One simulated host with real disks, real locks and running guests: what its commands do to the files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from esxilab import topology
+from esxilab.hostd import Hostd
+from esxilab.locks import LockTable
+
+GUESTCHECK = Path(__file__).parents[2] / "lab/guestcheck.py"
+QUICK = {"snapshot_seconds": 0, "tools_seconds": 0, "shutdown_seconds": 0, "guest_kib_per_second": 800}
+
+
+def disk(key: str, size: str = "64M", **more: Any) -> dict[str, Any]:
+    return {"key": key, "size": size, "format": "thin", **more}
+
+
+class Bench:
+    """A host, and short ways to ask it."""
+
+    def __init__(self, host: Hostd, locks: LockTable) -> None:
+        self.host = host
+        self.locks = locks
+
+    def vim(self, *words: str) -> str:
+        answer = self.run("vim-cmd", *words)
+        assert answer["rc"] == 0, answer
+        return str(answer["stdout"])
+
+    def run(self, tool: str, *words: str) -> dict[str, Any]:
+        return self.host.handle({"tool": tool, "argv": list(words), "cwd": "/", "pid": os.getpid()})
+
+    def folder(self, vmid: str = "1") -> Path:
+        return self.host.vm(vmid).folder
+
+    def names(self, vmid: str = "1") -> set[str]:
+        return set(os.listdir(self.folder(vmid)))
+
+    def state(self, vmid: str = "1") -> str:
+        return self.vim("vmsvc/power.getstate", vmid).splitlines()[1]
+
+    def wait(self, probe: Callable[[], object], what: str) -> None:
+        limit = time.monotonic() + 20
+        while not probe():
+            assert time.monotonic() < limit, f"{what} did not come"
+            time.sleep(0.02)
+
+    def written(self, vmid: str = "1", records: int = 5) -> None:
+        """Let the guest write some more records."""
+        guest = self.host.vm(vmid).guest
+        start = guest.sequence
+        self.wait(lambda: guest.sequence >= start + records, "a record of the guest")
+
+    def check(self, vmid: str = "1", chain: dict[str, str] | None = None) -> str:
+        """What guestcheck says of the disks as raw files: the live ones, or those of `chain`."""
+        from esxilab import disks
+
+        raws = []
+        for item in self.host.vm(vmid).live_disks():
+            path = chain[item.node] if chain else item.path
+            raw = self.folder(vmid).parent.parent / f"check-{item.node.replace(':', '-')}.raw"
+            with disks.open_chain(str(self.host.outside(path)), resolve=self.host.engine.resolve) as one:
+                with open(raw, "wb") as handle:
+                    handle.truncate(one.capacity)
+                    for offset, length in one.allocated():
+                        handle.seek(offset)
+                        handle.write(one.read(offset, length))
+            raws.append(str(raw))
+        done = subprocess.run([sys.executable, str(GUESTCHECK), *raws], capture_output=True, text=True, check=False)
+        for raw in raws:
+            os.unlink(raw)
+        return f"{done.returncode} {done.stdout}"
+
+
+@pytest.fixture(scope="module")
+def locks() -> Iterator[LockTable]:
+    if os.geteuid() != 0:
+        pytest.skip("file locks need root")
+    with LockTable() as table:
+        yield table
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _templates(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ.setdefault("ESXILAB_CACHE", str(tmp_path_factory.mktemp("templates")))
+
+
+@pytest.fixture
+def bench(volume: Callable[[int], Path], locks: LockTable, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """Makes a host with the given VMs on a VMFS 6 datastore `datastore1` and a VMFS 5 one, `old`."""
+    hosts: list[Hostd] = []
+
+    def make(vms: list[dict[str, Any]], profile: str = "7.0", **switches: Any) -> Bench:
+        description = {
+            "name": "esx1",
+            "profile": profile,
+            "switches": {**QUICK, **switches},
+            "datastores": [
+                {"name": "datastore1", "type": "vmfs6", "size": "200M"},
+                {"name": "old", "type": "vmfs5", "size": "200M"},
+                {"name": "share", "type": "nfs", "size": "200M"},
+            ],
+            "vms": vms,
+        }
+        config = topology.build({"hosts": [description]}, "unit", "127.0.99.0", 22).hosts[0].config
+        places = {store["uuid"]: volume(200) for store in config["datastores"]}
+        host = Hostd(config, places, locks, root=tmp_path / "root")
+        hosts.append(host)
+        host.provision()
+        return Bench(host, locks)
+
+    yield make
+    for host in hosts:
+        host.shutdown()
+
+
+def running(**more: Any) -> dict[str, Any]:
+    return {"name": "web", "power": "on", "tools": "running", "disks": [disk("scsi0:0")], **more}
+
+
+# --- power --------------------------------------------------------------------------------------------------------
+
+
+def test_a_running_vm_has_its_lock_and_swap_files_and_loses_them_when_it_goes_off(bench: Callable[..., Bench]) -> None:
+    lab = bench([running()])
+    swap = {name for name in lab.names() if name.endswith(".vswp")}
+    assert "web.vmx.lck" in lab.names()
+    assert len(swap) == 2
+    assert lab.vim("vmsvc/power.off", "1") == "Powering off VM:\n"
+    assert lab.state() == "Powered off"
+    assert not lab.names() & (swap | {"web.vmx.lck"})
+
+
+def test_power_on_of_a_running_vm_prints_the_line_and_failed(bench: Callable[..., Bench]) -> None:
+    lab = bench([running()])
+    answer = lab.run("vim-cmd", "vmsvc/power.on", "1")
+    assert (answer["stdout"], answer["rc"]) == ("Powering on VM:\nPower on failed\n", 1)
+
+
+def test_every_power_on_begins_a_new_log_and_keeps_the_old_one(bench: Callable[..., Bench]) -> None:
+    lab = bench([running()])
+    first = (lab.folder() / "vmware.log").read_text().splitlines()[0]
+    lab.vim("vmsvc/power.off", "1")
+    lab.vim("vmsvc/power.on", "1")
+    assert (lab.folder() / "vmware-1.log").read_text().splitlines()[0] == first
+    assert (lab.folder() / "vmware.log").read_text().splitlines()[0] != first
+
+
+def test_shutdown_prints_nothing_and_the_guest_ends_clean_later(bench: Callable[..., Bench]) -> None:
+    lab = bench([running()])
+    assert lab.vim("vmsvc/power.shutdown", "1") == ""
+    lab.wait(lambda: lab.state() == "Powered off", "the guest's end")
+    assert "clean" in lab.check()
+
+
+def test_a_guest_that_is_cut_off_is_consistent_but_not_clean(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(disks=[disk("scsi0:0"), disk("scsi0:1", datastore="old")])])
+    lab.written()
+    lab.vim("vmsvc/power.off", "1")
+    verdict = lab.check()
+    assert verdict.startswith("0 consistent")
+    assert " clean" not in verdict
+
+
+def test_shutdown_without_tools_is_a_fault(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(tools="none")])
+    answer = lab.run("vim-cmd", "vmsvc/power.shutdown", "1")
+    assert answer["rc"] == 1
+    assert answer["stdout"].startswith("(vim.fault.ToolsUnavailable) {\n")
+
+
+def test_a_guest_that_ignores_shutdown_goes_on(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(ignores_shutdown=True)])
+    lab.vim("vmsvc/power.shutdown", "1")
+    lab.written()
+    assert lab.state() == "Powered on"
+
+
+def test_a_suspended_vm_is_suspended_after_a_reboot_of_the_host_and_a_running_one_is_off(
+    bench: Callable[..., Bench],
+) -> None:
+    lab = bench([running(), running(name="two", dir="two")])
+    lab.vim("vmsvc/power.suspend", "1")
+    lab.host.reboot()
+    assert (lab.state("1"), lab.state("2")) == ("Suspended", "Powered off")
+    lab.vim("vmsvc/power.on", "1")
+    assert lab.state("1") == "Powered on"
+    assert not any(name.endswith(".vmss") for name in lab.names("1"))
+
+
+def test_a_vm_whose_files_were_copied_asks_before_it_runs(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(power="off")])
+    copy = lab.folder().parent / "copy"
+    subprocess.run(["cp", "-a", lab.folder(), copy], check=True)
+    vmid = lab.vim("solo/registervm", "/vmfs/volumes/datastore1/copy/web.vmx", "copy").strip()
+    before = lab.host.vm(vmid).config.bios_uuid
+    import threading
+
+    thread = threading.Thread(target=lab.run, args=("vim-cmd", "vmsvc/power.on", vmid))
+    thread.start()
+    lab.wait(lambda: lab.host.vm(vmid).question, "the question")
+    text = lab.vim("vmsvc/message", vmid)
+    assert "msg.uuid.altered" in text
+    number = text.split("message ")[1].split(":")[0]
+    lab.vim("vmsvc/message", vmid, number, "2")
+    thread.join()
+    assert lab.state(vmid) == "Powered on"
+    assert lab.host.vm(vmid).config.bios_uuid != before
+    assert lab.vim("vmsvc/message", vmid) == "No message.\n"
+
+
+# --- snapshots ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("store", "ending"), [("datastore1", "sesparse"), ("old", "delta"), ("share", "delta")])
+def test_a_snapshot_moves_the_writes_to_a_delta_of_the_datastores_format(
+    bench: Callable[..., Bench], store: str, ending: str
+) -> None:
+    lab = bench([running(datastore=store)])
+    before = {"web.vmdk", "web-flat.vmdk"}
+    assert lab.vim("vmsvc/snapshot.create", "1", "one", "first", "0", "0") == "Create Snapshot:\n"
+    base = (lab.folder() / "web-flat.vmdk").read_bytes()
+    assert {"web-000001.vmdk", f"web-000001-{ending}.vmdk", "web-Snapshot1.vmsn", *before} <= lab.names()
+    assert 'scsi0:0.fileName = "web-000001.vmdk"' in (lab.folder() / "web.vmx").read_text()
+    lab.written()
+    assert (lab.folder() / "web-flat.vmdk").read_bytes() == base
+
+
+def test_what_a_snapshot_froze_is_one_moment_of_all_disks(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(disks=[disk("scsi0:0"), disk("scsi0:1", datastore="old"), disk("scsi1:0")])])
+    lab.written()
+    lab.vim("vmsvc/snapshot.create", "1", "one")
+    lab.written()
+    snapshot = lab.host.vm("1").snapshots().snapshots[0]
+    frozen = {node: lab.host.vm("1").config.absolute(name) for node, name in snapshot.disks.items()}
+    assert lab.check(chain=frozen).startswith("0 consistent")
+
+
+def test_a_quiesced_snapshot_is_marked_in_the_guest_and_in_the_snapshot_information(
+    bench: Callable[..., Bench],
+) -> None:
+    lab = bench([running()])
+    lab.written()
+    lab.vim("vmsvc/snapshot.create", "1", "one", "", "0", "1")
+    frozen = {"scsi0:0": lab.host.vm("1").config.absolute("web.vmdk")}
+    assert "quiesced" in lab.check(chain=frozen)
+    assert "quiesced = true" in lab.vim("vmsvc/get.snapshotinfo", "1")
+
+
+def test_quiesce_is_ignored_without_tools(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(tools="none")])
+    lab.vim("vmsvc/snapshot.create", "1", "one", "", "0", "1")
+    assert "quiesced = false" in lab.vim("vmsvc/get.snapshotinfo", "1")
+
+
+def test_a_quiesce_that_fails_leaves_no_snapshot_and_a_running_guest(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(quiesce_fails=True)])
+    answer = lab.run("vim-cmd", "vmsvc/snapshot.create", "1", "one", "", "0", "1")
+    assert (answer["stdout"], answer["rc"]) == ("Create Snapshot:\nCreate snapshot failed\n", 1)
+    assert lab.vim("vmsvc/snapshot.get", "1") == "Get Snapshot:\n"
+    lab.written()
+    task = lab.vim("vmsvc/get.tasklist", "1").splitlines()[-2].strip().strip("'").partition(":")[2]
+    assert "ApplicationQuiesceFault" in lab.vim("vimsvc/task_info", task)
+
+
+def test_on_6_7_a_failing_snapshot_still_prints_success_and_the_task_holds_the_error(
+    bench: Callable[..., Bench],
+) -> None:
+    lab = bench([running(quiesce_fails=True)], profile="6.7")
+    assert lab.vim("vmsvc/snapshot.create", "1", "one", "", "0", "1") == "Create Snapshot:\n"
+    lab.wait(lambda: lab.host.vm("1").busy is None, "the task's end")
+    assert lab.vim("vmsvc/snapshot.get", "1") == "Get Snapshot:\n"
+
+
+def test_independent_disks_are_left_out(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(disks=[disk("scsi0:0"), disk("scsi0:1", mode="independent-persistent")])])
+    lab.vim("vmsvc/snapshot.create", "1", "one")
+    assert "web_1-000001.vmdk" not in lab.names()
+    assert set(lab.host.vm("1").snapshots().snapshots[0].disks) == {"scsi0:0"}
+
+
+def test_removal_while_the_guest_writes_brings_the_base_back_with_everything(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(disks=[disk("scsi0:0"), disk("scsi0:1", datastore="old")])])
+    lab.vim("vmsvc/snapshot.create", "1", "one")
+    lab.written()
+    assert lab.vim("vmsvc/snapshot.remove", "1", "1") == "Remove Snapshot:\n"
+    lab.written()
+    assert not {name for name in lab.names() if "-00000" in name or name.endswith(".vmsn")}
+    assert (lab.folder() / "web.vmsd").stat().st_size == 43
+    lab.vim("vmsvc/power.off", "1")
+    assert lab.check().startswith("0 consistent")
+
+
+def test_removing_the_middle_of_three_keeps_the_others(bench: Callable[..., Bench]) -> None:
+    lab = bench([running()])
+    for name in ("a", "b", "c"):
+        lab.vim("vmsvc/snapshot.create", "1", name)
+        lab.written()
+    printed = lab.vim("vmsvc/snapshot.remove", "1", "2")
+    assert [line for line in printed.splitlines() if "Name" in line] == [
+        "--Snapshot Name        : a",
+        "----Snapshot Name        : c",
+    ]
+    frozen = lab.host.vm("1").snapshots().find(3)
+    assert frozen is not None
+    assert lab.check(chain={"scsi0:0": lab.host.vm("1").config.absolute(frozen.disks["scsi0:0"])}).startswith("0 ")
+    lab.written()
+    assert lab.vim("vmsvc/snapshot.removeall", "1") == "Remove All Snapshots:\n"
+    lab.vim("vmsvc/power.off", "1")
+    assert lab.check().startswith("0 consistent")
+    assert not {name for name in lab.names() if "-00000" in name}
+
+
+def test_a_reader_of_the_base_makes_the_removal_fail_and_consolidation_needed(bench: Callable[..., Bench]) -> None:
+    lab = bench([running()])
+    lab.vim("vmsvc/snapshot.create", "1", "one")
+    with subprocess.Popen(["sleep", "60"], stdin=open(lab.folder() / "web-flat.vmdk", "rb")) as reader:
+        answer = lab.run("vim-cmd", "vmsvc/snapshot.remove", "1", "1")
+        reader.kill()
+    assert (answer["stdout"], answer["rc"]) == ("Remove Snapshot:\nRemove snapshot failed\n", 1)
+    assert lab.vim("vmsvc/snapshot.get", "1") == "Get Snapshot:\n"
+    assert "consolidationNeeded = true" in lab.vim("vmsvc/get.runtime", "1")
+    assert "AIOGNRC: Failed to open" in (lab.folder() / "vmware.log").read_text()
+    lab.written()
+    assert lab.vim("vmsvc/snapshot.removeall", "1") == "Remove All Snapshots:\n"
+    assert "consolidationNeeded = false" in lab.vim("vmsvc/get.runtime", "1")
+
+
+def test_ids_are_never_given_twice(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(power="off")])
+    lab.vim("vmsvc/snapshot.create", "1", "a")
+    lab.vim("vmsvc/snapshot.removeall", "1")
+    lab.vim("vmsvc/snapshot.create", "1", "b")
+    assert "Snapshot Id        : 2" in lab.vim("vmsvc/snapshot.get", "1")
+
+
+def test_a_revert_throws_away_what_was_written_since(bench: Callable[..., Bench]) -> None:
+    lab = bench([running()])
+    lab.written()
+    lab.vim("vmsvc/snapshot.create", "1", "one")
+    frozen = lab.check(chain={"scsi0:0": lab.host.vm("1").config.absolute("web.vmdk")})
+    lab.written()
+    lab.vim("vmsvc/snapshot.revert", "1", "1", "1")
+    assert lab.state() == "Powered off"
+    assert lab.check() == frozen
+    assert 'scsi0:0.fileName = "web-000002.vmdk"' in (lab.folder() / "web.vmx").read_text()
+    assert "web-000001.vmdk" not in lab.names()
+
+
+def test_two_branches_survive_each_others_removal(bench: Callable[..., Bench]) -> None:
+    lab = bench([running()])
+    lab.vim("vmsvc/snapshot.create", "1", "root")
+    lab.written()
+    lab.vim("vmsvc/snapshot.create", "1", "left")
+    lab.vim("vmsvc/snapshot.revert", "1", "1", "1")
+    lab.vim("vmsvc/power.on", "1")
+    lab.written()
+    lab.vim("vmsvc/snapshot.create", "1", "right")
+    right = lab.host.vm("1").snapshots().find(3)
+    assert right is not None
+    verdict = lab.check(chain={"scsi0:0": lab.host.vm("1").config.absolute(right.disks["scsi0:0"])})
+    lab.vim("vmsvc/snapshot.remove", "1", "2")
+    right = lab.host.vm("1").snapshots().find(3)
+    assert right is not None
+    assert lab.check(chain={"scsi0:0": lab.host.vm("1").config.absolute(right.disks["scsi0:0"])}) == verdict
+    lab.written()
+
+
+def test_a_memory_snapshot_comes_back_powered_on_unless_that_is_suppressed(bench: Callable[..., Bench]) -> None:
+    lab = bench([running()])
+    lab.vim("vmsvc/snapshot.create", "1", "one", "", "1", "1")
+    assert "web-Snapshot1.vmem" in lab.names()
+    assert "--Snapshot State       : powered on" in lab.vim("vmsvc/snapshot.get", "1")
+    lab.vim("vmsvc/snapshot.revert", "1", "1", "0")
+    assert lab.state() == "Powered on"
+    lab.vim("vmsvc/snapshot.revert", "1", "1", "suppressPowerOn")
+    assert lab.state() == "Powered off"
+
+
+def test_the_32nd_level_is_refused(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(power="off", disks=[disk("scsi0:0", "4M", blank=True)])])
+    for number in range(31):
+        lab.vim("vmsvc/snapshot.create", "1", f"s{number}")
+    answer = lab.run("vim-cmd", "vmsvc/snapshot.create", "1", "too deep")
+    assert answer["rc"] == 1
+    assert len(lab.host.vm("1").snapshots().snapshots) == 31
+
+
+def test_one_operation_at_a_time_runs_on_a_vm(bench: Callable[..., Bench]) -> None:
+    lab = bench([running()], snapshot_async=True, snapshot_seconds=0.5)
+    lab.vim("vmsvc/snapshot.create", "1", "one")
+    answer = lab.run("vim-cmd", "vmsvc/snapshot.create", "1", "two")
+    assert "vim.fault.TaskInProgress" in answer["stdout"]
+    lab.wait(lambda: "one" in lab.vim("vmsvc/snapshot.get", "1"), "the snapshot")
+
+
+# --- locks --------------------------------------------------------------------------------------------------------
+
+
+def can_open(path: Path) -> bool:
+    return subprocess.run(["head", "-c1", path], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_what_other_programs_can_open_while_a_vm_runs(bench: Callable[..., Bench], readable: bool) -> None:
+    lab = bench([running()], base_readable_after_snapshot=readable)
+    folder = lab.folder()
+    assert not can_open(folder / "web-flat.vmdk")
+    assert can_open(folder / "web.vmdk")
+    lab.vim("vmsvc/snapshot.create", "1", "one")
+    assert can_open(folder / "web-flat.vmdk") is readable
+    assert not can_open(folder / "web-000001-sesparse.vmdk")
+    lab.vim("vmsvc/power.off", "1")
+    assert can_open(folder / "web-000001-sesparse.vmdk")
+
+
+def test_nfs_knows_no_locks(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(datastore="share")])
+    assert can_open(lab.folder() / "web-flat.vmdk")
+
+
+# --- inventory and faults -----------------------------------------------------------------------------------------
+
+
+def test_register_prints_the_id_alone_and_never_one_that_was_used(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(power="off")])
+    lab.vim("vmsvc/unregister", "1")
+    assert lab.vim("solo/registervm", "/vmfs/volumes/datastore1/web/web.vmx") == "2\n"
+    assert "<objID>2</objID>" in (lab.host.root / "etc/vmware/hostd/vmInventory.xml").read_text()
+    answer = lab.run("vim-cmd", "solo/registervm", "[datastore1] web/web.vmx")
+    assert 'name = "2"' in answer["stdout"]
+
+
+def test_a_vm_whose_files_are_gone_is_skipped_on_stderr(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(power="off"), running(name="two", dir="two", power="off")])
+    (lab.folder("2") / "two.vmx").unlink()
+    lab.vim("vmsvc/reload", "2")
+    answer = lab.run("vim-cmd", "vmsvc/getallvms")
+    assert answer["stderr"] == "Skipping invalid VM '2'\n"
+    assert len(answer["stdout"].splitlines()) == 2
+
+
+def test_destroy_deletes_the_vms_own_files_and_no_foreign_one(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(power="off")])
+    lab.vim("vmsvc/snapshot.create", "1", "one")
+    folder = lab.folder()
+    (folder / "notes.txt").write_text("mine")
+    lab.vim("vmsvc/destroy", "1")
+    assert os.listdir(folder) == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "stderr"),
+    [
+        ("hostd_down", "Connect to localhost failed: Connection failure\n"),
+        ("vimcmd_reset", "Failed to login: Connection reset by peer\n"),
+    ],
+)
+def test_connection_trouble_is_said_on_stderr(bench: Callable[..., Bench], fault: str, stderr: str) -> None:
+    lab = bench([])
+    lab.host.fault(fault, **({"times": 2} if fault == "vimcmd_reset" else {}))
+    for _ in range(2):
+        answer = lab.run("vim-cmd", "vmsvc/getallvms")
+        assert (answer["stderr"], answer["stdout"], answer["rc"]) == (stderr, "", 1)
+    lab.host.fault("clear") if fault == "hostd_down" else None
+    lab.vim("vmsvc/getallvms")
+
+
+def test_a_killed_vim_cmd_dies_by_the_signal(bench: Callable[..., Bench]) -> None:
+    lab = bench([])
+    lab.host.fault("vimcmd_killed", times=1)
+    assert lab.run("vim-cmd", "vmsvc/getallvms")["signal"] == 9
+    lab.vim("vmsvc/getallvms")
+
+
+def test_a_lying_removal_says_success_and_leaves_everything(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(power="off")])
+    lab.vim("vmsvc/snapshot.create", "1", "one")
+    lab.host.fault("lying_remove", vm="web")
+    lab.vim("vmsvc/snapshot.remove", "1", "1")
+    assert "web-000001.vmdk" in lab.names()
+    lab.host.fault("clear")
+    lab.vim("vmsvc/snapshot.remove", "1", "1")
+    assert "web-000001.vmdk" not in lab.names()
+
+
+def test_a_full_datastore_pauses_the_guest_until_there_is_room_and_an_answer(bench: Callable[..., Bench]) -> None:
+    lab = bench([running()])
+    lab.vim("vmsvc/snapshot.create", "1", "one")
+    lab.host.fault("datastore_full", datastore="datastore1")
+    lab.wait(lambda: lab.host.vm("1").question, "the question")
+    text = lab.vim("vmsvc/message", "1")
+    assert "msg.hbacommon.outofspace" in text
+    lab.host.fault("clear")
+    lab.vim("vmsvc/message", "1", text.split("message ")[1].split(":")[0], "0")
+    lab.written()
+    lab.vim("vmsvc/snapshot.removeall", "1")
+    lab.vim("vmsvc/power.off", "1")
+    assert lab.check().startswith("0 consistent")
+
+
+def test_a_snapshot_on_a_full_datastore_fails_and_the_guest_goes_on(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(disks=[disk("scsi0:0", datastore="old")])])
+    lab.host.fault("datastore_full", datastore="old")
+    answer = lab.run("vim-cmd", "vmsvc/snapshot.create", "1", "one")
+    assert answer["rc"] == 1
+    lab.host.fault("clear")
+    assert lab.vim("vmsvc/snapshot.get", "1") == "Get Snapshot:\n"
+    assert 'fileName = "/vmfs/volumes/' in (lab.folder() / "web.vmx").read_text()
+
+
+def test_an_unknown_fault_is_refused_with_the_names_that_are_known(bench: Callable[..., Bench]) -> None:
+    with pytest.raises(ValueError, match="quiesce_fails"):
+        bench([]).host.fault("nonsense")
+
+
+def test_snapshot_remove_without_arguments_names_snapshotid_on_stderr(bench: Callable[..., Bench]) -> None:
+    answer = bench([]).run("vim-cmd", "vmsvc/snapshot.remove")
+    assert answer["rc"] == 1
+    assert answer["stderr"].startswith("Insufficient arguments.\nUsage: snapshot.remove vmid snapshotId\n")
+
+
+def test_ghettovcbs_filter_reads_name_datastore_and_path(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(power="off", annotation="see [x] vmx-1\n/not/a.vmx")])
+    text = lab.vim("vmsvc/getallvms")
+    script = (
+        r"sed 's/[[:blank:]]\{3,\}/   /g' | grep -F '[' | grep -F 'vmx-' | grep -F '.vmx' | grep -F '/' | "
+        "awk -F'   ' '{print $1 \";\" $2 \";\" $3}'"
+    )
+    done = subprocess.run(["sh", "-c", script], input=text, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "1;web;[datastore1] web/web.vmx"
+
+
+def test_the_2gbsparse_module_can_be_loaded_once(bench: Callable[..., Bench]) -> None:
+    lab = bench([])
+    assert "multiextent" not in lab.run("esxcli", "system", "module", "list")["stdout"]
+    assert lab.run("esxcli", "system", "module", "load", "-m", "multiextent")["rc"] == 0
+    assert "multiextent" in lab.run("localcli", "system", "module", "list")["stdout"]
+    assert lab.run("esxcli", "system", "module", "load", "-m", "multiextent")["rc"] == 1
