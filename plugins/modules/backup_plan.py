@@ -155,6 +155,11 @@ options:
     description: Whether the skeleton of the record is written, outside check mode.
     type: bool
     default: true
+  write_record:
+    description:
+      - Whether the skeleton of the run's record is written; V(false) where the plan is only to be looked at.
+    type: bool
+    default: true
   inventory_host:
     description:
       - Name of the hypervisor in the inventory, as it shall stand in journals and records. Without it, O(hostname).

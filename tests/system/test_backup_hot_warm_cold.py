@@ -34,7 +34,7 @@ def test_a_hot_run_is_green_and_makes_a_restore_point_of_each_machine(house: Hou
 
 def test_check_mode_predicts_the_bytes_that_the_run_copies(hot: tuple[Run, Run]) -> None:
     plan = hot[0].must_end_with(0).stats["stowage_plan"]
-    copied = hot[1].stats["stowage_run"]["bytes"]
+    copied = hot[1].stats["stowage_run"]["bytes_read"]
     assert sum(host["bytes_to_read"] for host in plan.values()) == copied
     assert sum(host["disks"] for host in plan.values()) == 6
 

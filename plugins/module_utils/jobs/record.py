@@ -50,6 +50,7 @@ def new_entry(
         "why": None,
         "error": None,
         "bytes": 0,
+        "bytes_read": 0,
         "seconds": None,
         "downtime_seconds": None,
         "restore_point": None,
@@ -75,6 +76,7 @@ def disk_entry(disk: Mapping[str, Any]) -> dict[str, Any]:
         "capacity_bytes": disk.get("capacity_bytes", 0),
         "bytes_planned": disk.get("bytes_to_read", 0),
         "bytes": 0,
+        "bytes_read": 0,
         "seconds": None,
         "dest": disk.get("dest"),
     }
@@ -94,9 +96,11 @@ def add_copies(entry: dict[str, Any], copies: Iterable[Mapping[str, Any]]) -> No
         disk = by_key.get(str(copy.get("key")))
         if disk is not None:
             disk["bytes"] = int(copy.get("copied_bytes") or 0)
+            disk["bytes_read"] = int(copy.get("bytes_to_read") or 0)
             disk["seconds"] = copy.get("seconds")
             disk["dest"] = copy.get("dest") or disk["dest"]
     entry["bytes"] = sum(disk["bytes"] for disk in entry["disks"])
+    entry["bytes_read"] = sum(disk["bytes_read"] for disk in entry["disks"])
 
 
 def error_of(error: Any) -> dict[str, Any] | None:
@@ -226,6 +230,7 @@ def summary(run_id: str, hosts: Sequence[Mapping[str, Any]], entries: Sequence[M
         "not_run": count["not-run"],
         "excluded_disks": sum(1 for entry in entries for disk in entry["disks"] if disk["status"] == "excluded"),
         "bytes": sum(entry["bytes"] for entry in entries),
+        "bytes_read": sum(entry["bytes_read"] for entry in entries),
         "seconds": round(sum(entry["seconds"] or 0 for entry in entries), 3),
         "failed_vms": failed_vms,
         "failed_hosts": failed_hosts,
