@@ -71,12 +71,12 @@ class Bench:
         for item in self.host.vm(vmid).live_disks():
             path = chain[item.node] if chain else item.path
             raw = self.folder(vmid).parent.parent / f"check-{item.node.replace(':', '-')}.raw"
-            with disks.open_chain(str(self.host.outside(path)), resolve=self.host.engine.resolve) as one:
-                with open(raw, "wb") as handle:
-                    handle.truncate(one.capacity)
-                    for offset, length in one.allocated():
-                        handle.seek(offset)
-                        handle.write(one.read(offset, length))
+            where = str(self.host.outside(path))
+            with disks.open_chain(where, resolve=self.host.engine.resolve) as one, open(raw, "wb") as handle:
+                handle.truncate(one.capacity)
+                for offset, length in one.allocated():
+                    handle.seek(offset)
+                    handle.write(one.read(offset, length))
             raws.append(str(raw))
         done = subprocess.run([sys.executable, str(GUESTCHECK), *raws], capture_output=True, text=True, check=False)
         for raw in raws:

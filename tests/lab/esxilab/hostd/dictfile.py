@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -79,8 +80,18 @@ class DictFile:
 
 
 def replace_text(path: Path, text: str, mode: int) -> None:
+    """Put a text in place; on a full datastore in the file's own blocks, as a small file needs no new ones there."""
+    data = text.encode("utf-8", "surrogateescape")
     temporary = path.with_name(path.name + "~")
-    with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as handle:
-        handle.write(text)
-    os.chmod(temporary, mode)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as handle:
+            handle.write(data)
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno != errno.ENOSPC or not path.exists():
+            raise
+        with open(path, "r+b") as handle:
+            handle.write(data)
+            handle.truncate(len(data))

@@ -14,8 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from esxilab import disks
+
 from .dictfile import DictFile, replace_text
-from .errors import TaskInProgress, VimFault
+from .errors import SystemError_, TaskInProgress, VimFault
 from .tasks import Task
 from .vmconfig import DiskDevice, VmConfig, split_delta
 from .vmlog import VmLog
@@ -185,8 +187,12 @@ class Vm:
         except VimFault as fault:
             self.end(task, fault)
             raise
+        except (OSError, disks.DiskError) as error:
+            fault = SystemError_(str(error))
+            self.end(task, fault)
+            raise fault from error
         except BaseException as error:
-            self.end(task, VimFault(f"A general system error occurred: {error}"))
+            self.end(task, SystemError_(str(error)))
             raise
         self.end(task)
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from .errors import (
     ManagedObjectNotFound,
     NotSupported,
     QuiesceFailed,
+    SystemError_,
     TooManySnapshotLevels,
     VimFault,
 )
@@ -65,17 +67,35 @@ def create(vm: Vm, name: str, description: str, memory: bool, quiesce: bool) -> 
     )
     with engine.stunned(vm, quiesce=quiesce):
         made = _freeze_disks(vm, snapshot)
-        _write_state(vm, snapshot)
-        for node, path in made.items():
-            vm.config.set_disk_file(node, path)
-        vm.save_config()
-        snapshots.snapshots.append(snapshot)
-        snapshots.last_uid = snapshots.current = uid
-        vm.save_snapshots(snapshots)
+        before = vm.config.values.copy()
+        try:
+            _write_state(vm, snapshot)
+            for node, path in made.items():
+                vm.config.set_disk_file(node, path)
+            vm.save_config()
+            snapshots.snapshots.append(snapshot)
+            snapshots.last_uid = snapshots.current = uid
+            vm.save_snapshots(snapshots)
+        except (VimFault, OSError) as error:
+            _undo(vm, snapshot, list(made.values()), before)
+            if isinstance(error, VimFault):
+                raise
+            raise SystemError_(str(error)) from error
         if vm.power == "poweredOn":
             engine.reopen(vm)
     vm.log.write(f"SnapshotVMXTakeSnapshotComplete: Done with snapshot '{name}': {uid}", "vmx", 5)
     return snapshot
+
+
+def _undo(vm: Vm, snapshot: Snapshot, made: list[str], before: DictFile) -> None:
+    """A snapshot that could not be written down: the VM goes on as before, nothing of it stays."""
+    vm.config.values = before
+    with contextlib.suppress(OSError):
+        vm.save_config()
+    for path in made:
+        vm.host.engine.delete(path)
+    for name in (snapshot.filename, snapshot.filename.replace(".vmsn", ".vmem")):
+        (vm.folder / name).unlink(missing_ok=True)
 
 
 def _refuse_impossible(vm: Vm, depth: int) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -41,7 +42,8 @@ class VmLog:
             number=5,
         )
         self.write("DICT --- CONFIGURATION")
-        os.chmod(self.path, 0o644)
+        with contextlib.suppress(OSError):
+            os.chmod(self.path, 0o644)
 
     def write(self, text: str, source: str = "vmx", number: int = 5) -> None:
         moment = self._clock.now()
@@ -53,5 +55,6 @@ class VmLog:
             line = f"{stamp}| {source}| | I{number:03d}: {text}"
         else:
             line = f"{stamp}| {source}| I{number + 120}: {text}"
-        with open(self.path, "a", encoding="utf-8") as handle:
+        # A full datastore loses log lines; the VM goes on.
+        with contextlib.suppress(OSError), open(self.path, "a", encoding="utf-8") as handle:
             handle.write(line + "\n")
