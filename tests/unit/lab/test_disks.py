@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from esxilab import disks, images
+from esxilab.disks import copying
 from esxilab.disks.descriptor import ExtentLine, base_descriptor, child_descriptor
 
 MIB = 1 << 20
@@ -443,7 +444,7 @@ def test_a_speed_limit_is_asked_at_every_turn(tmp_path: Path) -> None:
         return 1e12
 
     disks.clone(str(tmp_path / "a.vmdk"), str(tmp_path / "b.vmdk"), "thin", rate=rate)
-    assert len(asked) == 4
+    assert len(asked) >= 16 * MIB // copying.BUFFER
 
 
 # Consolidation and the rest

