@@ -155,7 +155,8 @@ def client(program: str, endpoint: Endpoint, socket: str) -> list[str]:
         "-o",
         "ControlMaster=no",
         "-o",
-        f"ProxyCommand=echo {shlex.quote(NO_MASTER)} >&2",
+        # A shell of its own: ssh puts "exec" in front, and what a bare echo writes was seen to get lost.
+        f"ProxyCommand=sh -c 'echo \"{NO_MASTER}\" >&2'",
         "-o",
         "BatchMode=yes",
         "-o",
