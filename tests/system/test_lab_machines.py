@@ -91,14 +91,14 @@ def test_every_applet_that_tools_rely_on_is_there(lab: Lab, name: str) -> None:
 
 
 def test_a_session_is_root_with_esxis_path_and_home(lab: Lab) -> None:
-    done = lab.host("esx80").ssh("echo $USER $PATH $PWD $SHELL; hostname; hostname -f")
-    assert done.stdout.splitlines() == ["root /bin:/sbin / /bin/sh", "esx80", "esx80.lab.example"]
+    done = lab.host("esx80").ssh("echo $USER $PATH $PWD $SHELL; hostname; hostname -s")
+    assert done.stdout.splitlines() == ["root /bin:/sbin / /bin/sh", "esx80.lab.example", "esx80"]
 
 
 def test_exec_runs_in_the_same_machine_as_ssh_and_keeps_the_exit_code(lab: Lab) -> None:
     host = lab.host("esx80")
     host.ssh("echo seen > /tmp/by-ssh")
-    done = host.run("cat /tmp/by-ssh; hostname; exit 7")
+    done = host.run("cat /tmp/by-ssh; hostname -s; exit 7")
     assert (done.stdout, done.returncode) == ("seen\nesx80\n", 7)
 
 
@@ -435,6 +435,86 @@ def test_a_fleet_of_ten_hosts_answers(tmp_path: Path) -> None:
         hosts = [machine for machine in lab.status()["machines"] if machine["kind"] == "esxi"]
         assert len(hosts) == 10
         for machine in hosts:
-            assert lab.host(machine["name"]).ssh("hostname").stdout.strip() == machine["name"]
+            assert lab.host(machine["name"]).ssh("hostname -s").stdout.strip() == machine["name"]
     finally:
         lab.call("down")
+
+
+# --- the commands ------------------------------------------------------------------------------------------------
+
+
+def test_a_running_clone_is_seen_and_killed_in_ps_and_its_progress_arrives_live(clean_lab: Lab) -> None:
+    host = clean_lab.host("esx70")
+    host.fault("slow_clone", rate="4M")
+    source, target = "/vmfs/volumes/datastore1/two words/two words.vmdk", "/vmfs/volumes/shared/killed.vmdk"
+    host.run(f"dd if=/dev/urandom of='{source[:-5]}-flat.vmdk' bs=1M seek=16 count=32 conv=notrunc")
+    clone = subprocess.Popen(
+        [*host.ssh_argv(), f"vmkfstools -i '{source}' -d thin {target}"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert clone.stdout is not None
+    seen = b""
+    while b"\rClone: 2" not in seen:
+        piece = clone.stdout.read1(100)  # type: ignore[attr-defined]
+        assert piece, seen
+        seen += piece
+    assert b"100% done" not in seen
+    lines = [
+        line for line in host.run("ps -c").stdout.splitlines() if "/bin/vmkfstools -i" in line and "sh -c" not in line
+    ]
+    world, cartel, name, command = lines[0].split(None, 3)
+    assert (world, name) == (cartel, "vmkfstools")
+    assert command == f"/bin/vmkfstools -i {source} -d thin {target}"
+    host.run(f"kill -9 {world}")
+    assert clone.wait(timeout=30) != 0
+    clone.stdout.close()
+    host.run("rm -f /vmfs/volumes/shared/killed*")
+
+
+def test_a_running_disk_is_busy_for_every_program_and_free_after_power_off(lab: Lab) -> None:
+    host = lab.host("esx67")
+    disk = "/vmfs/volumes/datastore1/plain67/plain67-flat.vmdk"
+    host.run("vim-cmd vmsvc/power.on 1")
+    wait_until(lambda: host.vm("plain67")["power"] == "poweredOn", "power on")
+    for reader in (
+        f"cat {disk}",
+        f"dd if={disk} bs=512 count=1",
+        f'python3 -c \'open("{disk}", "rb")\'',
+        f"openssl md5 {disk}",
+    ):
+        done = host.run(reader)
+        assert done.returncode != 0, reader
+        assert "resource busy" in done.stderr, reader
+    outside = host.volume_path("datastore1") / "plain67" / "plain67-flat.vmdk"
+    assert subprocess.run(["cat", str(outside)], capture_output=True, check=False).returncode != 0
+    host.run("vim-cmd vmsvc/power.off 1")
+    wait_until(lambda: host.run(f"dd if={disk} bs=512 count=1").returncode == 0, "the lock's end")
+    host.run("vim-cmd vmsvc/power.on 1")
+
+
+def test_df_shows_each_datastore_in_bytes_with_its_name(lab: Lab) -> None:
+    rows = [line.split(None, 5) for line in lab.host("esx70").run("df").stdout.splitlines()]
+    assert rows[0] == ["Filesystem", "Bytes", "Used", "Available", "Use%", "Mounted on"]
+    found = {row[5]: (row[0], int(row[1])) for row in rows[1:]}
+    assert found["/vmfs/volumes/small"] == ("VMFS-6", 48 << 20)
+    assert found["/vmfs/volumes/backup"] == ("NFS", 1 << 30)
+
+
+def test_the_commands_of_hostd_keep_their_exit_code_and_streams(clean_lab: Lab) -> None:
+    host = clean_lab.host("esx80")
+    assert "plain80" in host.ssh("vim-cmd vmsvc/getallvms").stdout
+    assert host.ssh("vim-cmd vmsvc/power.getstate 4711").returncode != 0
+    host.fault("hostd_down")
+    assert host.ssh("vim-cmd vmsvc/getallvms").returncode != 0
+    host.clear()
+    assert host.ssh("vim-cmd vmsvc/getallvms").returncode == 0
+
+
+def test_a_vim_cmd_that_a_fault_kills_dies_by_the_signal(clean_lab: Lab) -> None:
+    host = clean_lab.host("esx80")
+    host.fault("vimcmd_killed", times=1)
+    done = host.run("vim-cmd vmsvc/getallvms; echo $?")
+    assert done.stdout.splitlines()[-1] == "137"
+    assert host.run("vim-cmd vmsvc/getallvms").returncode == 0

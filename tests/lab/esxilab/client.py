@@ -15,7 +15,9 @@ import socket
 import sys
 
 SOCKET = "/.lab/run/labd.sock"
-LOCAL_TOOLS = ("vmkfstools", "ps", "df", "lsof")
+LOCAL_TOOLS = ("vmkfstools", "ps", "df")
+# On ESXi these are links to one program, too.
+LINKS = {"lsof": "vmkvsitools"}
 
 
 class Lab:
@@ -52,7 +54,11 @@ class Lab:
     def call(self, request: dict) -> dict:
         """One request, one answer."""
         self.send(request)
-        return self.receive()
+        answer = self.receive()
+        if "rc" in answer and "ask" in request:
+            # A question has no exit status: this is the daemon saying what went wrong.
+            raise OSError(str(answer.get("stderr", "")).strip())
+        return answer
 
 
 def write(descriptor: int, text: str) -> None:
@@ -74,7 +80,8 @@ def forward(lab: Lab, tool: str, arguments: list) -> int:
             # A command that a fault kills dies by the signal itself, so that the shell reports it as it would.
             import signal
 
-            signal.signal(frame["signal"], signal.SIG_DFL)
+            if frame["signal"] != signal.SIGKILL:
+                signal.signal(frame["signal"], signal.SIG_DFL)
             os.kill(os.getpid(), frame["signal"])
         if "rc" in frame:
             return int(frame["rc"])
@@ -92,6 +99,8 @@ def main() -> int:
             sys.path.insert(0, "/.lab")
             module = __import__("esxilab.tools." + tool, fromlist=["main"])
             return int(module.main(sys.argv[1:], lab) or 0)
+        if tool in LINKS:
+            return forward(lab, LINKS[tool], [tool, *sys.argv[1:]])
         return forward(lab, tool, sys.argv[1:])
     except (OSError, EOFError) as error:
         # The host is going down, or its lab is broken; a real command would hang or die here, too.

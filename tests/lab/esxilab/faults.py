@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Protocol
 
 from esxilab.errors import LabError
@@ -18,6 +19,8 @@ NETWORK = {
     "latency": "each round trip takes ms=N more",
     "cap": "each connection carries at most bytes_per_second=N (or 20M) in each direction",
 }
+# Names and sentences: what looks like a number there is none.
+TEXT_ARGUMENTS = frozenset({"vm", "name", "datastore", "text", "op", "mode"})
 
 
 class Wires(Protocol):
@@ -33,12 +36,23 @@ def parse_arguments(words: list[str]) -> dict[str, Any]:
         key, sign, text = word.partition("=")
         if not sign:
             raise LabError(f"{word!r}: fault arguments are written as key=value")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        found[key] = value if isinstance(value, (int, float, bool)) else text
+        found[key] = text
     return found
+
+
+def typed(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments as the faults want them: numbers, true and false, and sizes such as 20M as what they say."""
+    return {key: value if key in TEXT_ARGUMENTS else _typed(value) for key, value in arguments.items()}
+
+
+def _typed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        read = json.loads(value)
+    except ValueError:
+        return parse_size(value) if re.fullmatch(r"[0-9.]+[KMGT]", value) else value
+    return read if isinstance(read, (int, float)) else value
 
 
 class Network:

@@ -14,7 +14,7 @@ from pathlib import Path
 from esxilab import interpreters, seccomp, sshd
 from esxilab.errors import LabError
 from esxilab.interpreters import Interpreter
-from esxilab.topology import Machine, Topology, parse_size
+from esxilab.topology import DOMAIN, Machine, Topology, parse_size
 
 PACKAGE = Path(__file__).resolve().parent
 # sshd sits behind the lab's proxy: same address, this much above the machine's port.
@@ -88,7 +88,7 @@ def prepare(paths: LabPaths, topology: Topology, machine: Machine) -> None:
     paths.sockets(machine).mkdir(mode=0o700)
     etc = root / "etc"
     etc.mkdir()
-    names = "".join(f"{other.address} {other.name}.lab.example {other.name}\n" for other in topology.machines)
+    names = "".join(f"{other.address} {other.name}.{DOMAIN} {other.name}\n" for other in topology.machines)
     _text(etc / "hosts", "127.0.0.1 localhost.localdomain localhost\n" + names)
     _text(etc / "hostname", machine.name + "\n")
     sshd.write_accounts(etc, machine)

@@ -21,7 +21,7 @@ from typing import Any
 
 from esxilab import hostroot, interpreters, inventory, rpc, seccomp, sshd, sysimage, topology, volumes
 from esxilab.errors import LabError
-from esxilab.faults import NETWORK, Network
+from esxilab.faults import NETWORK, Network, typed
 from esxilab.hostd import Hostd
 from esxilab.hostroot import LabPaths
 from esxilab.locks import LockTable
@@ -213,6 +213,9 @@ class Daemon:
             request = channel.receive()
             request["pid"] = pid
             tool = request.get("tool")
+            if tool == "ps":
+                channel.send({"worlds": self._worlds(node)})
+                continue
             if tool in POWER_TOOLS:
                 channel.send({"rc": 0})
                 threading.Thread(target=self.power, args=(node, tool == "reboot"), daemon=True).start()
@@ -224,6 +227,12 @@ class Daemon:
                 answer = {"stderr": f"{tool}: defect in the lab: {type(error).__name__}: {error}\n", "rc": 255}
             for frame in [answer] if isinstance(answer, dict) else answer:
                 channel.send(frame)
+
+    def _worlds(self, node: Node) -> list[dict[str, Any]]:
+        """The running VMs, which are processes on a real host and here work of the daemon's."""
+        assert node.hostd is not None
+        running = [vm for vm in node.hostd.vms() if vm.power == "poweredOn"]
+        return [{"world": vm.world_id, "name": vm.safe_name} for vm in running]
 
     def _control_connection(self, channel: rpc.Channel) -> None:
         while True:
@@ -264,6 +273,7 @@ class Daemon:
     def fault(self, node: Node, kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Set a fault, or 'clear' all (or the one called 'name')."""
         kind = kind.replace("-", "_")
+        arguments = typed(arguments)
         if kind == "clear":
             name = arguments.get("name")
             if name is None or name in NETWORK:

@@ -22,7 +22,7 @@ from esxilab.errors import LabError
 _APPLETS = """
     [ [[ ash awk basename cat chgrp chmod chown chvt cksum clear cmp cp crond cut date dd diff dirname
     dnsdomainname du echo egrep env expr false fdisk fgrep find getty grep groups gunzip gzip head hexdump
-    hostname id kill link ln logger login ls md5sum mkdir mkfifo mknod mktemp more mv nc nslookup od passwd
+    id kill link ln logger login ls md5sum mkdir mkfifo mknod mktemp more mv nc nslookup od passwd
     printf pwd readlink realpath reset rm rmdir sed seq setsid sh sha1sum sha256sum sha512sum sleep sort stat
     strings stty sum sync tac tail tar tee test time timeout top touch tr true tty uniq unlink unzip usleep
     uudecode uuencode vi watch wc wget which who xargs xxd zcat
@@ -32,7 +32,7 @@ APPLETS = frozenset(_APPLETS.split())
 NOT_ON = {"6.7": frozenset({"realpath", "tac", "timeout", "xxd"})}
 # Played by the lab's daemon or by its client; never by busybox.
 _SIMULATED = """
-    esxcli localcli vim-cmd vmkfstools vmkvsitools vmware vsish ps df uname lsof vdf services.sh
+    esxcli localcli vim-cmd vmkfstools vmkvsitools vmware vsish ps df uname lsof vdf hostname services.sh
     reboot poweroff halt
 """
 SIMULATED = tuple(_SIMULATED.split())

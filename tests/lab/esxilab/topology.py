@@ -18,6 +18,7 @@ from esxilab.errors import LabError
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 PROFILES = ("6.7", "7.0", "8.0")
 DATASTORE_TYPES = ("vmfs5", "vmfs6", "nfs")
+DOMAIN = "lab.example"
 NAME = re.compile(r"^[a-z0-9][a-z0-9.-]{0,60}$")
 
 # Every switch that the machine layer reads, with what a host of that release does (esxi-facts 4 and 8).
@@ -252,6 +253,7 @@ def _complete_host(
     machine.config = dict(
         entry,
         name=machine.name,
+        hostname=f"{machine.name}.{DOMAIN}",
         address=machine.address,
         port=machine.port,
         profile=machine.profile,
