@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_PERCENT = re.compile(r"\bClone:\s+(\d{1,3})% done\.?")
-_DETAIL = re.compile(r"^(Destination disk format:|Cloning disk '|Clone: \d+% done)")
+# At the start of a line only: the heading quotes a path, which may hold anything.
+_PERCENT = re.compile(r"^Clone:\s+(\d{1,3})% done\.?")
+_HEADING = re.compile(r"^(Destination disk format:|Cloning disk ')")
 _CODE = re.compile(r"\((\d+)\)\.?\s*$")
 
 # What the operator can do about it, by the code of VMware's disk library.
@@ -43,8 +44,10 @@ class CloneLog:
 def parse_clone(text: str) -> CloneLog:
     """Progress is rewritten with carriage returns; the error may stand before the heading, since it goes elsewhere."""
     lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
-    percents = [min(100, int(match.group(1))) for line in lines for match in _PERCENT.finditer(line)]
-    said = [line for line in lines if line and not _DETAIL.match(line)]
+    percents = [min(100, int(match.group(1))) for line in lines for match in [_PERCENT.match(line)] if match]
+    # An error may follow on the line of the last report, which has no end of its own.
+    words = [_PERCENT.sub("", line).strip() for line in lines]
+    said = [line for line in words if line and not _HEADING.match(line)]
     message = " ".join(said)
     codes = [int(match.group(1)) for line in said for match in [_CODE.search(line)] if match]
     return CloneLog(

@@ -103,7 +103,7 @@ class CopyPlan:
             files=self.files,
             datastore=self.datastore,
             folders=self.folders,
-            work_dir=posixpath.join(self.folder, f".stowage-copy-{token}"),
+            work_dir=posixpath.join(self.folder, f".stowage-tmp-{token}"),
             token=token,
             lease=lease,
         )
@@ -137,6 +137,12 @@ def plan_copy(host: Host, request: Request, *, foresight: bool = False) -> tuple
     warnings: list[str] = []
     sources, left_out = _sources(host, request, foresight, warnings)
     store, folder, name = _destination(host, request, len(sources))
+    if store.is_nfs and request.disk_format == "eagerzeroedthick":
+        raise errors.NotSupported(
+            program="vmkfstools",
+            reason=f"datastore {store.name!r} of {host.name} is NFS, which knows no eagerzeroedthick disks",
+            way_out="Use thin or zeroedthick there",
+        )
     disks = tuple(
         DiskTask(
             key=source.key,

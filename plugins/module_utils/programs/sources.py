@@ -70,7 +70,7 @@ def disks_of_vm(
     reader = DiskReader(host)
     found: list[Source] = []
     left_out: list[tuple[str, str]] = []
-    for key, disk in sorted(disks.items(), key=lambda item: item[1].device_key):
+    for key, disk in disks.items():
         if keys and key not in keys:
             left_out.append((key, "not asked for"))
             continue

@@ -220,9 +220,10 @@ stowage_detach() {
 @WATCH@
 @TOKEN@-watch
     turn=0
-    while read -r pid <"$2/pid" && [ "$pid" = - ] && [ "$turn" -lt 20 ]; do
+    while read -r pid <"$2/pid" && [ "$pid" = - ] && [ "$turn" -lt 50 ]; do
         turn=$((turn + 1))
-        sleep 1
+        # Not every busybox knows parts of a second.
+        sleep 0.1 2>/dev/null || sleep 1
     done
     echo "pid $pid"
 }

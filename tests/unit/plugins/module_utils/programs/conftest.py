@@ -18,11 +18,17 @@ APPLETS = (
     "sh cat cp dd grep kill mkdir mv nohup printf rm rmdir setsid sleep stat touch tr true wc which test tail ls df awk"
 )
 
-# Test double of `vmkfstools -i SRC -d FORMAT DST`: real files, real I/O, the real output; steered by files beside it.
-# steps: seconds to take; fail: text for stderr and rc 1 at half way; deaf: ignore TERM.
+# Test double of `vmkfstools -i SRC -d FORMAT DST`: real files, real I/O, the real output; steered by files beside it:
+# steps (how many seconds), fail (text of an error at half way), deaf (ignores TERM), race (somebody else's target
+# appears), whole (the extent gets its full size), liar (ends well at half way), short (half the extent), delta,
+# smaller (another disk than the source), inconsistent (-e says so).
 VMKFSTOOLS = r"""#!/bin/sh
 here=${0%/*}
-if [ "$1" = -e ]; then echo 'Disk chain is consistent.'; exit 0; fi
+if [ "$1" = -e ]; then
+    if [ -e "$here/inconsistent" ]; then echo 'Disk chain is not consistent : (18)'; exit 1; fi
+    echo 'Disk chain is consistent.'
+    exit 0
+fi
 source=$2 format=$4 target=$5
 [ -e "$here/deaf" ] && trap '' TERM
 printf '%s\n' "$*" >>"$here/calls"
@@ -39,7 +45,16 @@ if [ ! -f "$source" ]; then
 fi
 flat=${target%.vmdk}-flat.vmdk
 : >"$flat" || exit 1
-sed "s/-flat.vmdk/&/" "$source" >"$target" 2>/dev/null || cat "$source" >"$target"
+from=${source##*/} to=${target##*/} sectors=2048 parent=ffffffff
+[ -e "$here/smaller" ] && sectors=1024
+[ -e "$here/delta" ] && parent=00000001
+while IFS= read -r line; do
+    case $line in
+    'RW '*) printf 'RW %s VMFS "%s"\n' "$sectors" "${to%.vmdk}-flat.vmdk" ;;
+    'parentCID='*) printf 'parentCID=%s\n' "$parent" ;;
+    *) printf '%s\n' "$line" ;;
+    esac
+done <"$source" >"$target"
 steps=$(cat "$here/steps" 2>/dev/null || echo 1)
 i=0
 while [ "$i" -lt "$steps" ]; do
@@ -49,9 +64,12 @@ while [ "$i" -lt "$steps" ]; do
         exit 13
     }
     if [ -e "$here/fail" ] && [ "$i" -ge $((steps / 2)) ]; then cat "$here/fail" >&2; exit 1; fi
+    if [ -e "$here/liar" ]; then exit 0; fi
     sleep 1
     i=$((i + 1))
 done
+[ -e "$here/whole" ] && dd if=/dev/zero bs=1024 count=1024 2>/dev/null >"$flat"
+[ -e "$here/short" ] && dd if=/dev/zero bs=1024 count=512 2>/dev/null >"$flat"
 printf '\rClone: 100%% done.\n'
 """
 
@@ -86,7 +104,7 @@ class HostShell:
         self.volume.mkdir()
         busybox = shutil.which("busybox")
         assert busybox, "these tests need busybox"
-        for applet in [*APPLETS.split(), "sed"]:
+        for applet in APPLETS.split():
             (self.bin / applet).symlink_to(busybox)
         (self.bin / "vmkfstools").write_text(VMKFSTOOLS)
         (self.bin / "vmkfstools").chmod(0o755)
