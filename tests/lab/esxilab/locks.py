@@ -8,7 +8,9 @@ from the thread here and gets EBUSY or goes on. The lab's own process is exempt,
 
 What this cannot do: `unlink`, `rename` and `truncate(2)` by path are no opens and are not stopped. In mode 2 a writing
 open is told from a reading one by the system call that the opener is waiting in (`/proc/<tid>/syscall`); where that
-cannot be read (io_uring, a foreign architecture) the open counts as a reading one.
+cannot be read (io_uring, a foreign architecture) the open counts as a reading one. The process that holds the table
+must not itself start programs from a guarded file system: a `vfork` that keeps the interpreter's lock until the exec
+is answered would wait for a thread that waits for it.
 """
 
 from __future__ import annotations
