@@ -129,6 +129,7 @@ def whole_house() -> Iterator[House]:
     )
     try:
         house = House(lab, Controller(lab, work, VARIABLES), ("esx67", "esx70", "esx80"))
+        lab.settle()
         house.remember()
         yield house
     finally:

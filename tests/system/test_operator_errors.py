@@ -33,7 +33,7 @@ def test_a_wrong_password_fails_that_host_only_and_is_tried_once(house: House, t
     run = house.controller.play("backup_hot", *other, "--limit", "esx67,esx80", **BOTH).must_end_with(2)
     assert "esx80" in run.text and "password" in run.text
     assert run.stats["stowage_run"]["ok"] == 1
-    assert house.record(run)["hosts"]["esx80"]["error"]["id"] == "authentication-failed"
+    assert house.record(run)["hosts"]["esx80"]["error"]["id"] == "ssh-authentication-failed"
     assert "not-the-password" not in run.text
     assert house.differences("esx67", "esx80") == []
     # Not locked out: five failures would have been too many.

@@ -10,13 +10,14 @@ python3 tests/tools/faults_page.py --check   changes nothing, exit code 1 when t
 from __future__ import annotations
 
 import importlib
-import pkgutil
+import re
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "faults.md"
 MARK = "<!-- From here on written by tests/tools/faults_page.py -->\n"
+PACKAGE = "ansible_collections.stowage.esxi.plugins.module_utils"
 ROOMS = {
     "base": "Files and waiting",
     "ssh": "Reaching a hypervisor",
@@ -29,27 +30,28 @@ ROOMS = {
 
 def error_classes() -> dict[str, list[type]]:
     """All error classes by room, sorted by id."""
-    from ansible_collections.stowage.esxi.plugins import module_utils
-
-    for info in pkgutil.walk_packages(module_utils.__path__, module_utils.__name__ + "."):
-        importlib.import_module(info.name)
-    errors = importlib.import_module(module_utils.__name__ + ".base.errors")
+    folder = ROOT / "plugins" / "module_utils"
+    for path in sorted(folder.rglob("*.py")):
+        words = path.relative_to(folder).with_suffix("").parts
+        importlib.import_module(".".join([PACKAGE, *(word for word in words if word != "__init__")]))
+    errors = importlib.import_module(PACKAGE + ".base.errors")
     found: dict[str, list[type]] = {}
     seen: set[type] = set()
     queue: list[type] = list(errors.StowageError.__subclasses__())
     while queue:
         cls = queue.pop()
         queue += cls.__subclasses__()
-        if cls in seen or not cls.__module__.startswith(module_utils.__name__):
+        if cls in seen or not cls.__module__.startswith(PACKAGE):
             continue
         seen.add(cls)
         if "template" in vars(cls):
-            found.setdefault(cls.__module__[len(module_utils.__name__) + 1 :].split(".")[0], []).append(cls)
+            found.setdefault(cls.__module__[len(PACKAGE) + 1 :].split(".")[0], []).append(cls)
     return {room: sorted(classes, key=lambda cls: cls.id) for room, classes in found.items()}  # type: ignore[attr-defined]
 
 
 def cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("{", "‹").replace("}", "›")
+    text = re.sub(r"\{(\w+)(?:![rsa])?(?::[^}]*)?\}", r"‹\1›", text)
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def table() -> str:

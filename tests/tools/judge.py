@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,18 @@ class Lab:
         if len(found) != 1:
             raise Wrong(f"{len(found)} volumes are called {match.group(1)}")
         return found[0] / (match.group(2) or "/").lstrip("/")
+
+    def occupied(self) -> int:
+        """Bytes that all datastores hold."""
+        return sum(entry["size"] - entry["free"] for entry in json.loads(self.verb("status"))["volumes"])
+
+    def settle(self, seconds: float = 90) -> None:
+        """Wait until the guests have written their rings full: from then on their thin disks grow no more."""
+        end, known = time.monotonic() + seconds, -1
+        while known != (known := self.occupied()):
+            if time.monotonic() > end:
+                raise Wrong(f"the guests' disks still grow after {seconds:.0f} s")
+            time.sleep(3)
 
     def machines(self, host: str) -> dict[str, Machine]:
         """Power state, snapshot tree and files of every VM, by name, from vim-cmd and the datastore."""

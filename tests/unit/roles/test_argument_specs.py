@@ -136,3 +136,13 @@ def test_the_role_pages_are_in_step_with_their_specs() -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout
+
+
+def test_the_page_of_faults_is_in_step_with_the_error_classes() -> None:
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "tools" / "faults_page.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
