@@ -274,3 +274,31 @@ def test_a_thread_may_take_the_host_lock_again_and_another_may_not() -> None:
     assert seen == ["busy"]
     with hostlock.host_lock(endpoint, timeout_seconds=1):
         pass
+
+
+def test_a_host_that_knows_only_sha1_signatures_is_served_after_it_said_so(make_sshd: Any) -> None:
+    server = make_sshd("127.0.0.36", "HostKeyAlgorithms ssh-rsa\nPubkeyAcceptedAlgorithms +ssh-rsa")
+    endpoint = endpoint_of(server, known_hosts_file=server.known_hosts("rsa"))
+    before = server.log.count("Failed")
+    assert session.open_session(endpoint).run(["true"]).rc == 0
+    assert server.log.count("Failed") == before
+    pinned = endpoint_of(
+        server, known_hosts_file=None, host_key_policy="pinned", host_key_fingerprints=(server.fingerprint("rsa"),)
+    )
+    assert session.open_session(pinned).run(["true"]).rc == 0
+
+
+def test_a_host_with_a_new_key_of_its_pinned_set_is_accepted_again(make_sshd: Any) -> None:
+    server = make_sshd("127.0.0.37")
+    pins = (server.fingerprint("ed25519"), server.fingerprint("rsa"))
+    endpoint = endpoint_of(server, known_hosts_file=None, host_key_policy="pinned", host_key_fingerprints=pins)
+    opened = session.open_session(endpoint)
+    assert opened.run(["true"]).rc == 0
+    assert isinstance(opened, openssh.OpenSshSession)
+    opened.disconnect()
+    server.stop()
+    config = server.folder / "sshd_config"
+    lines = [line for line in config.read_text().splitlines() if "host_ed25519" not in line]
+    config.write_text("\n".join(lines) + "\n")
+    server.start()
+    assert session.open_session(endpoint).run(["true"]).rc == 0
