@@ -41,7 +41,7 @@ SWITCHES: dict[str, Any] = {
     #: vmkfstools keeps its output back until it ends.
     "vmkfstools_buffered": False,
     #: KiB a second that a running guest writes.
-    "guest_kib_per_second": 256,
+    "guest_kib_per_second": 64,
 }
 
 

@@ -24,7 +24,6 @@ TOOLS: dict[str, Callable[[Hostd, Sequence[str]], Answer]] = {
     "vmware": identity.vmware,
     "uname": identity.uname,
     "hostname": identity.hostname,
-    "vmkvsitools": vmkvsitools.run,
     "vsish": vsish.run,
     "vdf": vmkvsitools.vdf,
     "hostd": services.hostd,
@@ -39,6 +38,9 @@ def handle(host: Hostd, request: Mapping[str, Any]) -> dict[str, Any]:
     if tool == "vmkfstools":
         return grants.handle(host, request)
     argv = [str(word) for word in request.get("argv", [])]
+    if tool in ("vmkvsitools", "lsof"):
+        words = argv if tool == "vmkvsitools" else ["lsof", *argv]
+        return vmkvsitools.run(host, words, int(request.get("pid", 0))).as_dict()
     run = TOOLS.get(tool)
     if run is None:
         return Answer(stderr=f"-sh: {tool}: not found\n", rc=127).as_dict()

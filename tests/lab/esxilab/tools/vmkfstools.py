@@ -11,6 +11,7 @@ it stands above them when both streams go to one file. Killed, it leaves what it
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ from .vmkfstools_args import BadArguments, Request, parse, parse_size
 from .vmkfstools_texts import DESTINATIONS, help_text
 
 USAGE_STATUS = 255
+#: A copy under way sees faults that are set or cleared after this time.
+ASK_AGAIN_SECONDS = 0.5
 FORMATS = tuple(DESTINATIONS)
 
 
@@ -40,6 +43,7 @@ class Tool:
         self.host = lab.call({"tool": "vmkfstools", "ask": "host"})
         self._kept = ""
         self._percent = -1
+        self._asked = time.monotonic()
 
     # --- output ----------------------------------------------------------------------------------------------
 
@@ -58,6 +62,14 @@ class Tool:
         self.say(f"\r{label}: {percent}% done.")
         if not self.host["buffered"]:
             self.flush()
+
+    def rate(self) -> float | None:
+        """Bytes a second that the host lets a copy have now; asked again while it runs."""
+        if time.monotonic() - self._asked > ASK_AGAIN_SECONDS:
+            self.host = self.lab.call({"tool": "vmkfstools", "ask": "host"})
+            self._asked = time.monotonic()
+        found: float | None = self.host["rate"]
+        return found
 
     # --- the host --------------------------------------------------------------------------------------------
 
@@ -157,7 +169,7 @@ def _clone(tool: Tool, request: Request) -> None:
             target,
             fmt,
             _watched(tool, "Clone"),
-            rate=tool.host["rate"],
+            rate=tool.rate,
             preallocate=not tool.on_nfs(target),
             release=tool.host["version"],
         )
@@ -167,10 +179,10 @@ def _clone(tool: Tool, request: Request) -> None:
 
 
 def _watched(tool: Tool, label: str) -> Callable[[int], None]:
-    """Progress that stops where an injected fault says so. Real rates are asked again while the copy runs."""
-    fail = tool.host["fail"]
+    """Progress that stops where an injected fault says so."""
 
     def progress(percent: int) -> None:
+        fail = tool.host["fail"]
         if fail is not None and percent >= fail["percent"]:
             tool.progress(label, min(percent, int(fail["percent"])))
             raise Failure(f"Failed to clone disk: {fail['text']} ({fail['code']}).")

@@ -19,9 +19,10 @@ LSOF_HEAD = "Cartel  | World name                | Type       | fd   | Descripti
 LSOF_LINE = "---------------------------------------------------------------------------\n"
 
 
-def run(host: Hostd, argv: Sequence[str]) -> Answer:
+def run(host: Hostd, argv: Sequence[str], pid: int = 0) -> Answer:
+    """`pid` is the process that asks: only processes of its own pid namespace are on its host."""
     if argv[:1] == ["lsof"]:
-        return Answer(LSOF_HEAD + LSOF_LINE + "".join(_lsof(host)))
+        return Answer(LSOF_HEAD + LSOF_LINE + "".join(_lsof(host, pid)))
     if argv[:1] == ["vdf"]:
         return vdf(host, argv[1:])
     if argv[:1] == ["hwclock"]:
@@ -30,7 +31,7 @@ def run(host: Hostd, argv: Sequence[str]) -> Answer:
     return Answer(stderr=f"vmkvsitools: unknown command '{word}'\n", rc=1)
 
 
-def _lsof(host: Hostd) -> Iterator[str]:
+def _lsof(host: Hostd, asking: int) -> Iterator[str]:
     """Files on the host's datastores that a running VM or a process of the host has open."""
     for vm in host.vms():
         if vm.power != "poweredOn":
@@ -43,9 +44,26 @@ def _lsof(host: Hostd) -> Iterator[str]:
                 path = host.engine.parent_of(path)
         for number, path in enumerate(paths):
             yield _row(vm.world_id - 1, "vmx", number + 20, path)
+    here = _namespace(asking)
     for pid in os.listdir("/proc"):
-        if pid.isdigit() and int(pid) != os.getpid():
+        if pid.isdigit() and int(pid) != os.getpid() and here is not None and _namespace(int(pid)) == here:
             yield from _open_files(host, int(pid))
+
+
+def _namespace(pid: int) -> str | None:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return None
+
+
+def _inner_pid(pid: int) -> int:
+    """The pid as the host's own ps shows it."""
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as handle:
+        for line in handle:
+            if line.startswith("NSpid:"):
+                return int(line.split()[-1])
+    return pid
 
 
 def _open_files(host: Hostd, pid: int) -> Iterator[str]:
@@ -53,6 +71,7 @@ def _open_files(host: Hostd, pid: int) -> Iterator[str]:
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as handle:
             name = handle.read().strip()
         numbers = os.listdir(f"/proc/{pid}/fd")
+        shown = _inner_pid(pid)
     except OSError:
         return
     devices = {os.stat(volume.path).st_dev for volume in host.volumes.all}
@@ -66,7 +85,7 @@ def _open_files(host: Hostd, pid: int) -> Iterator[str]:
             continue
         inside = target if target.startswith("/vmfs/") else host.volumes.inside_of(host.as_path(target))
         if inside.startswith("/vmfs/"):
-            yield _row(pid, name, int(number), inside)
+            yield _row(shown, name, int(number), inside)
 
 
 def _row(cartel: int, name: str, number: int, path: str) -> str:
