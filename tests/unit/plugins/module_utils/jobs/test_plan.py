@@ -1,0 +1,190 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import (
+    VmPlan,
+    Volume,
+    check_room,
+    decide_how,
+    plan_host,
+    plan_vm,
+    volume_of,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import (
+    DiskChoice,
+    VmPolicy,
+    parse_policy,
+    vm_policy_from_dict,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import Candidate, Selection
+from jobs_values import make_disk, make_vm
+
+POLICY = vm_policy_from_dict({"point": "/vmfs/volumes/backup/x"})
+GIB = 1 << 30
+
+
+def planned(policy: VmPolicy = POLICY, **facts: Any) -> VmPlan:
+    return plan_vm(make_vm(**facts), policy, "/vmfs/volumes/backup/x/web01-1", "esx1")
+
+
+def ids(plan: VmPlan) -> list[str]:
+    return [problem["id"] for problem in plan.problems]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "state", "effective", "stop", "snapshot", "restart"),
+    [
+        ("hot", "poweredOn", "hot", False, True, False),
+        ("warm", "poweredOn", "warm", True, True, True),
+        ("cold", "poweredOn", "cold", True, False, False),
+        ("hot", "poweredOff", "cold", False, False, False),
+        ("warm", "poweredOff", "cold", False, False, False),
+        ("cold", "poweredOff", "cold", False, False, False),
+        ("hot", "suspended", "cold", False, False, False),
+        ("warm", "suspended", "cold", False, False, False),
+        ("cold", "suspended", "cold", False, False, False),
+    ],
+)
+def test_what_does_not_run_is_never_started_stopped_or_snapshotted(
+    wanted: str, state: str, effective: str, stop: bool, snapshot: bool, restart: bool
+) -> None:
+    how = decide_how(wanted, state)
+    assert (how.effective, how.stop, how.snapshot, how.restart) == (effective, stop, snapshot, restart)
+    assert how.why
+
+
+@pytest.mark.parametrize(
+    ("changes", "how", "action", "word"),
+    [
+        ({}, "hot", "copy", ""),
+        ({"kind": "rdm-physical"}, "cold", "excluded", "physical raw device mapping"),
+        ({"kind": "rdm-virtual"}, "hot", "copy", ""),
+        ({"mode": "independent-persistent"}, "hot", "excluded", "independent-persistent"),
+        ({"mode": "independent-nonpersistent"}, "warm", "excluded", "independent-nonpersistent"),
+        ({"mode": "independent-persistent"}, "cold", "copy", ""),
+        ({"sharing": "multi-writer"}, "hot", "cannot", "multi-writer"),
+        ({"sharing": "multi-writer"}, "cold", "cannot", "multi-writer"),
+        ({"bus_sharing": "physical"}, "hot", "cannot", "physical"),
+        ({"bus_sharing": "physical"}, "cold", "copy", ""),
+        ({"fault": "its parent is missing"}, "hot", "cannot", "its parent is missing"),
+    ],
+)
+def test_every_disk_has_an_action_and_a_reason(changes: dict[str, Any], how: str, action: str, word: str) -> None:
+    plan = planned(replace(POLICY, how=how), disks=(make_disk("scsi0:0"), make_disk("scsi0:1", **changes)))
+    disk = plan.disks[1]
+    assert disk.action == action
+    assert word in disk.reason and bool(disk.reason) == (action != "copy")
+
+
+def test_a_disk_that_cannot_be_copied_keeps_its_machine_from_being_green() -> None:
+    plan = planned(disks=(make_disk("scsi0:0"), make_disk("scsi0:1", fault="broken chain")))
+    assert ids(plan) == ["disk-cannot-be-copied"] and not plan.ready
+    assert "disks.exclude" in plan.problems[0]["hint"]
+
+
+def test_an_exclusion_explains_a_disk_that_could_not_be_copied() -> None:
+    policy = replace(POLICY, disks=DiskChoice(exclude=("scsi0:1",)))
+    plan = planned(policy, disks=(make_disk("scsi0:0"), make_disk("scsi0:1", fault="broken chain")))
+    assert plan.ready and plan.disk_keys == ("scsi0:0",)
+    assert "asked for" in plan.disks[1].reason
+
+
+def test_only_included_disks_are_copied_and_a_missing_one_is_an_error() -> None:
+    policy = replace(POLICY, disks=DiskChoice(include=("scsi0:1", "scsi1:0")))
+    plan = planned(policy, disks=(make_disk("scsi0:0"), make_disk("scsi0:1")))
+    assert plan.disk_keys == ("scsi0:1",)
+    assert ids(plan) == ["no-such-disk"]
+
+
+@pytest.mark.parametrize("disks", [(), (make_disk(kind="rdm-physical"),)])
+def test_a_machine_without_a_disk_to_copy_is_a_problem(disks: Any) -> None:
+    assert ids(planned(disks=disks)) == ["no-disk-to-copy"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "how", "problem"),
+    [
+        ({"question": "moved or copied?"}, "hot", "pending-question"),
+        ({"passthrough": ("pciPassthru0",)}, "hot", "how-not-possible"),
+        ({"encrypted": True}, "cold", "how-not-possible"),
+        ({"fault": {"id": "vm-unusable", "message": "m", "hint": "", "data": {}}}, "hot", "vm-unusable"),
+    ],
+)
+def test_what_stands_in_the_way_is_told_before_anything_is_touched(
+    facts: dict[str, Any], how: str, problem: str
+) -> None:
+    assert ids(planned(replace(POLICY, how=how), **facts)) == [problem]
+
+
+def test_a_pass_through_device_forbids_hot_only() -> None:
+    for how in ("warm", "cold"):
+        assert planned(replace(POLICY, how=how), passthrough=("pciPassthru0",)).ready
+
+
+def test_a_guest_that_cannot_be_asked_is_warned_of() -> None:
+    assert planned(replace(POLICY, how="cold"), tools_running=False).warnings
+    assert not planned(replace(POLICY, how="cold", force_off=True), tools_running=False).warnings
+    assert not planned(tools_running=False).warnings
+
+
+def volumes(free: int, source_free: int = 50 * GIB) -> list[Volume]:
+    return [
+        Volume("backup", "/vmfs/volumes/u9", 100 * GIB, free),
+        Volume("ds1", "/vmfs/volumes/u1", 100 * GIB, source_free),
+    ]
+
+
+def test_a_volume_is_found_by_label_and_by_uuid_and_never_by_a_mere_prefix() -> None:
+    found = volumes(GIB)
+    assert volume_of("/vmfs/volumes/backup/x", found) == found[0]
+    assert volume_of("/vmfs/volumes/u1/web01/a.vmdk", found) == found[1]
+    assert volume_of("/vmfs/volumes/backup2/x", found) is None
+
+
+def test_a_machine_that_does_not_fit_is_told_and_a_smaller_one_after_it_still_goes() -> None:
+    big = planned(name="big", disks=(make_disk(allocated_bytes=GIB, capacity_bytes=GIB),))
+    small = planned(name="small", disks=(make_disk(allocated_bytes=1 << 20, capacity_bytes=1 << 20),))
+    checked = check_room([big, small], volumes(5 * GIB + 100 * (1 << 20)), "esx1")
+    assert [ids(plan) for plan in checked] == [["no-room"], []]
+    assert "big" in checked[0].problems[0]["message"] and "backup" in checked[0].problems[0]["message"]
+
+
+def test_the_room_of_one_machine_is_gone_for_the_next() -> None:
+    one = planned(disks=(make_disk(allocated_bytes=GIB, capacity_bytes=GIB),))
+    checked = check_room([one, one], volumes(5 * GIB + GIB + GIB // 2), "esx1")
+    assert [ids(plan) for plan in checked] == [[], ["no-room"]]
+
+
+def test_a_thick_copy_needs_the_whole_capacity() -> None:
+    thin, thick = planned(), planned(replace(POLICY, disk_format="eagerzeroedthick"))
+    assert thick.room_needed == GIB and thin.room_needed < 200 << 20
+
+
+def test_a_full_source_datastore_forbids_a_snapshot_but_not_a_cold_copy() -> None:
+    hot, cold = planned(), planned(replace(POLICY, how="cold"))
+    checked = check_room([hot, cold], volumes(50 * GIB, source_free=GIB), "esx1")
+    assert [ids(plan) for plan in checked] == [["no-room"], []]
+
+
+def test_a_backup_point_that_is_not_mounted_is_told() -> None:
+    assert ids(check_room([planned()], [volumes(GIB)[1]], "esx1")[0]) == ["target-missing"]
+
+
+def test_equal_facts_give_equal_plans_that_print() -> None:
+    candidate = Candidate("web01", "id-web01", 7, "poweredOn")
+    selection = Selection((candidate,), (Candidate("x", "y", 8, "poweredOn"),), ())
+    policy = parse_policy({"point": "/vmfs/volumes/backup", "vms": {"web01": {"how": "warm"}}})
+    plans = [
+        plan_host("r", "esx1", selection, {7: make_vm()}, policy, {7: "/vmfs/volumes/backup/w"}, volumes(90 * GIB))
+        for _time in range(2)
+    ]
+    assert plans[0] == plans[1]
+    assert "web01: warm" in plans[0].text() and "not selected: x" in plans[0].text()
+    totals = plans[0].as_dict()["totals"]
+    assert (totals["ready"], totals["disks"], totals["bytes_to_read"]) == (1, 1, 100 << 20)

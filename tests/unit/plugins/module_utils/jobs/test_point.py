@@ -1,0 +1,248 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Restore points as folders: the real scripts in a shell like the hypervisor's."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import rotation
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
+    ConfigNotCopied,
+    NotReadable,
+    PointExists,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import identity_hash, partial_name
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
+from jobs_values import make_job
+
+IDENTITY = "id-1"
+DESCRIPTOR = """# Disk DescriptorFile
+version=1
+CID=0000000a
+parentCID=ffffffff
+createType="vmfs"
+RW 8 VMFS "scsi0-0-flat.vmdk"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    found = tmp_path / "backup" / f"web01-{identity_hash(IDENTITY)}"
+    found.mkdir(parents=True)
+    return found
+
+
+@pytest.fixture
+def host(session: Session) -> Host:
+    # The host's own chain check, as the shell finds it; what it prints is from the facts.
+    tool = Path(session.applets, "vmkfstools")  # type: ignore[attr-defined]
+    tool.write_text("#!/bin/sh\n[ -f \"$2\" ] && echo 'Disk chain is consistent.'\n", encoding="utf-8")
+    tool.chmod(0o755)
+    return Host(session, clock=FakeClock(datetime(2026, 11, 23, tzinfo=timezone.utc)))
+
+
+def job_at(folder: Path, time: str = "20261122T200000Z", **more: Any) -> Job:
+    job = "run1-b0123456789ab"
+    return make_job(
+        identity=IDENTITY,
+        job=job,
+        time=time,
+        partial=str(folder / partial_name(time, job)),
+        final=str(folder / time),
+        **more,
+    )
+
+
+def write_disk(partial: Path, sectors: int = 8) -> None:
+    partial.mkdir(exist_ok=True)
+    (partial / "scsi0-0.vmdk").write_text(DESCRIPTOR, encoding="utf-8")
+    (partial / "scsi0-0-flat.vmdk").write_bytes(b"\x01" * 512 * sectors)
+
+
+def prove(host: Host, partial: Path, **disk: Any) -> Any:
+    disks = [{"key": "scsi0:0", "capacity_bytes": 4096, **disk}]
+    return points.prove_disks(host, "web01", str(partial), disks, "thin")
+
+
+def make_point(host: Host, folder: Path, time: str) -> Path:
+    job = job_at(folder, time)
+    write_disk(Path(job.partial))
+    (Path(job.partial) / "web01.vmx").write_text("x", encoding="utf-8")
+    disks = prove(host, Path(job.partial))
+    value = {
+        "time": time,
+        "vm": {"name": "web01", "identity": IDENTITY},
+        "disks": [vars(disk) for disk in disks],
+        "files": [vars(file) for file in points.list_files(host.session, job.partial)],
+    }
+    points.commit(host.session, job, value)
+    return Path(job.final)
+
+
+def test_a_committed_folder_is_listed_with_its_files(host: Host, folder: Path) -> None:
+    final = make_point(host, folder, "20261122T200000Z")
+    found, bad = points.list_points(host, str(folder.parent), IDENTITY)
+    assert ([point.path for point in found], bad) == ([str(final)], [])
+    assert {file.name for file in found[0].files} == {"scsi0-0.vmdk", "scsi0-0-flat.vmdk", "web01.vmx"}
+    assert os.listdir(folder) == ["20261122T200000Z"]
+
+
+def test_a_partial_folder_is_never_listed(host: Host, folder: Path) -> None:
+    job = job_at(folder)
+    write_disk(Path(job.partial))
+    (Path(job.partial) / "stowage.json").write_text("{}", encoding="utf-8")
+    assert points.list_points(host, str(folder.parent)) == ([], [])
+
+
+def test_a_commit_never_replaces_a_restore_point(host: Host, folder: Path) -> None:
+    final = make_point(host, folder, "20261122T200000Z")
+    before = sorted(os.listdir(final))
+    with pytest.raises(PointExists):
+        make_point(host, folder, "20261122T200000Z")
+    assert sorted(os.listdir(final)) == before
+
+
+def test_a_good_copy_is_proven(host: Host, folder: Path) -> None:
+    partial = folder / "p"
+    write_disk(partial)
+    (disk,) = prove(host, partial)
+    assert (disk.key, disk.file, disk.capacity_bytes, disk.cid) == ("scsi0:0", "scsi0-0.vmdk", 4096, "0000000a")
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (lambda partial: (partial / "scsi0-0.vmdk").unlink(), "not there"),
+        (lambda partial: (partial / "scsi0-0.vmdk").write_text("KDMV"), "descriptor"),
+        (lambda partial: (partial / "scsi0-0.vmdk").write_text(DESCRIPTOR.replace("RW 8", "RW 16")), "8192"),
+        (lambda partial: (partial / "scsi0-0-flat.vmdk").unlink(), "missing"),
+        (lambda partial: (partial / "scsi0-0-flat.vmdk").write_bytes(b"\x01" * 4095), "4095"),
+        (
+            lambda partial: (partial / "scsi0-0.vmdk").write_text(
+                DESCRIPTOR.replace("parentCID=ffffffff", 'parentCID=0000000b\nparentFileNameHint="x.vmdk"')
+            ),
+            "x.vmdk",
+        ),
+        (
+            lambda partial: (partial / "scsi0-0.vmdk").write_text(DESCRIPTOR.replace('"scsi0', '"../scsi0')),
+            "missing",
+        ),
+    ],
+)
+def test_a_damaged_copy_is_never_proven(host: Host, folder: Path, damage: Any, word: str) -> None:
+    partial = folder / "p"
+    write_disk(partial)
+    damage(partial)
+    with pytest.raises(NotReadable) as caught:
+        prove(host, partial)
+    assert word in caught.value.message and "scsi0:0" in caught.value.message
+
+
+def test_the_hosts_own_verdict_on_the_chain_counts(host: Host, folder: Path) -> None:
+    partial = folder / "p"
+    write_disk(partial)
+    tool = Path(host.session.applets, "vmkfstools")  # type: ignore[attr-defined]
+    tool.write_text("#!/bin/sh\necho 'Disk chain is not consistent : x (18)'\n", encoding="utf-8")
+    with pytest.raises(NotReadable) as caught:
+        prove(host, partial)
+    assert "(18)" in caught.value.message
+
+
+def test_a_removal_deletes_what_the_manifest_lists_and_the_folder(host: Host, folder: Path) -> None:
+    make_point(host, folder, "20261122T200000Z")
+    (point,), _bad = points.list_points(host, str(folder.parent))
+    assert points.remove(host.session, point) == []
+    assert os.listdir(folder) == []
+
+
+def test_a_foreign_file_stays_in_its_place_and_is_told(host: Host, folder: Path) -> None:
+    final = make_point(host, folder, "20261122T200000Z")
+    (final / "notes of the boss.txt").write_text("keep", encoding="utf-8")
+    (point,), _bad = points.list_points(host, str(folder.parent))
+    assert points.remove(host.session, point) == ["notes of the boss.txt"]
+    assert os.listdir(final) == ["notes of the boss.txt"]
+    assert points.list_points(host, str(folder.parent)) == ([], [])
+
+
+def test_a_removal_that_was_cut_short_is_finished_by_the_next_rotation(host: Host, folder: Path) -> None:
+    final = make_point(host, folder, "20261120T200000Z")
+    os.rename(final, folder / ".removing-20261120T200000Z")
+    (folder / ".removing-20261120T200000Z" / "scsi0-0-flat.vmdk").unlink()
+    newest = make_point(host, folder, "20261122T200000Z")
+    policy = vm_policy_from_dict({"point": str(folder.parent)})
+    result = rotation.rotate(host, job_at(folder), policy)
+    assert os.listdir(folder) == [newest.name]
+    assert "cut short" in result["removed"][0]["reasons"][0]
+
+
+def test_rotation_removes_by_policy_and_leaves_what_is_not_a_point_of_this_machine(host: Host, folder: Path) -> None:
+    for day in (19, 20, 21, 22):
+        make_point(host, folder, f"202611{day}T200000Z")
+    (folder / "20261101T000000Z").mkdir()
+    (folder / "20261101T000000Z" / "scsi0-0.vmdk").write_text("foreign", encoding="utf-8")
+    (folder / "20261102T000000Z").mkdir()
+    (folder / "20261102T000000Z" / "stowage.json").write_text("{}", encoding="utf-8")
+    (folder / "20261119T200000Z" / "stowage.hold").write_text("", encoding="utf-8")
+    policy = vm_policy_from_dict({"point": str(folder.parent), "keep": {"last": 1, "min": 1}})
+    result = rotation.rotate(host, job_at(folder), policy)
+    assert sorted(os.listdir(folder)) == [
+        "20261101T000000Z",
+        "20261102T000000Z",
+        "20261119T200000Z",
+        "20261122T200000Z",
+    ]
+    assert len(result["removed"]) == 2 and len(result["kept"]) == 2
+    assert any("20261102T000000Z" in problem for problem in result["problems"])
+
+
+def test_rotation_switched_off_removes_nothing(host: Host, folder: Path) -> None:
+    for day in (21, 22):
+        make_point(host, folder, f"202611{day}T200000Z")
+    policy = vm_policy_from_dict({"point": str(folder.parent), "keep": {"last": 1}, "rotate": False})
+    assert rotation.rotate(host, job_at(folder), policy)["removed"] == []
+    assert len(os.listdir(folder)) == 2
+
+
+def test_configuration_is_copied_and_an_absent_file_passed_over(session: Session, tmp_path: Path) -> None:
+    source, dest = tmp_path / "a b", tmp_path / "dest"
+    source.mkdir()
+    dest.mkdir()
+    (source / "it's $(x).vmx").write_text("vmx", encoding="utf-8")
+    copied = points.copy_files(session, "web01", [str(source / "it's $(x).vmx"), str(source / "no.nvram")], str(dest))
+    assert copied == [str(source / "it's $(x).vmx")]
+    assert (dest / "it's $(x).vmx").read_text(encoding="utf-8") == "vmx"
+
+
+def test_a_configuration_that_cannot_be_copied_is_an_error_that_names_it(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "a.vmx").write_text("vmx", encoding="utf-8")
+    with pytest.raises(ConfigNotCopied) as caught:
+        points.copy_files(session, "web01", [str(tmp_path / "a.vmx")], str(tmp_path / "gone"))
+    assert "a.vmx" in caught.value.message
+
+
+def test_a_renamed_machine_keeps_its_folder(session: Session, tmp_path: Path) -> None:
+    point = tmp_path / "backup"
+    old = point / f"old-name-{identity_hash(IDENTITY)}"
+    old.mkdir(parents=True)
+    known = points.vm_folders(session, [str(point)])
+    assert points.vm_folder(known, str(point), "new name", IDENTITY) == str(old)
+    assert points.vm_folder(known, str(point), "new name", "id-2") == f"{point}/new-name-{identity_hash('id-2')}"
+
+
+def test_nothing_is_made_below_a_datastore_that_is_not_mounted(session: Session) -> None:
+    job = make_job(partial="/vmfs/volumes/gone/x/.partial-t-run1-b0123456789ab")
+    with pytest.raises(StowageError) as caught:
+        points.prepare(session, job)
+    assert "/vmfs/volumes/gone" in caught.value.message

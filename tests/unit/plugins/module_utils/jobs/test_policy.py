@@ -1,0 +1,78 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.arguments import policy_options
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import (
+    VmPolicy,
+    parse_policy,
+    vm_policy_from_dict,
+)
+
+POINT = {"point": "/vmfs/volumes/backup"}
+
+
+def test_an_override_changes_what_it_names_and_nothing_else() -> None:
+    policy = parse_policy({**POINT, "keep": {"last": 3}, "vms": {"db01": {"how": "cold", "keep": {"weekly": 4}}}})
+    common, own = policy.for_vm(["web01"]), policy.for_vm(["db01", "uuid"])
+    assert (common.how, common.keep.last, common.keep.weekly) == ("hot", 3, 0)
+    assert (own.how, own.keep.last, own.keep.weekly) == ("cold", 3, 4)
+
+
+def test_an_override_may_be_given_by_uuid() -> None:
+    assert parse_policy({**POINT, "vms": {"uuid-1": {"quiesce": True}}}).for_vm(["web", "uuid-1"]).quiesce is True
+
+
+@pytest.mark.parametrize(
+    ("raw", "names"),
+    [
+        ({}, "point"),
+        ({"point": "relative"}, "point"),
+        ({"point": "/vmfs/volumes/../etc"}, "point"),
+        ({"point": "/vmfs/volumes/a\nb"}, "point"),
+        ({**POINT, "hwo": "hot"}, "hwo"),
+        ({**POINT, "how": "lukewarm"}, "how"),
+        ({**POINT, "keep": {"last": 0}}, "keep"),
+        ({**POINT, "keep": {"lsat": 1}}, "lsat"),
+        ({**POINT, "keep": {"min": 0}}, "min"),
+        ({**POINT, "shutdown_timeout": "soon"}, "shutdown_timeout"),
+        ({**POINT, "quiesce": "perhaps"}, "quiesce"),
+        ({**POINT, "disks": {"include": ["0:0"], "only": []}}, "disks"),
+        ({**POINT, "disks": {"exclude": ["disk one"]}}, "disks"),
+        ({**POINT, "vms": {"db01": {"how": "never"}}}, "db01"),
+        ({**POINT, "vms": {"db01": {"select": ["all"]}}}, "select"),
+        ({**POINT, "vms": ["db01"]}, "vms"),
+        ({**POINT, "unknown_names": "panic"}, "unknown_names"),
+    ],
+)
+def test_a_slip_is_an_error_that_names_the_variable(raw: dict[str, Any], names: str) -> None:
+    with pytest.raises(BadPolicy) as caught:
+        parse_policy(raw)
+    assert names in caught.value.message
+
+
+def test_text_from_a_survey_counts_as_what_it_says() -> None:
+    value = vm_policy_from_dict({**POINT, "quiesce": "yes", "shutdown_timeout": "30", "keep": {"last": "2"}})
+    assert (value.quiesce, value.shutdown_timeout, value.keep.last) == (True, 30, 2)
+
+
+def test_a_policy_survives_the_way_through_a_playbook() -> None:
+    value = vm_policy_from_dict({**POINT, "how": "warm", "disks": {"exclude": ["scsi0:1"]}, "keep": {"daily": 2}})
+    assert vm_policy_from_dict(value.as_dict()) == value
+
+
+def test_the_module_offers_every_setting_with_its_own_default() -> None:
+    options = policy_options()
+    defaults = VmPolicy(point="/x")
+    for field in fields(VmPolicy):
+        assert field.name in options
+        if options[field.name].get("default") not in (None, {}):
+            assert options[field.name]["default"] == getattr(defaults, field.name)
+    spec = {name: option["default"] for name, option in options.items() if "default" in option}
+    assert parse_policy({**spec, **POINT}).common == vm_policy_from_dict(POINT)

@@ -1,0 +1,156 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record
+
+AT = datetime(2026, 11, 22, 20, tzinfo=timezone.utc)
+
+
+def plan(*names: str, **problem: Any) -> dict[str, Any]:
+    vms = [
+        {
+            "vm": name,
+            "identity": f"id-{name}",
+            "how": "hot",
+            "effective_how": "hot",
+            "why": "asked for",
+            "warnings": [],
+            "problems": [problem] if problem else [],
+            "disks": [
+                {"key": "scsi0:0", "action": "copy", "reason": "", "capacity_bytes": 10, "bytes_to_read": 5},
+                {
+                    "key": "scsi0:1",
+                    "action": "excluded",
+                    "reason": "asked for",
+                    "capacity_bytes": 10,
+                    "bytes_to_read": 5,
+                },
+            ],
+        }
+        for name in names
+    ]
+    return {"run_id": "run1", "host": "esx1", "vms": vms, "problems": [], "not_selected": ["tpl"]}
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> str:
+    return str(tmp_path / "state")
+
+
+def test_every_planned_machine_has_an_entry_before_anything_begins(state: str) -> None:
+    record.write_plan(state, plan("web01", "$(x) 'y'/../z"), AT)
+    merged = record.merge(state, "run1")
+    assert [(entry["vm"], entry["status"]) for entry in merged["vms"]] == [
+        ("$(x) 'y'/../z", "not-run"),
+        ("web01", "not-run"),
+    ]
+    assert [disk["status"] for disk in merged["vms"][0]["disks"]] == ["not-run", "excluded"]
+    assert merged["summary"]["green"] is False and merged["summary"]["not_run"] == 2
+
+
+def test_a_problem_of_the_plan_is_a_failure_with_its_reason(state: str) -> None:
+    record.write_plan(state, plan("web01", id="no-room", message="m", hint="h", data={}), AT)
+    (entry,) = record.merge(state, "run1")["vms"]
+    assert (entry["status"], entry["error"]["id"]) == ("failed", "no-room")
+
+
+def test_a_name_that_nobody_has_is_in_the_record(state: str) -> None:
+    value = {
+        **plan(),
+        "problems": [{"vm": "wbe", "error": {"id": "unknown-vm", "message": "m", "hint": "", "data": {}}}],
+    }
+    record.write_plan(state, value, AT)
+    assert record.merge(state, "run1")["summary"]["failed_vms"][0]["vm"] == "wbe"
+
+
+def test_a_kill_after_the_start_leaves_interrupted(state: str) -> None:
+    value = plan("web01")
+    record.write_plan(state, value, AT)
+    entry = record.read_entry(state, "run1", "esx1", "id-web01")
+    assert entry is not None
+    record.write_entry(state, record.start_entry(entry, FakeClock()))
+    (found,) = record.merge(state, "run1")["vms"]
+    assert found["status"] == "interrupted" and found["disks"][0]["status"] == "interrupted"
+    assert found["disks"][1]["status"] == "excluded"
+
+
+def test_planning_again_forgets_nothing_that_was_done(state: str) -> None:
+    record.write_plan(state, plan("web01"), AT)
+    entry = record.read_entry(state, "run1", "esx1", "id-web01")
+    assert entry is not None
+    entry["status"] = "ok"
+    record.write_entry(state, entry)
+    record.write_plan(state, plan("web01"), AT)
+    assert record.merge(state, "run1")["summary"]["ok"] == 1
+
+
+def test_a_second_merge_changes_nothing(state: str) -> None:
+    record.write_plan(state, plan("web01"), AT)
+    merged = record.merge(state, "run1", ["esx1"])
+    path, first = record.write_record(state, merged)
+    assert (first, record.write_record(state, record.merge(state, "run1", ["esx1"]))[1]) == (True, False)
+    assert json.loads(Path(path).read_text(encoding="utf-8"))["schema"] == record.SCHEMA
+
+
+def test_check_mode_writes_no_record(state: str) -> None:
+    path, changed = record.write_record(state, record.merge(state, "run1"), check=True)
+    assert changed is True and not Path(path).exists()
+
+
+def test_a_host_that_nothing_is_known_of_is_a_failed_host(state: str) -> None:
+    record.write_plan(state, plan(), AT)
+    merged = record.merge(state, "run1", ["esx1", "esx2"], {"esx3": {"msg": "unreachable"}})
+    assert [(one["host"], one["error"]["id"]) for one in merged["summary"]["failed_hosts"]] == [
+        ("esx2", "host-not-run"),
+        ("esx3", "task-failed"),
+    ]
+    assert merged["summary"]["green"] is False
+
+
+def test_an_empty_run_without_failures_is_green(state: str) -> None:
+    record.write_plan(state, plan(), AT)
+    assert record.merge(state, "run1", ["esx1"])["summary"]["green"] is True
+
+
+def test_entries_of_another_run_are_not_counted(state: str) -> None:
+    record.write_plan(state, plan("web01"), AT)
+    assert record.merge(state, "run2")["vms"] == []
+
+
+def test_the_figures_are_those_of_the_copies() -> None:
+    entry = record.entry_of_plan("run1", "esx1", plan("web01")["vms"][0])
+    record.add_copies(entry, [{"key": "scsi0:0", "copied_bytes": 7, "bytes_to_read": 5, "seconds": 2.5, "dest": "/d"}])
+    assert (entry["bytes"], entry["bytes_read"], entry["disks"][0]["seconds"], entry["disks"][0]["dest"]) == (
+        7,
+        5,
+        2.5,
+        "/d",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("text", ("task-failed", "text")),
+        ({"msg": "m"}, ("task-failed", "m")),
+        ({"msg": "m", "error": {"id": "no-room", "message": "inner"}}, ("no-room", "inner")),
+        ({"id": "x", "message": "y"}, ("x", "y")),
+    ],
+)
+def test_whatever_a_playbook_has_of_a_failure_becomes_an_error(given: Any, wanted: tuple[str, str]) -> None:
+    found = record.error_of(given)
+    assert found is not None and (found["id"], found["message"]) == wanted
+    assert set(found) == {"id", "message", "hint", "data"}
+
+
+def test_no_failure_is_none() -> None:
+    assert record.error_of(None) is None and record.error_of("") is None

@@ -1,0 +1,119 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy, BadQuery
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import Candidate, Selection, select, tags_of
+
+
+def vm(vmid: int, name: str, power: str = "poweredOn", **more: Any) -> Candidate:
+    info = {"vmid": vmid, "name": name, "power_state": power, "disks": more.pop("disks", [])}
+    return Candidate(
+        name=name, identity=more.pop("identity", f"id{vmid}"), vmid=vmid, power_state=power, info=info, **more
+    )
+
+
+FLEET = [
+    vm(1, "web01", datastores=("ds1",), tags=("nightly",), uuids=("aaaa",)),
+    vm(2, "web02", "poweredOff", datastores=("ds2",)),
+    vm(3, "db01", datastores=("ds1", "ds2"), tags=("nightly", "gold"), disks=[{"capacity_bytes": 5}]),
+    vm(4, "all", "suspended"),
+    vm(5, "web[1]"),
+]
+
+
+def chosen(*wishes: Any, exclude: tuple[Any, ...] = (), unknown: str = "error") -> tuple[list[str], list[str]]:
+    found: Selection = select(wishes, exclude, FLEET, "esx1", unknown)
+    return [one.name for one in found.chosen], [problem.error["id"] for problem in found.problems]
+
+
+@pytest.mark.parametrize(
+    ("wish", "names"),
+    [
+        ("all", ["all", "db01", "web01", "web02", "web[1]"]),
+        ({"all": True}, ["all", "db01", "web01", "web02", "web[1]"]),
+        ("running", ["db01", "web01", "web[1]"]),
+        ({"running": False}, ["all", "web02"]),
+        ("web01", ["web01"]),
+        ("name:all", ["all"]),
+        ("pattern:web*", ["web01", "web02", "web[1]"]),
+        ({"pattern": "WEB*"}, []),
+        ({"regex": "^(web|db)01$"}, ["db01", "web01"]),
+        ("tag:nightly", ["db01", "web01"]),
+        ("datastore:ds2", ["db01", "web02"]),
+        ({"uuid": "AAAA"}, ["web01"]),
+        ("web[1]", ["web[1]"]),
+        ({"running": True, "datastore": "ds1", "tag": "gold"}, ["db01"]),
+        ("query:[?power_state=='poweredOff']", ["web02"]),
+        ("query:[?disks[?capacity_bytes > `4`]].name", ["db01"]),
+        ({"query": "[].vmid | [0:2]"}, ["web01", "web02"]),
+    ],
+)
+def test_each_form_of_selection_names_exactly_its_machines(wish: Any, names: list[str]) -> None:
+    assert chosen(wish) == (names, [])
+
+
+def test_several_wishes_add_up_and_exclusions_win() -> None:
+    assert chosen("tag:nightly", "web02", exclude=("pattern:db*",)) == (["web01", "web02"], [])
+
+
+def test_an_unknown_name_is_a_problem_of_that_name_and_the_others_go_on() -> None:
+    found = select(["web01", "wbe02"], [], FLEET, "esx1")
+    assert [one.name for one in found.chosen] == ["web01"]
+    (problem,) = found.problems
+    assert (problem.vm, problem.error["id"]) == ("wbe02", "unknown-vm")
+    assert "web02" in problem.error["hint"]
+
+
+def test_an_unknown_name_can_be_passed_over() -> None:
+    assert chosen("web01", "elsewhere", unknown="ignore") == (["web01"], [])
+
+
+def test_two_machines_of_one_name_are_ambiguous_and_neither_is_taken() -> None:
+    twins = [vm(1, "web"), vm(2, "web"), vm(3, "db")]
+    found = select(["web", "db"], [], twins, "esx1")
+    assert [one.name for one in found.chosen] == ["db"]
+    assert found.problems[0].error["id"] == "ambiguous-vm"
+    assert "vmid 1" in found.problems[0].error["message"] and "vmid 2" in found.problems[0].error["message"]
+    assert [one.name for one in found.left_out] == []
+
+
+def test_two_machines_of_one_identity_are_ambiguous_even_when_all_are_selected() -> None:
+    copies = [vm(1, "web", identity="same"), vm(2, "copy of web", identity="same"), vm(3, "db")]
+    found = select(["all"], [], copies, "esx1")
+    assert [one.name for one in found.chosen] == ["db"]
+    assert {problem.error["id"] for problem in found.problems} == {"ambiguous-vm"}
+
+
+def test_excluding_a_machine_that_is_not_there_is_no_problem() -> None:
+    assert chosen("web01", exclude=("gone",)) == (["web01"], [])
+
+
+def test_a_hostile_name_is_compared_and_never_interpreted() -> None:
+    name = "$(rm -rf /) '*' {{ 1+1 }}"
+    found = select([f"name:{name}"], [], [vm(1, name), vm(2, "x")], "esx1")
+    assert [one.name for one in found.chosen] == [name]
+
+
+@pytest.mark.parametrize("query", ["[?", "length(@)", "[0]", "[].disks"])
+def test_a_query_that_does_not_return_machines_is_refused(query: str) -> None:
+    with pytest.raises(BadQuery):
+        select([{"query": query}], [], FLEET, "esx1")
+
+
+@pytest.mark.parametrize("wish", [{}, {"nmae": "x"}, 7, {"regex": "("}])
+def test_a_selection_that_means_nothing_is_refused(wish: Any) -> None:
+    with pytest.raises(BadPolicy):
+        select([wish], [], FLEET, "esx1")
+
+
+def test_tags_come_by_name_and_by_uuid() -> None:
+    assert tags_of({"web01": ["a"], "aaaa": "b", "other": ["c"]}, "web01", ["aaaa"]) == ("a", "b")
+
+
+def test_the_same_facts_give_an_equal_selection() -> None:
+    assert select(["all", "nobody"], [], FLEET, "e") == select(["all", "nobody"], [], FLEET, "e")
