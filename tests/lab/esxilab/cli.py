@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -132,6 +133,8 @@ def up_verb(paths: LabPaths, options: argparse.Namespace) -> int:
         encoding="utf-8",
     )
     started = time.monotonic()
+    # Ended from outside, it clears up as it does when interrupted at the keyboard.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _start_daemon(paths)
     print(f"Lab {plan.name} is up in {paths.folder} ({time.monotonic() - started:.1f} s)")
     for machine in plan.machines:

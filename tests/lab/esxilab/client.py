@@ -14,6 +14,10 @@ import os
 import socket
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing takes longer than asking the daemon
+    from typing import Any
+
 SOCKET = "/.lab/run/labd.sock"
 LOCAL_TOOLS = ("vmkfstools", "ps", "df")
 # On ESXi these are links to one program, too.
@@ -38,7 +42,7 @@ class Lab:
         line, _, self._pending = self._pending.partition(b"\n")
         return line
 
-    def send(self, request: dict) -> None:
+    def send(self, request: dict[str, Any]) -> None:
         import json
 
         if self._socket is None:
@@ -46,12 +50,13 @@ class Lab:
             self._socket.connect(self._path)
         self._socket.sendall(json.dumps(request).encode("ascii") + b"\n")
 
-    def receive(self) -> dict:
+    def receive(self) -> dict[str, Any]:
         import json
 
-        return json.loads(self._line())
+        answer: dict[str, Any] = json.loads(self._line())
+        return answer
 
-    def call(self, request: dict) -> dict:
+    def call(self, request: dict[str, Any]) -> dict[str, Any]:
         """One request, one answer."""
         self.send(request)
         answer = self.receive()
@@ -67,7 +72,7 @@ def write(descriptor: int, text: str) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def forward(lab: Lab, tool: str, arguments: list) -> int:
+def forward(lab: Lab, tool: str, arguments: list[str]) -> int:
     """Have the daemon answer; frames are printed as they come, the one with 'rc' ends it."""
     lab.send({"tool": tool, "argv": arguments, "cwd": os.getcwd(), "path": sys.argv[0]})
     while True:

@@ -164,7 +164,8 @@ class Daemon:
                 self._guard(node)
             if first:
                 node.hostd.provision()
-        self.proxy.order(open=node.machine.name)
+        if "refuse" not in node.network.set:
+            self.proxy.order(open=node.machine.name)
 
     def _guard(self, node: Node) -> None:
         """execInstalledOnly: in this host nothing may be executed from a datastore, a ramdisk or the system disk."""
@@ -318,12 +319,17 @@ class Daemon:
         with node.lock:
             if node.wanted_up and node.running.alive:
                 raise LabError(f"{node.machine.name} is up already")
-            self._on_main(node.running.spawn)
-            self.save_state()
-            if node.hostd is not None:
-                node.hostd.reboot(crash=True)
-            self.proxy.order(cut=node.machine.name, mode="reset")
-            self._bring_up(node, False)
+            try:
+                self._on_main(node.running.spawn)
+                self.save_state()
+                if node.hostd is not None:
+                    node.hostd.reboot(crash=True)
+                self.proxy.order(cut=node.machine.name, mode="reset")
+                self._bring_up(node, False)
+            except BaseException:
+                # Not half up: what was started would be in the way of the next try.
+                node.running.kill()
+                raise
             node.wanted_up = True
 
     def power(self, node: Node, again: bool) -> None:

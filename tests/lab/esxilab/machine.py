@@ -60,11 +60,11 @@ class RunningMachine:
             for descriptor in passed:
                 os.close(descriptor)
         try:
-            self._read_info(read_end, str(log))
+            self._read_info(read_end)
         finally:
             os.close(read_end)
 
-    def _read_info(self, descriptor: int, log: str) -> None:
+    def _read_info(self, descriptor: int) -> None:
         assert self._process is not None
         text = b""
         end = time.monotonic() + START_SECONDS
@@ -77,7 +77,7 @@ class RunningMachine:
         try:
             pid = int(json.loads(text)["child-pid"])
         except (ValueError, KeyError) as error:
-            raise LabError(f"{self.machine.name}: bubblewrap did not start it; see {log}") from error
+            raise LabError(f"{self.machine.name}: bubblewrap did not start it: {self._last_words()}") from error
         self.outer = ProcessId.of(self._process.pid)
         self.init = ProcessId.of(pid)
 
@@ -94,14 +94,18 @@ class RunningMachine:
                         return
             except OSError:
                 time.sleep(0.02)
+        raise LabError(
+            f"{self.machine.name}: its sshd does not answer on {address[0]}:{address[1]}: {self._last_words()}"
+        )
+
+    def _last_words(self) -> str:
+        """The ends of the machine's logs, for a message that outlives them."""
         folder = self._paths.machine(self.machine)
-        reasons = []
+        words = []
         for log in (folder / "console.log", folder / "root/scratch/log/auth.log", folder / "root/var/log/auth.log"):
             if log.is_file():
-                reasons += log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:]
-        raise LabError(
-            f"{self.machine.name}: its sshd does not answer on {address[0]}:{address[1]}: {'; '.join(reasons)}"
-        )
+                words += log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:]
+        return "; ".join(words) or "its logs are empty"
 
     def kill(self) -> None:
         """End every process of the machine at once, as a power cut does."""

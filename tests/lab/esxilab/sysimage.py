@@ -66,6 +66,16 @@ def without(program: bytes, name: str) -> bytes:
     return program[:last] + b"\x01" + program[last + 1 :]
 
 
+def _next_of_length(before: bytes, length: int) -> bytes:
+    """The smallest text of that length, of bytes 1 to 127, that sorts behind another."""
+    if len(before) < length:
+        return before + b"\x01" * (length - len(before))
+    for place in range(length - 1, -1, -1):
+        if before[place] < 127:
+            return before[:place] + bytes([before[place] + 1]) + b"\x01" * (length - place - 1)
+    return b"\x7f" * length
+
+
 def with_applets(program: bytes, allowed: frozenset[str]) -> bytes:
     """The busybox program whose table of applets knows only the allowed names."""
     start = program.find(b"\x00[\x00[[\x00") + 1
@@ -86,7 +96,7 @@ def with_applets(program: bytes, allowed: frozenset[str]) -> bytes:
         before = table[-1] if table else b""
         after = next((later for later in names[number + 1 :] if later.decode() in allowed), b"\x7f")
         choices = [name[:-1] + bytes([last]) for last in [*range(1, 32), 127]]
-        choices.append((before + b"\x01" * len(name))[: len(name)])
+        choices.append(_next_of_length(before, len(name)))
         table.append(next((choice for choice in choices if before < choice < after), name[:-1] + b"\x01"))
     return program[:start] + b"\x00".join(table) + program[end - 1 :]
 
