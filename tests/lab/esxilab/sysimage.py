@@ -97,7 +97,10 @@ def with_applets(program: bytes, allowed: frozenset[str]) -> bytes:
         after = next((later for later in names[number + 1 :] if later.decode() in allowed), b"\x7f")
         choices = [name[:-1] + bytes([last]) for last in [*range(1, 32), 127]]
         choices.append(_next_of_length(before, len(name)))
-        table.append(next((choice for choice in choices if before < choice < after), name[:-1] + b"\x01"))
+        choices.append(_next_of_length(choices[-1], len(name)))
+        table.append(
+            next((choice for choice in choices if before < choice < after and choice not in names), name[:-1] + b"\x01")
+        )
     return program[:start] + b"\x00".join(table) + program[end - 1 :]
 
 
