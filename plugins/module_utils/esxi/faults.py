@@ -18,6 +18,8 @@ _NOT_STARTED = re.compile(
 )
 # The client died or got nothing: the work may have begun.
 _UNSURE = re.compile(r"^(?:Killed|Aborted|<unset>)\s*$|std::bad_alloc", re.MULTILINE)
+# Ended by SIGABRT, SIGKILL or SIGSEGV; a shell without a terminal prints no word about it.
+_KILLED = (134, 137, 139)
 _FAULT_FIRST = re.compile(r"\A(?:[A-Z][\w ]*:[ ]*\n)?\s*\((?:vim|vmodl)\.fault\.")
 _FAILED = re.compile(r"^[A-Z][\w ]* failed\.?\s*$", re.MULTILINE)
 
@@ -36,8 +38,9 @@ def not_started(text: str) -> bool:
     return bool(_NOT_STARTED.search(text))
 
 
-def unsure(text: str) -> bool:
-    return bool(_UNSURE.search(text)) or not_started(text)
+def unsure(text: str, rc: int = 0) -> bool:
+    """The same, and a client that was killed: then nobody knows whether the work began."""
+    return rc in _KILLED or bool(_UNSURE.search(text)) or not_started(text)
 
 
 def fault_of(text: str) -> Dump | None:

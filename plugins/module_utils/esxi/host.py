@@ -43,6 +43,7 @@ TRIES = 5
 RETRY_SECONDS = 5.0
 # Questions in one script: the lock is given back between scripts, so that nobody waits for a whole fleet's listing.
 BATCH_SIZE = 60
+_PORT_GROUPS = ("network", "vswitch", "standard", "portgroup", "list")
 
 
 class Host:
@@ -69,6 +70,7 @@ class Host:
         self._tries = max(1, tries)
         self._version: Version | None = None
         self._datastores: tuple[Datastore, ...] | None = None
+        self._networks: tuple[str, ...] | None = None
 
     # -- commands ------------------------------------------------------------------------------------------------
 
@@ -87,7 +89,7 @@ class Host:
         """Raise the error that a reply stands for."""
         command = command or quoting.shorten(quoting.join(reply.argv))
         text = reply.text
-        if reply.rc != 0 and faults.unsure(text) and faults.fault_of(text) is None:
+        if reply.rc != 0 and faults.unsure(text, reply.rc) and faults.fault_of(text) is None:
             raise errors.HostBusy(host=self.name, command=command, tries=self._tries, output=_short(text))
         faults.check(reply.rc, text, host=self.name, command=command)
 
@@ -144,7 +146,7 @@ class Host:
         bare = reply.rc != 0 or text.strip() == "<unset>" or text.startswith(("Failed to login:", "Connect to local"))
         if not bare or faults.fault_of(text) is not None:
             return False
-        return faults.unsure(text) if repeatable else faults.not_started(text)
+        return faults.unsure(text, reply.rc) if repeatable else faults.not_started(text)
 
     def run_batch(self, batch: Batch, *, timeout_seconds: float = 60.0) -> list[Reply]:
         try:
@@ -216,10 +218,22 @@ class Host:
         """Take the text of a filesystem listing that came along with something else."""
         self._datastores = datastores_of(parse_filesystems(listing)) or None
 
-    def networks(self) -> tuple[str, ...]:
+    def networks(self, *, fresh: bool = True) -> tuple[str, ...]:
         """Names of the port groups of the standard switches."""
-        rows = parse_table(self.esxcli("network", "vswitch", "standard", "portgroup", "list"))
-        return tuple(row.get("Name", "") for row in rows if row.get("Name"))
+        if fresh or self._networks is None:
+            self._networks = _port_groups(self.esxcli(*_PORT_GROUPS))
+        return self._networks
+
+    def load(self) -> None:
+        """Read version, datastores and networks anew in one command; what fails here is asked for alone later."""
+        batch = Batch().add(["vmware", "-v"]).add(["esxcli", "storage", "filesystem", "list"])
+        version, mounts, groups = self.run_batch(batch.add(["esxcli", *_PORT_GROUPS]))
+        self._version = parse_version(version.stdout) if version.rc == 0 else None
+        self._datastores = self._networks = None
+        if mounts.rc == 0:
+            self.keep_datastores(mounts.stdout)
+        if groups.rc == 0:
+            self._networks = _port_groups(groups.stdout)
 
     def datastore(self, name_or_path: str) -> Datastore:
         """By name, by UUID, or by any path on it."""
@@ -318,6 +332,10 @@ class Host:
                 rc=0,
                 output="the VM is still registered",
             )
+
+
+def _port_groups(text: str) -> tuple[str, ...]:
+    return tuple(row["Name"] for row in parse_table(text) if row.get("Name"))
 
 
 def _short(text: str) -> str:

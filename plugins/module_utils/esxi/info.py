@@ -27,13 +27,14 @@ _COMMANDS = 4
 
 
 def describe_host(host: Host) -> dict[str, Any]:
+    host.load()
     return {
         "name": host.name,
         "version": host.version.text,
         "build": host.version.build,
         "hardware_version_max": host.hardware_version_max,
-        "datastores": [store.as_dict() for store in host.datastores()],
-        "networks": list(host.networks()),
+        "datastores": [store.as_dict() for store in host.datastores(fresh=False)],
+        "networks": list(host.networks(fresh=False)),
     }
 
 

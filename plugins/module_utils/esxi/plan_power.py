@@ -106,6 +106,12 @@ def _wrong(vm: VirtualMachine, now: str, state: str, advice: str) -> errors.Wron
     return errors.WrongPowerState(**vm.data(state=now, operation=f"state={state}", needed=needed, advice=advice))
 
 
+def predicted(decided: PowerPlan) -> PowerResult:
+    """What a run would give, for check mode and for a VM that is there already."""
+    hard = any(step in ("power_off", "reset") for step in decided.steps)
+    return PowerResult(decided.before, decided.after, tuple(decided.words), None, None, None, hard)
+
+
 def run(vm: VirtualMachine, decided: PowerPlan, waiter: Callable[[], Waiter], journal: IntentLog | None) -> PowerResult:
     """Do what was decided. `waiter` makes a new one for each step, so that each has the whole time limit."""
     done: list[str] = []

@@ -64,7 +64,7 @@ def state_and_question(vm: VirtualMachine) -> tuple[str | None, Question | None]
     vmid = str(vm.vmid)
     state, message = vm.host.ask([["vim-cmd", "vmsvc/power.getstate", vmid], ["vim-cmd", "vmsvc/message", vmid]])
     if state.rc != 0:
-        if faults.unsure(state.text) and faults.fault_of(state.text) is None:
+        if faults.unsure(state.text, state.rc) and faults.fault_of(state.text) is None:
             return None, None
         vm.host.check(state)
     try:

@@ -20,6 +20,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_snapshots 
     SnapshotTree,
     parse_snapshots,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_vmodl import Dump, VmodlError, parse_dump
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import CommandTimeout, ConnectionLost
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.chain import Chain
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmsd import Vmsd, parse_vmsd
@@ -191,7 +192,7 @@ def create(
             # A refusal can be wrong too: only a second look without a running task makes it final.
             found = _new_snapshot(vm, name, known)
             if found is None:
-                raise _refused(vm, name, said, refusal)
+                raise _refused(vm, name, said, refusal, quiesce)
         return found
 
     try:
@@ -216,23 +217,35 @@ def _new_snapshot(vm: VirtualMachine, name: str, known: frozenset[int]) -> Snaps
     return None
 
 
+def _tasks(vm: VirtualMachine, word: str) -> list[Dump]:
+    """What the host says of this VM's tasks of one kind, the latest last. A finished one stays listed for minutes."""
+    listing = vm.host.ask([["vim-cmd", "vmsvc/get.tasklist", str(vm.vmid)]])[0].stdout
+    names = [line.strip(" ',\r")[len("vim.Task:") :] for line in listing.split("\n") if f".{word}-" in line]
+    found: list[Dump] = []
+    for reply in vm.host.ask([["vim-cmd", "vimsvc/task_info", name] for name in names]) if names else []:
+        try:
+            task = parse_dump(reply.stdout)
+        except VmodlError:
+            continue
+        if isinstance(task, Dump):
+            found.append(task)
+    return found
+
+
 def _task_runs(vm: VirtualMachine, word: str) -> bool:
-    reply = vm.host.ask([["vim-cmd", "vmsvc/get.tasklist", str(vm.vmid)]])[0]
-    tasks = [line.strip(" ',\n")[len("vim.Task:") :] for line in reply.stdout.split("\n") if f".{word}" in line]
-    if not tasks:
-        return False
-    # A finished task stays in the list for minutes.
-    infos = vm.host.ask([["vim-cmd", "vimsvc/task_info", task] for task in tasks])
-    return any('state = "running"' in info.stdout or 'state = "queued"' in info.stdout for info in infos)
+    return any(task.text("state") in ("running", "queued") for task in _tasks(vm, word))
 
 
-def _refused(vm: VirtualMachine, name: str, said: str, refusal: StowageError) -> errors.SnapshotFailed:
-    advice = "Look at the VM's events and vmware.log."
-    if "quiesc" in said.lower():
-        advice = "The guest could not be quiesced. Look at VMware Tools in the guest, or take it with quiesce=false."
-    elif "too deep" in said.lower() or "TooManySnapshotLevels" in said:
-        advice = "The chain has reached the host's limit: remove snapshots first."
+def _refused(vm: VirtualMachine, name: str, said: str, refusal: StowageError, quiesce: bool) -> errors.SnapshotFailed:
     output = str(refusal.data.get("output") or refusal.message)
+    reasons = [task.text("error.msg") for task in _tasks(vm, "createSnapshot") if task.text("state") == "error"]
+    if reasons and reasons[-1] and reasons[-1] not in output:
+        output += f" ({reasons[-1]})"
+    advice = "Look at the VM's events and vmware.log."
+    if "too deep" in output.lower() or "TooManySnapshotLevels" in said:
+        advice = "The chain has reached the host's limit: remove snapshots first."
+    elif quiesce or "quiesc" in output.lower():
+        advice = "If the guest could not be quiesced: look at VMware Tools in the guest, or take it with quiesce=false."
     return errors.SnapshotFailed(**vm.data(name=name, output=output, advice=advice))
 
 
