@@ -9,7 +9,6 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,13 +18,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from esxilab import hostroot, interpreters, inventory, rpc, seccomp, sshd, sysimage, topology, volumes
+from esxilab import hostroot, inventory, rpc, sshd, status, sysimage, topology, volumes
 from esxilab.errors import LabError
 from esxilab.faults import NETWORK, Network, typed
 from esxilab.hostd import Hostd
 from esxilab.hostroot import LabPaths
 from esxilab.locks import LockTable
 from esxilab.machine import RunningMachine
+from esxilab.node import Node, ProxyProcess
 from esxilab.processes import ProcessId
 from esxilab.topology import Machine
 
@@ -33,54 +33,6 @@ from esxilab.topology import Machine
 SYSTEM_DISK_BYTES = 256 << 20
 # What a host's shell may ask that concerns the machine and not its management daemon.
 POWER_TOOLS = ("reboot", "poweroff", "halt")
-
-
-class ProxyProcess:
-    """The proxy, and the pipe that orders go through."""
-
-    def __init__(self) -> None:
-        environment = dict(os.environ, PYTHONPATH=str(hostroot.PACKAGE.parent), PYTHONDONTWRITEBYTECODE="1")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "esxilab.proxy"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            close_fds=True,
-        )
-        self.identity = ProcessId.of(self._process.pid)
-        self._lock = threading.Lock()
-
-    def order(self, **order: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        with self._lock:
-            self._process.stdin.write(json.dumps(order).encode("ascii") + b"\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        if not line:
-            raise LabError("the lab's network proxy has ended")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise LabError(f"network proxy: {answer['error']}")
-        return answer
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
-class Node:
-    """One machine with everything that belongs to it."""
-
-    def __init__(self, machine: Machine, running: RunningMachine, network: Network) -> None:
-        self.machine = machine
-        self.running = running
-        self.network = network
-        self.hostd: Hostd | None = None
-        self.wanted_up = True
-        self.namespace = ""  # of its processes, where execInstalledOnly holds
-        self.ramdisk = ""
-        self.boots = 0
-        self.lock = threading.Lock()
 
 
 class Daemon:
@@ -254,7 +206,7 @@ class Daemon:
     def control(self, request: dict[str, Any]) -> Any:
         verb = request["verb"]
         if verb == "status":
-            return self.status()
+            return status.describe(self)
         node = self.nodes.get(request["machine"])
         if node is None:
             self.topology.machine(request["machine"])
@@ -340,55 +292,6 @@ class Daemon:
                 self.power_restored(node)
         except Exception:
             traceback.print_exc()
-
-    def status(self) -> dict[str, Any]:
-        wires = self.proxy.order(stats=True)
-        return {
-            "name": self.topology.name,
-            "dir": str(self.paths.folder),
-            "pid": os.getpid(),
-            "uptime_seconds": round(time.time() - self.started),
-            "inventory": str(self.paths.inventory),
-            "interpreter": interpreters.own().executable,
-            "locks": self.locks.status,
-            "seccomp": seccomp.available(),
-            "machines": [self._machine_status(node, wires.get(name, {})) for name, node in self.nodes.items()],
-            "volumes": [self._volume_status(volume) for volume in self.topology.volumes],
-        }
-
-    def _machine_status(self, node: Node, wire: dict[str, Any]) -> dict[str, Any]:
-        machine = node.machine
-        found: dict[str, Any] = {
-            "name": machine.name,
-            "kind": machine.kind,
-            "address": machine.address,
-            "port": machine.port,
-            "up": node.running.alive,
-            "pid": node.running.init.pid if node.running.init and node.running.alive else None,
-            "boots": node.boots,
-            "connections": wire,
-            "faults": self.faults_of(node),
-        }
-        if node.hostd is None:
-            found["python"] = {"path": self.server_python.executable, "version": self.server_python.text}
-            return found
-        python = interpreters.for_release(machine.profile, machine.switches["python"])
-        played = interpreters.RELEASES[machine.profile]
-        found.update(
-            profile=machine.profile,
-            python={"path": python.executable, "version": python.text, "plays": f"{played[0]}.{played[1]}"},
-            exec_installed_only=node.namespace != "",
-            epoll=bool(machine.switches["epoll"]) or not seccomp.available(),
-            datastores={store.name: store.volume.uuid for store in machine.datastores},
-            vms=node.hostd.status()["vms"],
-        )
-        return found
-
-    def _volume_status(self, volume: topology.Volume) -> dict[str, Any]:
-        path = self.paths.volumes / volume.uuid
-        space = os.statvfs(path)
-        free = space.f_bavail * space.f_frsize
-        return {"uuid": volume.uuid, "type": volume.type, "path": str(path), "size": volume.size, "free": free}
 
     # --- life ------------------------------------------------------------------------------------------------
 
