@@ -333,6 +333,47 @@ def test_a_reader_of_the_base_makes_the_removal_fail_and_consolidation_needed(be
     assert "consolidationNeeded = false" in lab.vim("vmsvc/get.runtime", "1")
 
 
+def test_a_reader_that_comes_between_the_two_merges_leaves_the_guest_running_on_its_helper(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = bench([running()])
+    lab.vim("vmsvc/snapshot.create", "1", "one")
+    lab.written()
+    merge = lab.host.engine.merge
+
+    def refused(child: str, parent: str) -> None:
+        if "000002" in child:
+            raise disks.FileLocked(parent)
+        merge(child, parent)
+
+    monkeypatch.setattr(lab.host.engine, "merge", refused)
+    assert lab.run("vim-cmd", "vmsvc/snapshot.remove", "1", "1")["rc"] == 1
+    monkeypatch.undo()
+    lab.written()
+    assert 'scsi0:0.fileName = "web-000002.vmdk"' in (lab.folder() / "web.vmx").read_text()
+    lab.vim("vmsvc/snapshot.removeall", "1")
+    lab.written()
+    lab.vim("vmsvc/power.off", "1")
+    assert lab.check().startswith("consistent")
+    assert not {name for name in lab.names() if "-00000" in name}
+
+
+def test_a_removal_that_runs_out_of_room_can_be_done_again(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(disks=[disk("scsi0:0", datastore="old")], datastore="datastore1")])
+    lab.vim("vmsvc/snapshot.create", "1", "one")
+    lab.written(records=100)
+    lab.host.fault("datastore_full", datastore="old")
+    assert lab.run("vim-cmd", "vmsvc/snapshot.remove", "1", "1")["rc"] == 1
+    assert "consolidationNeeded = true" in lab.vim("vmsvc/get.runtime", "1")
+    lab.host.fault("clear")
+    if lab.host.vm("1").question:
+        lab.vim("vmsvc/message", "1", lab.host.vm("1").question.id, "0")
+    lab.vim("vmsvc/snapshot.removeall", "1")
+    lab.written()
+    lab.vim("vmsvc/power.off", "1")
+    assert lab.check().startswith("consistent")
+
+
 def test_ids_are_never_given_twice(bench: Callable[..., Bench]) -> None:
     lab = bench([running(power="off")])
     lab.vim("vmsvc/snapshot.create", "1", "a")

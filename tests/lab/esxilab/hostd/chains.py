@@ -139,10 +139,14 @@ def _merge_live_top(vm: Vm, step: Merge) -> None:
     engine.set_parent(helper, step.parent)
     with engine.stunned(vm):
         engine.suspend_disks(vm)
-        engine.merge(helper, step.parent)
-        vm.config.set_disk_file(step.node, step.parent)
-        vm.save_config()
-        engine.reopen(vm)
+        try:
+            engine.merge(helper, step.parent)
+            vm.config.set_disk_file(step.node, step.parent)
+            vm.save_config()
+        finally:
+            # Where the last merge was refused, the VM goes on with the helper on top of the base.
+            engine.reopen(vm)
+            engine.delete(step.child)
     engine.delete(helper)
 
 

@@ -188,9 +188,9 @@ class Vm:
             self.end(task, fault)
             raise
         except (OSError, disks.DiskError) as error:
-            fault = SystemError_(str(error))
-            self.end(task, fault)
-            raise fault from error
+            general = SystemError_(str(error))
+            self.end(task, general)
+            raise general from error
         except BaseException as error:
             self.end(task, SystemError_(str(error)))
             raise

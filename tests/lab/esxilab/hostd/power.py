@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .errors import (
@@ -25,6 +26,7 @@ from .vmconfig import location_uuid, spaced
 
 if TYPE_CHECKING:
     from .machine import Vm
+    from .tasks import Task
 
 MOVED_OR_COPIED = (
     "This virtual machine might have been moved or copied.\n"
@@ -187,7 +189,7 @@ def _guest_rebooted(vm: Vm) -> None:
     vm.end(task)
 
 
-def _begin_when_free(vm: Vm, operation: str):  # type: ignore[no-untyped-def]
+def _begin_when_free(vm: Vm, operation: str) -> Task | None:
     """A guest's own wish waits for the operation in progress; it is forgotten when the VM went off meanwhile."""
     life = vm.life
     while vm.power == "poweredOn" and vm.life == life and not vm.host.stopped:
@@ -203,7 +205,7 @@ def _tools_up(vm: Vm) -> None:
         vm.tools_running = True
 
 
-def _later(vm: Vm, seconds: float, action) -> None:  # type: ignore[no-untyped-def]
+def _later(vm: Vm, seconds: float, action: Callable[[Vm], None]) -> None:
     """Do something in this life of the VM, some seconds from now."""
     life = vm.life
 
@@ -286,6 +288,9 @@ def _make_running_files(vm: Vm) -> None:
     own_swap = folder / f"vmx-{vm.config.base_name}-{secrets.randbits(32)}-1.vswp"
     sizes = {vm.vmx_file.with_name(vm.vmx_file.name + ".lck"): 0, swap: vm.config.memory_mb << 20, own_swap: 85983232}
     try:
+        # What a crash left behind.
+        for stale in folder.glob("vmx-*-1.vswp"):
+            stale.unlink()
         for path, size in sizes.items():
             path.unlink(missing_ok=True)
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))

@@ -123,7 +123,7 @@ def _disk(vm: Vm, disk: DiskDevice, number: int) -> Obj:
 
 def _links(vm: Vm, path: str) -> list[tuple[str, disks.Descriptor]]:
     """(path inside the host, descriptor) from the top link down, as far as they can be read."""
-    found = []
+    found: list[tuple[str, disks.Descriptor]] = []
     next_path: str | None = path
     while next_path is not None and len(found) < 40:
         try:
