@@ -152,10 +152,6 @@ options:
     type: dict
     default: {}
   write_record:
-    description: Whether the skeleton of the record is written, outside check mode.
-    type: bool
-    default: true
-  write_record:
     description:
       - Whether the skeleton of the run's record is written; V(false) where the plan is only to be looked at.
     type: bool

@@ -66,7 +66,11 @@ def test_a_module_stays_thin(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     documents: set[int] = set()
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("DOCUMENTATION", "EXAMPLES", "RETURN"):
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in (
+            "DOCUMENTATION",
+            "EXAMPLES",
+            "RETURN",
+        ):
             documents.update(range(node.lineno, (node.end_lineno or 0) + 1))
     code = [
         line

@@ -23,7 +23,7 @@ def find_holders(host: Host, extents: Iterable[str]) -> tuple[str, ...]:
 
     In words, for an error message: another host can hold the lock, of which only the owner's id is known here.
     """
-    paths = [path for path in dict.fromkeys(extents)]
+    paths = list(dict.fromkeys(extents))
     if not paths:
         return ()
     batch = Batch().add(["ps", "-c"]).add(["/bin/vmkvsitools", "lsof"])

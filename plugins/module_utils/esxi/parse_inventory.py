@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
+from xml.etree import ElementTree
 
 _COLUMNS = ("Vmid", "Name", "File", "Guest OS", "Version", "Annotation")
 _ROW = re.compile(r"^(\d+) ")

@@ -66,7 +66,7 @@ class Master:
 
     def stop(self) -> None:
         """Ends the shared connection for everybody."""
-        subprocess.run(
+        subprocess.run(  # pylint: disable=ansible-bad-function  # no AnsibleModule in this room
             [self.program, "-F", "none", "-S", self.socket, "-O", "exit", "--", self.endpoint.host],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -185,7 +185,7 @@ class Master:
             else:
                 words += options.LEGACY[:2]
             user = address.user or self.endpoint.user
-            _, text = run_ssh(
+            dummy, text = run_ssh(
                 [*words, "-l", user, "-p", str(address.port), "--", address.host, "true"], self.endpoint, {}
             )
             keys = hostkeys.parse_known_hosts(_read(store))
@@ -289,7 +289,7 @@ def run_ssh(words: list[str], endpoint: Endpoint, extra: dict[str, str]) -> tupl
     """
     limit = endpoint.connect_timeout_seconds * (2 if endpoint.jump else 1) + _LOGIN_SECONDS
     with tempfile.TemporaryFile() as words_file:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # no AnsibleModule in this room
             words,
             stdin=subprocess.DEVNULL,
             stdout=words_file,

@@ -74,7 +74,7 @@ class OpenSshSession(Session):
     def _client(
         self, socket: str, command: str, stdin: bytes | None, timeout_seconds: float, line: str
     ) -> tuple[bytes, bytes]:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # no AnsibleModule in this room
             [*options.client(self._program, self.endpoint, socket), command],
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
