@@ -480,6 +480,9 @@ def test_a_question_is_reported_with_its_choices_and_never_answered(
         assert listed["question"]["choices"]
     finally:
         clean_lab.clear()
+        question = vm.question()
+        if question is not None:
+            vm.host.vim("vmsvc/message", str(vm.vmid), question.id, "0")
         if vm.power_state() == power.ON:
             vm.power_off(quick())
 
