@@ -562,6 +562,30 @@ def test_an_unknown_fault_is_refused_with_the_names_that_are_known(bench: Callab
         bench([]).host.fault("nonsense")
 
 
+def test_rates_and_sizes_of_faults_may_carry_a_unit_and_a_copy_is_told_of_them(bench: Callable[..., Bench]) -> None:
+    lab = bench([])
+    lab.host.fault("slow_clone", rate="4M")
+    told = lab.host.handle({"tool": "vmkfstools", "ask": "host", "pid": os.getpid()})
+    assert told["rate"] == 4 << 20
+    lab.host.fault("clear")
+    assert lab.host.handle({"tool": "vmkfstools", "ask": "host", "pid": os.getpid()})["rate"] is None
+
+
+def test_every_get_command_answers_for_a_vm_that_runs_on_a_snapshot(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(disks=[disk("scsi0:0"), disk("scsi0:1", datastore="old"), disk("ide0:0", blank=True)])])
+    lab.vim("vmsvc/snapshot.create", "1", "one")
+    for name in ("summary", "runtime", "config", "guest", "filelayout", "filelayoutex", "networks", "datastores"):
+        assert lab.vim(f"vmsvc/get.{name}", "1")
+    dump = lab.vim("vmsvc/device.getdevices", "1")
+    assert "(vim.vm.device.VirtualDisk.SeSparseBackingInfo) {" in dump
+    assert 'fileName = "[old] web/web_1-000001.vmdk"' in dump
+    assert "key = 3000, " in dump
+    config = lab.vim("vmsvc/get.config", "1")
+    assert [line for line in config.splitlines() if "vmPathName" in line] == [
+        '      vmPathName = "[datastore1] web/web.vmx", '
+    ]
+
+
 def test_snapshot_remove_without_arguments_names_snapshotid_on_stderr(bench: Callable[..., Bench]) -> None:
     answer = bench([]).run("vim-cmd", "vmsvc/snapshot.remove")
     assert answer["rc"] == 1

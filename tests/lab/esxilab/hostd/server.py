@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from esxilab.topology import parse_size
+
 from . import power, snapshots
 from .clock import Clock
 from .engine import Engine
@@ -244,6 +246,9 @@ class Hostd:
                 if vm.valid and vm.power == "poweredOn" and vm.config.has_tools and not vm.has_fault("tools_stop"):
                     vm.tools_running = True
             return {"faults": self.faults.listing()}
+        for size in ("rate", "leave"):
+            if size in args:
+                args[size] = parse_size(args[size])
         if "vm" in args:
             args["vm"] = self.vm_named(str(args["vm"])).safe_name
         if name == "datastore_full":

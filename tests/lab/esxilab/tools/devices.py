@@ -342,3 +342,28 @@ def file_layout(vm: Vm) -> Obj:
             ("timestamp", iso(vm.host.clock.now())),
         ],
     )
+
+
+def old_file_layout(vm: Vm) -> Obj:
+    """get.filelayout: names only, and of the disks only the descriptors."""
+    name = vm.host.volumes.api_path
+    logs = sorted(item for item in os.listdir(vm.folder) if item.startswith("vmware") and item.endswith(".log"))
+    layouts = [
+        Obj(
+            "vim.vm.FileLayout.DiskLayout",
+            [
+                ("key", disk.key),
+                ("diskFile", Arr("string", [name(path) for path, _ in reversed(_links(vm, disk.path))])),
+            ],
+        )
+        for disk in vm.config.disks()
+    ]
+    return Obj(
+        "vim.vm.FileLayout",
+        [
+            ("configFile", Arr("string", [f"{vm.config.base_name}.vmx", f"{vm.config.base_name}.vmsd"])),
+            ("logFile", Arr("string", logs) if logs else NOTHING),
+            ("disk", Arr("vim.vm.FileLayout.DiskLayout", layouts) if layouts else NOTHING),
+            ("swapFile", UNSET),
+        ],
+    )

@@ -373,6 +373,7 @@ COMMANDS = {
     ),
     "vmsvc/get.guest": Command(1, 1, "vmid", "Get the guest information.", _dump("Guest information:\n\n", guest)),
     "vmsvc/get.filelayoutex": Command(1, 1, "vmid", "Get the file layout.", _dump("", devices.file_layout)),
+    "vmsvc/get.filelayout": Command(1, 1, "vmid", "Get the file layout.", _dump("", devices.old_file_layout)),
     "vmsvc/device.getdevices": Command(
         1, 1, "vmid", "Get the devices of a virtual machine.", _dump("Devices:\n\n", devices.hardware)
     ),
