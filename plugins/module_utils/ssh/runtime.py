@@ -61,7 +61,7 @@ def name_of(*parts: Any) -> str:
 
 def _key() -> bytes:
     path = os.path.join(folder(), "key")
-    for dummy in range(5):
+    for _attempt in range(5):
         with contextlib.suppress(FileNotFoundError):
             with open(path, "rb") as file:
                 key = file.read()

@@ -191,7 +191,7 @@ def test_the_command_line_holds_no_secret(sshd: Any) -> None:
 
 
 def test_the_folder_is_made_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STOWAGE_RUNTIME_DIR", "/tmp/sw-new-%d" % os.getpid())  # noqa: UP031
+    monkeypatch.setenv("STOWAGE_RUNTIME_DIR", f"/tmp/sw-new-{os.getpid()}")
     path = runtime.folder()
     try:
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
