@@ -243,7 +243,7 @@ error:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import info, options, plan_snapshot
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import options, plan_snapshot
 
 
 def argument_spec():
@@ -283,9 +283,9 @@ def manage(module):
             snapshot = tree.find(snapshot.id) or snapshot
         return dict(
             changed=decided.changed,
-            vm=info.describe_names(vm),
-            snapshot=info.describe_snapshot(snapshot) if snapshot is not None else None,
-            snapshots=info.describe_tree(tree),
+            vm=options.describe_names(vm),
+            snapshot=options.describe_snapshot(snapshot) if snapshot is not None else None,
+            snapshots=options.describe_tree(tree),
             actions=list(decided.words),
             diff=decided.diff(),
         )

@@ -141,7 +141,7 @@ error:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import info, options, plan_vm
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import options, plan_vm
 
 
 def argument_spec():
@@ -166,7 +166,7 @@ def manage(module):
             vm = None
         return dict(
             changed=decided.changed,
-            vm=info.describe_names(vm) if vm is not None else None,
+            vm=options.describe_names(vm) if vm is not None else None,
             path=decided.path,
             actions=[decided.action] if decided.changed else [],
             diff=decided.diff(),

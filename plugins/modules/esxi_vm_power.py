@@ -179,7 +179,7 @@ error:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import info, options, plan_power
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import options, plan_power
 
 
 def argument_spec():
@@ -205,7 +205,7 @@ def manage(module):
             )
         return dict(
             changed=decided.changed,
-            vm=info.describe_names(vm),
+            vm=options.describe_names(vm),
             power_state=result.after,
             previous_power_state=result.before,
             stopped_at=result.stopped_at,

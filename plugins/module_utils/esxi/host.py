@@ -27,10 +27,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.datastore import
     split_volume_path,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_esxcli import (
-    Version,
     parse_filesystems,
     parse_table,
-    parse_version,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_inventory import parse_registered_vmid
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
@@ -68,7 +66,7 @@ class Host:
         self._lock = lock or (lambda: host_lock(session.endpoint, clock=self.clock))
         self._retry_seconds = retry_seconds
         self._tries = max(1, tries)
-        self._version: Version | None = None
+        self._version: releases.Version | None = None
         self._datastores: tuple[Datastore, ...] | None = None
         self._networks: tuple[str, ...] | None = None
 
@@ -195,10 +193,10 @@ class Host:
     # -- the host ------------------------------------------------------------------------------------------------
 
     @property
-    def version(self) -> Version:
+    def version(self) -> releases.Version:
         if self._version is None:
             text = self.run("vmware", "-v")
-            self._version = parse_version(text)
+            self._version = releases.parse_version(text)
             if self._version is None:
                 raise errors.UnreadableOutput(host=self.name, command="vmware -v", reason=_short(text))
         return self._version
@@ -228,7 +226,7 @@ class Host:
         """Read version, datastores and networks anew in one command; what fails here is asked for alone later."""
         batch = Batch().add(["vmware", "-v"]).add(["esxcli", "storage", "filesystem", "list"])
         version, mounts, groups = self.run_batch(batch.add(["esxcli", *_PORT_GROUPS]))
-        self._version = parse_version(version.stdout) if version.rc == 0 else None
+        self._version = releases.parse_version(version.stdout) if version.rc == 0 else None
         self._datastores = self._networks = None
         if mounts.rc == 0:
             self.keep_datastores(mounts.stdout)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power, snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import Reply
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.disks import Disk, DiskReader, read_disks
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.options import describe_tree
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_message import Question
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_snapshots import Snapshot, SnapshotTree
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_snapshots import SnapshotTree
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_vmodl import Dump, VmodlError, parse_dump
 
 if TYPE_CHECKING:
@@ -166,22 +166,6 @@ def describe_disk(disk: Disk) -> dict[str, Any]:
     }
 
 
-def describe_tree(tree: SnapshotTree) -> list[dict[str, Any]]:
-    return [describe_snapshot(snapshot) for snapshot in tree]
-
-
-def describe_snapshot(snapshot: Snapshot) -> dict[str, Any]:
-    return {
-        "id": snapshot.id,
-        "name": snapshot.name,
-        "description": snapshot.description,
-        "created_at": iso(snapshot.created_at) if snapshot.created_at else None,
-        "state": snapshot.state,
-        "parent_id": snapshot.parent_id,
-        "current": snapshot.current,
-    }
-
-
 def describe_question(question: Question | None) -> dict[str, Any] | None:
     if question is None:
         return None
@@ -190,18 +174,4 @@ def describe_question(question: Question | None) -> dict[str, Any] | None:
         "text": question.text,
         "choices": [{"number": number, "label": label} for number, label in question.choices],
         "default": question.default,
-    }
-
-
-def describe_names(vm: VirtualMachine, **more: Any) -> dict[str, Any]:
-    """The short form that the modules which change a VM return."""
-    return {
-        "name": vm.name,
-        "vmid": vm.vmid,
-        "identity": vm.identity,
-        "instance_uuid": vm.instance_uuid,
-        "bios_uuid": vm.bios_uuid,
-        "vmx_path": vm.vmx_path,
-        "directory": vm.directory,
-        **more,
     }

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The options that every module about one VM shares, and how they become objects."""
+"""The seam of the modules about one VM: shared options become objects, objects become what is returned."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_snapshots import Snapshot, SnapshotTree
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import (
@@ -53,3 +55,33 @@ def open_journal(host: Host, params: Mapping[str, Any]) -> IntentLog | None:
 
 def waiter_for(host: Host, seconds: float, journal: IntentLog | None) -> Waiter:
     return Waiter(seconds, clock=host.clock, beat=journal.beat if journal is not None else None)
+
+
+def describe_names(vm: VirtualMachine, **more: Any) -> dict[str, Any]:
+    """The short form that the modules which change a VM return."""
+    return {
+        "name": vm.name,
+        "vmid": vm.vmid,
+        "identity": vm.identity,
+        "instance_uuid": vm.instance_uuid,
+        "bios_uuid": vm.bios_uuid,
+        "vmx_path": vm.vmx_path,
+        "directory": vm.directory,
+        **more,
+    }
+
+
+def describe_tree(tree: SnapshotTree) -> list[dict[str, Any]]:
+    return [describe_snapshot(snapshot) for snapshot in tree]
+
+
+def describe_snapshot(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "id": snapshot.id,
+        "name": snapshot.name,
+        "description": snapshot.description,
+        "created_at": iso(snapshot.created_at) if snapshot.created_at else None,
+        "state": snapshot.state,
+        "parent_id": snapshot.parent_id,
+        "current": snapshot.current,
+    }

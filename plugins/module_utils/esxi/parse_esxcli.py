@@ -7,29 +7,6 @@ import re
 from dataclasses import dataclass
 
 _DASHES = re.compile(r"^-+(?: {2}-+)*\s*$")
-_PAIR = re.compile(r"^ +([^:]+): ?(.*)$")
-_VERSION = re.compile(r"^VMware ESXi? (\d+(?:\.\d+)*)(?: build-(\d+))?", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Version:
-    """`numbers` has as many parts as the release prints: 8.0.2, or 9.0.1.0100."""
-
-    text: str
-    numbers: tuple[int, ...]
-    build: str | None
-
-    @property
-    def major(self) -> int:
-        return self.numbers[0]
-
-
-def parse_version(text: str) -> Version | None:
-    """Read `vmware -v`."""
-    match = _VERSION.search(text)
-    if not match:
-        return None
-    return Version(match.group(1), tuple(int(part) for part in match.group(1).split(".")), match.group(2))
 
 
 def parse_table(text: str) -> list[dict[str, str]]:
@@ -59,16 +36,6 @@ def _fits(line: str, spans: list[tuple[int, int]]) -> bool:
     return all(not line[end : end + 2].strip() for _start, end in spans[:-1])
 
 
-def parse_pairs(text: str) -> dict[str, str]:
-    """Read an indented `   Key: value` block (esxcli ... get)."""
-    pairs: dict[str, str] = {}
-    for line in text.split("\n"):
-        match = _PAIR.match(line.rstrip("\r"))
-        if match:
-            pairs.setdefault(match.group(1).strip(), match.group(2).strip())
-    return pairs
-
-
 @dataclass(frozen=True)
 class Filesystem:
     """One row of `esxcli storage filesystem list`."""
@@ -95,35 +62,6 @@ def parse_filesystems(text: str) -> tuple[Filesystem, ...]:
         )
         for row in parse_table(text)
     )
-
-
-@dataclass(frozen=True)
-class VmProcess:
-    """One running VM of `esxcli vm process list`: the second opinion on power."""
-
-    name: str
-    world: int
-    config_file: str
-
-
-def parse_vm_processes(text: str) -> tuple[VmProcess, ...]:
-    found: list[VmProcess] = []
-    name = ""
-    values: dict[str, str] = {}
-
-    def finish() -> None:
-        if values.get("World ID", "").isdigit() and values.get("Config File"):
-            found.append(VmProcess(values.get("Display Name", name), int(values["World ID"]), values["Config File"]))
-
-    for line in text.split("\n"):
-        match = _PAIR.match(line.rstrip("\r"))
-        if match and name:
-            values.setdefault(match.group(1).strip(), match.group(2).strip())
-        elif line.strip() and not line.startswith(" "):
-            finish()
-            name, values = line.strip(), {}
-    finish()
-    return tuple(found)
 
 
 def _number(text: str) -> int:

@@ -1,12 +1,14 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What differs by release and cannot be asked of the host."""
+"""Releases: how they are written, and what differs by them and cannot be asked of the host."""
 
 from __future__ import annotations
 
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_esxcli import Version
+import re
+from dataclasses import dataclass
 
+_VERSION = re.compile(r"^VMware ESXi? (\d+(?:\.\d+)*)(?: build-(\d+))?", re.MULTILINE)
 # Newest virtual hardware by release. 9.0 is from public notes, not seen.
 _HARDWARE = (
     ((9, 0, 0), 22),
@@ -24,6 +26,27 @@ _HARDWARE = (
 )
 # 6.7 Update 2 brought hardware 15 under the same three numbers: only the build tells.
 _BUILD_67U2 = 13006603
+
+
+@dataclass(frozen=True)
+class Version:
+    """`numbers` has as many parts as the release prints: 8.0.2, or 9.0.1.0100."""
+
+    text: str
+    numbers: tuple[int, ...]
+    build: str | None
+
+    @property
+    def major(self) -> int:
+        return self.numbers[0]
+
+
+def parse_version(text: str) -> Version | None:
+    """Read `vmware -v`."""
+    match = _VERSION.search(text)
+    if not match:
+        return None
+    return Version(match.group(1), tuple(int(part) for part in match.group(1).split(".")), match.group(2))
 
 
 def hardware_version_max(version: Version) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.errors import NotADescriptor
 
@@ -89,11 +89,6 @@ class Descriptor:
     @property
     def files(self) -> tuple[str, ...]:
         return tuple(extent.file for extent in self.extents if extent.file is not None)
-
-    def with_extent_files(self, names: Mapping[str, str]) -> Descriptor:
-        """The same disk with its extents renamed; names that are not in the map stay."""
-        extents = tuple(replace(e, file=names.get(e.file, e.file)) if e.file is not None else e for e in self.extents)
-        return replace(self, extents=extents)
 
     def render(self) -> str:
         lines = ["# Disk DescriptorFile", f"version={self.version}"]

@@ -15,8 +15,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import E
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session
 
 APPLETS = [
-    "sh", "cat", "grep", "mktemp", "rm", "sleep", "stat", "tail", "touch", "sync", "head", "ls", "mkdir", "kill", "true",
-    "printf", "usleep",
+    "sh", "cat", "grep", "mktemp", "rm", "sleep", "stat", "tail", "touch", "sync", "head", "ls", "mkdir", "kill",
+    "true", "printf", "usleep",
 ]  # fmt: skip
 
 

@@ -13,12 +13,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.datastore import
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_esxcli import (
     parse_filesystems,
-    parse_pairs,
     parse_table,
-    parse_version,
-    parse_vm_processes,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.releases import hardware_version_max
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.releases import hardware_version_max, parse_version
 
 DATA = Path(__file__).parent / "data"
 
@@ -62,10 +59,6 @@ def test_text_without_a_table_has_no_rows():
     assert parse_table("Error: Unknown command\n") == []
 
 
-def test_pairs():
-    assert parse_pairs((DATA / "version-get-8.0u3.txt").read_text())["Build"] == "Releasebuild-24677879"
-
-
 @pytest.mark.parametrize(
     ("text", "numbers", "build", "hardware"),
     [
@@ -86,18 +79,6 @@ def test_versions_have_any_number_of_parts(text, numbers, build, hardware):
 
 def test_what_is_no_version_is_none():
     assert parse_version("-sh: vmware: not found\n") is None
-
-
-def test_running_vms():
-    text = (
-        "web 01: x\n   World ID: 2099\n   Process ID: 0\n   VMX Cartel ID: 2098\n   UUID: 56 4d\n"
-        "   Display Name: web 01: x\n   Config File: /vmfs/volumes/5e/web/web.vmx\n\nb\n   World ID: 1\n"
-        "   Config File: /vmfs/volumes/5e/b/b.vmx\n"
-    )
-    assert [(p.name, p.world, p.config_file) for p in parse_vm_processes(text)] == [
-        ("web 01: x", 2099, "/vmfs/volumes/5e/web/web.vmx"),
-        ("b", 1, "/vmfs/volumes/5e/b/b.vmx"),
-    ]
 
 
 def test_the_two_forms_of_a_path():

@@ -76,8 +76,3 @@ def test_what_is_not_a_descriptor_is_refused_with_its_name_and_reason(text, reas
     with pytest.raises(NotADescriptor) as caught:
         parse_descriptor(text, "/vmfs/volumes/ds/x.vmdk")
     assert "/vmfs/volumes/ds/x.vmdk" in caught.value.message and reason in caught.value.message
-
-
-def test_extents_can_be_renamed():
-    renamed = read("base-thin-8.0u1.vmdk").with_extent_files({"vm1-flat.vmdk": "new-flat.vmdk"})
-    assert renamed.files == ("new-flat.vmdk",)
