@@ -1,0 +1,474 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The room `jobs` against a simulated host: whole jobs, jobs that are cut at every step, and sources that move."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
+    backup,
+    ending,
+    planning,
+    record,
+    recover,
+    restore,
+    restoring,
+    undo,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
+    LockLost,
+    NotReadable,
+    NotStill,
+    RestoreRefused,
+    VmLocked,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
+
+from .conftest import Lab
+
+NAME, HOST = "plain80", "esx80"
+POINT = "/vmfs/volumes/backup/jobs"
+
+
+def quick(seconds: float = 90.0) -> Waiter:
+    return Waiter(seconds, interval_seconds=0.2, max_interval_seconds=1.0)
+
+
+class Story:
+    """One VM's job on the lab's host, step by step, as the role tells it."""
+
+    def __init__(self, lab: Lab, host: Host, state: Path, run_id: str, how: str = "hot", **policy: Any) -> None:
+        self.lab = lab
+        self.host = host
+        self.state = str(state)
+        wishes = {"point": POINT, "select": [NAME], "how": how, **policy}
+        plan = planning.plan_backup(host, wishes, run_id, HOST, {}).as_dict()
+        (self.entry,) = plan["vms"]
+        assert self.entry["problems"] == []
+        self.context = Context(host, self.entry, run_id, self.state, HOST, "tests")
+        self.job: Any = None
+
+    @property
+    def vm(self) -> VirtualMachine:
+        return self.host.find_vm(name=NAME)
+
+    @property
+    def log(self) -> IntentLog:
+        return IntentLog(self.host.session, self.context.folder)
+
+    def start(self) -> None:
+        self.job, new = backup.start(self.context)
+        assert new
+
+    def stop(self) -> None:
+        self.vm.shutdown_guest(quick(), self.log)
+
+    def snap(self) -> None:
+        self.vm.create_snapshot(self.job.snapshot_name, waiter=quick(), journal=self.log)
+
+    def bracket(self) -> None:
+        if self.job.stop:
+            self.stop()
+        if self.job.snapshot:
+            self.snap()
+        if self.job.restart:
+            self.vm.power_on(quick(), self.log)
+        if self.job.how == "cold" and self.job.stop:
+            backup.freeze(self.context)
+
+    def copy(self) -> None:
+        """The host's own clone of what stands still."""
+        for disk in self.job.disks:
+            dest = posixpath.join(self.job.partial, disk["key"].replace(":", "-") + ".vmdk")
+            self.host.run("vmkfstools", "-i", disk["source"], "-d", "thin", dest, timeout_seconds=300)
+
+    def commit(self) -> Mapping[str, Any]:
+        return backup.commit(self.context, [])[0]
+
+    def end(self, outcome: str = "ok", error: Any = None) -> ending.Ended:
+        return ending.end(self.context, outcome, error)
+
+    def whole(self) -> ending.Ended:
+        self.start()
+        self.bracket()
+        self.copy()
+        self.commit()
+        return self.end()
+
+    def cut(self, seconds: int = 1000) -> None:
+        """As if the controller had died that long ago: the lease is that old."""
+        lease = self.outside(self.context.folder) / "lease"
+        then = time.time() - seconds
+        os.utime(lease, (then, then))
+
+    def outside(self, path: str) -> Path:
+        store = self.host.datastore(path)
+        return (
+            self.lab.folder
+            / "volumes"
+            / posixpath.basename(store.path)
+            / self.host.resolve(path)[len(store.path) + 1 :]
+        )
+
+
+@pytest.fixture
+def host(clean_lab: Lab) -> Iterator[Host]:
+    machine = clean_lab.host(HOST)
+    endpoint = Endpoint(
+        host=machine.address,
+        port=machine.port,
+        private_key_file=str(clean_lab.key),
+        known_hosts_file=str(clean_lab.known_hosts),
+    )
+    with open_session(endpoint) as session:
+        yield Host(session, retry_seconds=0.2)
+
+
+@pytest.fixture
+def before(host: Host) -> Iterator[Callable[[], tuple[Any, ...]]]:
+    """What must be the same after every test, whatever happened in it; and nothing of ours is left."""
+
+    def look() -> tuple[Any, ...]:
+        vm = host.find_vm(name=NAME)
+        files = host.run("ls", "-A", vm.directory).split("\n")
+        lasting = sorted(name for name in files if not name.endswith((".log", ".vswp", ".lck", ".hlog")))
+        return vm.power_state(), tuple((one.id, one.name) for one in vm.snapshots()), tuple(lasting)
+
+    was = look()
+    yield look
+    assert look() == was
+    partials = host.session.script('ls -d "$1"/*/.partial-* "$1"/*/.removing-* 2>/dev/null', [POINT]).stdout
+    assert partials == ""
+    assert [line for line in host.run("ps", "-c").split("\n") if "vmkfstools" in line] == []
+
+
+@pytest.fixture
+def story(clean_lab: Lab, host: Host, tmp_path: Path, before: Any, request: Any) -> Callable[..., Story]:
+    number = iter(range(100))
+
+    def make(how: str = "hot", **policy: Any) -> Story:
+        # Restore points have names of one second.
+        time.sleep(1.1)
+        run = f"{abs(hash(request.node.name)) % 10**8:08d}-{next(number)}"
+        return Story(clean_lab, host, tmp_path, run, how, **policy)
+
+    return make
+
+
+def listed(host: Host) -> list[str]:
+    return [point.path for point in points.list_points(host, POINT)[0]]
+
+
+@pytest.mark.parametrize("how", ["hot", "warm", "cold"])
+def test_a_whole_job_makes_one_restore_point_and_leaves_the_machine_as_it_was(story: Any, how: str) -> None:
+    job = story(how)
+    known = listed(job.host)
+    ended = job.whole()
+    assert (ended.error, ended.entry["status"]) == (None, "ok")
+    assert ended.entry["restore_point"] == job.job.final
+    assert set(listed(job.host)) - set(known) == {job.job.final}
+    assert (ended.entry["downtime_seconds"] is not None) is (how != "hot")
+    assert not os.listdir(os.path.join(job.state, "jobs"))
+    again = job.end()
+    assert (again.changed, again.entry["status"]) == (False, "ok")
+
+
+def test_steps_that_are_repeated_change_nothing(story: Any) -> None:
+    job = story()
+    job.start()
+    assert backup.start(job.context) == (job.job, False)
+    job.bracket()
+    job.copy()
+    first = job.commit()
+    assert backup.commit(job.context, []) == (first, False)
+    assert job.end().entry["status"] == "ok"
+
+
+def test_a_living_job_keeps_others_away_and_they_touch_nothing(story: Any) -> None:
+    first, second = story(), story()
+    first.start()
+    with pytest.raises(VmLocked) as caught:
+        second.start()
+    assert first.job.job in caught.value.message
+    refused = second.end("failed", caught.value.as_dict())
+    assert (refused.entry["status"], refused.entry["error"]["id"]) == ("failed", "vm-locked")
+    assert recover.recover_host(first.host, HOST, first.state, 0.1, 60)[0].outcome == "live"
+    assert first.end("failed", "given up").error is None
+
+
+def test_a_dead_job_is_undone_by_the_next_one(story: Any) -> None:
+    dead = story()
+    dead.start()
+    dead.snap()
+    dead.cut()
+    assert story().whole().entry["status"] == "ok"
+    entry = record.read_entry(dead.state, dead.context.run_id, HOST, dead.entry["identity"])
+    assert entry is not None and entry["status"] == "interrupted"
+    with pytest.raises(LockLost):
+        dead.commit()
+
+
+CUTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "after the lock": ("hot", ()),
+    "after the snapshot": ("hot", ("snap",)),
+    "after the copy": ("hot", ("snap", "copy")),
+    "while it is off": ("cold", ("stop",)),
+    "cold after the copy": ("cold", ("stop", "copy")),
+    "warm while it is off": ("warm", ("stop", "snap")),
+    "warm after the copy": ("warm", ("bracket", "copy")),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_job_that_is_cut_anywhere_is_recovered_to_what_was(story: Any, cut: str) -> None:
+    how, steps = CUTS[cut]
+    job = story(how)
+    known = listed(job.host)
+    job.start()
+    for step in steps:
+        getattr(job, step)()
+    job.cut()
+    preview = recover.recover_host(job.host, HOST, job.state, 0.1, 120, check=True)
+    assert [one.outcome for one in preview] == ["recovered"]
+    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 120)
+    assert (found.outcome, found.error) == ("recovered", None)
+    assert len(found.done) == len(preview[0].done)
+    assert listed(job.host) == known
+    assert recover.recover_host(job.host, HOST, job.state, 0.1, 120) == []
+
+
+def test_a_job_that_was_cut_after_the_commit_keeps_its_restore_point(story: Any) -> None:
+    job = story()
+    job.start()
+    job.bracket()
+    job.copy()
+    job.commit()
+    job.cut()
+    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 120)
+    assert found.outcome == "recovered" and job.job.final in listed(job.host)
+    entry = record.read_entry(job.state, job.context.run_id, HOST, job.entry["identity"])
+    assert entry is not None and (entry["status"], entry["restore_point"]) == ("interrupted", job.job.final)
+
+
+def test_a_clone_that_runs_on_is_ended_before_the_snapshot_goes(story: Any) -> None:
+    job = story()
+    job.start()
+    job.snap()
+    job.lab.host(HOST).fault("slow_clone", rate=256 << 10)
+    dest = posixpath.join(job.job.partial, "scsi0-0.vmdk")
+    clone = subprocess.Popen(
+        [*job.lab.host(HOST).ssh_argv(), f"vmkfstools -i '{job.job.disks[0]['source']}' -d thin '{dest}'"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        quick(30).until(lambda: "vmkfstools -i" in job.host.run("ps", "-c") or None, "the clone")
+        job.cut()
+        (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 120)
+    finally:
+        clone.kill()
+        clone.wait()
+    assert found.outcome == "recovered", found
+    assert any("ended 1 remote" in step for step in found.done)
+
+
+def test_a_machine_that_was_started_and_stopped_since_stays_off(story: Any, host: Host) -> None:
+    job = story("cold")
+    job.start()
+    job.stop()
+    job.vm.power_on(quick())
+    job.vm.power_off(quick())
+    job.cut()
+    try:
+        (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 120)
+        assert found.outcome == "recovered"
+        assert job.vm.power_state() == "poweredOff"
+        assert any("somebody else" in line for line in found.left)
+    finally:
+        job.vm.power_on(quick())
+
+
+def test_a_machine_that_ran_during_a_cold_copy_gives_no_restore_point(story: Any) -> None:
+    job = story("cold")
+    known = listed(job.host)
+    job.start()
+    job.bracket()
+    job.copy()
+    job.vm.power_on(quick())
+    with pytest.raises(NotStill) as caught:
+        job.commit()
+    assert job.end("failed", caught.value.as_dict()).entry["status"] == "failed"
+    assert listed(job.host) == known
+
+
+def test_a_cold_copy_without_a_look_before_it_gives_no_restore_point(story: Any) -> None:
+    job = story("cold")
+    job.start()
+    job.stop()
+    job.copy()
+    with pytest.raises(NotStill):
+        job.commit()
+    assert job.end("failed").error is None
+
+
+def test_a_snapshot_of_ours_that_somebody_removed_gives_no_restore_point(story: Any) -> None:
+    job = story()
+    known = listed(job.host)
+    job.start()
+    job.bracket()
+    job.copy()
+    (ours,) = job.vm.snapshots().named(job.job.snapshot_name)
+    job.vm.remove_snapshot(ours.id, waiter=quick())
+    with pytest.raises(NotStill) as caught:
+        job.commit()
+    assert "gone" in caught.value.message
+    assert job.end("failed").error is None and listed(job.host) == known
+
+
+def test_a_copy_that_lost_a_byte_gives_no_restore_point(story: Any) -> None:
+    job = story()
+    known = listed(job.host)
+    job.start()
+    job.bracket()
+    job.copy()
+    flat = job.outside(posixpath.join(job.job.partial, "scsi0-0-flat.vmdk"))
+    os.truncate(flat, flat.stat().st_size - 1)
+    with pytest.raises(NotReadable):
+        job.commit()
+    assert job.end("failed").error is None and listed(job.host) == known
+
+
+def test_rotation_comes_after_a_success_and_never_after_a_failure(story: Any) -> None:
+    first = story()
+    assert first.whole().entry["status"] == "ok"
+    failed = story(keep={"last": 1})
+    failed.start()
+    failed.end("failed", "on purpose")
+    assert first.job.final in listed(first.host)
+    last = story(keep={"last": 1})
+    ended = last.whole()
+    assert listed(last.host) == [last.job.final]
+    assert first.job.final in [one["path"] for one in ended.rotation["removed"]]
+
+
+def test_a_users_snapshot_of_the_same_time_survives(story: Any) -> None:
+    job = story()
+    job.start()
+    job.snap()
+    theirs = job.vm.create_snapshot("by hand", waiter=quick())
+    try:
+        assert job.end("failed").error is None
+        assert [one.name for one in job.vm.snapshots()] == ["by hand"]
+    finally:
+        job.vm.remove_snapshot(theirs.id, waiter=quick())
+
+
+def restore_context(job: Story, run: str, **params: Any) -> Context:
+    wishes = {
+        "point": POINT,
+        "vm": NAME,
+        "datastore": "datastore1",
+        "name": "back again $(x)",
+        "uuid": "new",
+        "mac": "new",
+        "disk_format": "thin",
+        "connect_networks": True,
+        "reserve_percent": 5,
+        "inventory_host": HOST,
+    }
+    answer = restore.answer(job.host, {**wishes, **params})
+    return Context(job.host, answer["plan"], run, job.state, HOST, "tests", kind="restore")
+
+
+def clone_back(context: Context) -> None:
+    for disk in context.entry["disks"]:
+        context.host.run("vmkfstools", "-i", disk["src"], "-d", "thin", disk["dest"], timeout_seconds=300)
+
+
+def test_a_restore_registers_a_machine_that_starts_and_a_second_run_finds_it(story: Any) -> None:
+    job = story()
+    job.whole()
+    context = restore_context(job, "restore1")
+    restoring.start(context)
+    clone_back(context)
+    told, changed = restoring.commit(context, True)
+    assert changed and restoring.commit(context, True)[1] is False
+    ended = ending.end(context, "ok")
+    vm = job.host.find_vm(vmid=told["vmid"])
+    try:
+        assert (ended.error, ended.entry["status"], vm.name) == (None, "ok", "back again $(x)")
+        assert vm.power_on(quick()).after == "poweredOn"
+        assert vm.question() is None
+        again = restore_context(job, "restore2")
+        assert again.entry["already"] is True and again.entry["vmid"] == vm.vmid
+        with pytest.raises(RestoreRefused) as caught:
+            restore_context(job, "restore3", name=NAME)
+        assert "poweredOn" in caught.value.message
+    finally:
+        vm.power_off(quick())
+        job.host.unregister(vm.vmid)
+        job.host.run("rm", "-rf", context.entry["directory"])
+
+
+@pytest.mark.parametrize("reached", ["made", "cloned", "registered"])
+def test_a_half_restore_is_taken_back_whole(story: Any, monkeypatch: pytest.MonkeyPatch, reached: str) -> None:
+    job = story()
+    job.whole()
+    context = restore_context(job, f"half-{reached}")
+    restoring.start(context)
+    if reached != "made":
+        clone_back(context)
+    if reached == "registered":
+        note = IntentLog.note
+
+        def dies(log: IntentLog, event: str, **data: Any) -> None:
+            if event == "commit-done":
+                raise KeyboardInterrupt
+            note(log, event, **data)
+
+        monkeypatch.setattr(IntentLog, "note", dies)
+        with pytest.raises(KeyboardInterrupt):
+            restoring.commit(context, True)
+        monkeypatch.undo()
+    lease = job.outside(context.folder) / "lease"
+    os.utime(lease, (time.time() - 1000,) * 2)
+    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+    assert (found.outcome, found.left) == ("recovered", ())
+    assert not job.outside(context.entry["directory"]).exists()
+    assert [vm.name for vm in job.host.vms() if "back again" in vm.name] == []
+
+
+def test_a_file_that_is_not_ours_keeps_a_half_restored_folder(story: Any) -> None:
+    job = story()
+    job.whole()
+    context = restore_context(job, "half-foreign")
+    restoring.start(context)
+    folder = job.outside(context.entry["directory"])
+    (folder / "theirs.txt").write_text("keep", encoding="utf-8")
+    ended = ending.end(context, "failed", "on purpose")
+    assert [path.name for path in folder.iterdir()] == ["theirs.txt"]
+    assert any("theirs.txt" in line for line in ended.left)
+    job.host.run("rm", "-rf", context.entry["directory"])
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late snapshot is not waited for as long as on a real host."""
+    monkeypatch.setattr(undo, "LOOK_AGAIN_SECONDS", 2)
