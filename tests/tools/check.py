@@ -75,7 +75,7 @@ def workspace() -> Path:
 
 
 def shipped_files() -> list[str]:
-    """What the artefact holds: galaxy.yml's build_ignore leaves the tests and the lab out, which ruff and mypy judge."""
+    """What the artefact holds: build_ignore leaves out the tests and the lab, which ruff and mypy judge."""
     return [name for name in tracked_files() if not name.startswith("tests/") or name == "tests/config.yml"]
 
 
@@ -177,7 +177,10 @@ def step_unit() -> None:
 def step_unit_219() -> None:
     if core_version(VENV_219) != "2.19":
         raise NotRun("no environment with ansible-core 2.19")
-    call(["python", "-m", "pytest", "-q", "-n", "2", "tests/unit"], venv=VENV_219)
+    # What touches ansible-core; the rooms below do not know it.
+    parts = ["modules", "action", "plugin_utils"]
+    folders = [f"tests/unit/plugins/{part}" for part in parts if (ROOT / "tests/unit/plugins" / part).is_dir()]
+    call(["python", "-m", "pytest", "-q", "-n", "2", *folders, "tests/unit/roles"], venv=VENV_219)
 
 
 def step_system() -> None:

@@ -26,8 +26,6 @@ BELOW = {
     "programs": {"base", "ssh", "vmdk", "esxi"},
     "jobs": {"base", "ssh", "vmdk", "esxi", "programs"},
 }
-ESXI_ONLY_MODULES = ("esxi_vm_info", "esxi_snapshot", "esxi_vm_power", "esxi_vm")
-PAYLOAD_LIMIT_BYTES = 100_000
 MODULE_LIMIT_LINES = 150
 
 
@@ -42,12 +40,6 @@ def imports_of(path: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
     return {name[len(PREFIX) :] for name in found if name.startswith(PREFIX)}
-
-
-def file_of(name: str) -> Path | None:
-    """The file of a dotted name below plugins/, when it is one."""
-    path = PLUGINS / (name.replace(".", "/") + ".py")
-    return path if path.is_file() else None
 
 
 ROOM_FILES = sorted((PLUGINS / "module_utils").rglob("*.py"))
@@ -78,39 +70,6 @@ def test_a_module_stays_thin(path: Path) -> None:
         if number not in documents and line.strip() and not line.strip().startswith("#")
     ]
     assert len(code) <= MODULE_LIMIT_LINES
-
-
-@pytest.mark.parametrize("name", ESXI_ONLY_MODULES)
-def test_a_module_that_only_controls_esxi_imports_nothing_above_esxi_and_stays_small(name: str) -> None:
-    todo = [f"modules.{name}"]
-    seen: set[str] = set()
-    total = 0
-    while todo:
-        current = todo.pop()
-        path = file_of(current)
-        if path is None or current in seen:
-            continue
-        seen.add(current)
-        total += path.stat().st_size
-        todo.extend(imports_of(path))
-    rooms = {entry.split(".")[1] for entry in seen if entry.startswith("module_utils.")}
-    assert rooms <= {"base", "ssh", "vmdk", "esxi"}
-    assert zipped_bytes(seen) < PAYLOAD_LIMIT_BYTES, f"{total} bytes of source"
-
-
-def zipped_bytes(names: set[str]) -> int:
-    """The size of the sources as ansible packs them: a deflated zip in base64."""
-    import base64
-    import io
-    import zipfile
-
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(names):
-            path = file_of(name)
-            assert path is not None
-            archive.writestr(name.replace(".", "/") + ".py", path.read_bytes())
-    return len(base64.b64encode(buffer.getvalue()))
 
 
 def tracked() -> list[Path]:
