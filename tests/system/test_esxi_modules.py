@@ -491,8 +491,10 @@ def test_a_power_on_that_fails_is_told_with_the_hosts_words(open_host: Any, clea
     vm = open_host("esx67").find_vm("off67")
     clean_lab.host("esx67").fault("power_on_fails", vm="off67")
     with pytest.raises(errors.EsxiError) as caught:
-        vm.power_on(quick(3))
-    assert "off67" in caught.value.message and vm.power_state() == power.OFF
+        vm.power_on(quick(600))
+    assert (
+        "Power on failed" in caught.value.message and "off67" in caught.value.message and vm.power_state() == power.OFF
+    )
 
 
 # -- journal -----------------------------------------------------------------------------------------------------

@@ -55,6 +55,11 @@ def fault_of(text: str) -> Dump | None:
     return Dump(match.group(1)) if match else None
 
 
+def refused(rc: int, text: str) -> bool:
+    """Whether an answer is a failure by its own words; a client that was killed says nothing about the work."""
+    return (rc != 0 or bool(_FAILED.search(text))) and not unsure(text, rc)
+
+
 def check(rc: int, text: str, **data: Any) -> None:
     """Raises the error that an answer stands for; `data` holds at least `host` and `command`.
 

@@ -25,6 +25,8 @@ _WORDS = {"Powered on": ON, "Powered off": OFF, "Suspended": SUSPENDED}
 
 # A power-on normally takes seconds; one that takes longer is asked whether it waits for an answer.
 PATIENCE_SECONDS = 15
+# A command that says it failed may be wrong (it was seen although the VM ran), so the state has this long to differ.
+FAILED_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def _change(
     if journal is not None:
         journal.note(_INTENTS[operation][0], boot_id=vm.boot_id(), state=before, operation=operation)
     started = clock.monotonic()
-    said = command(vm, operation)
+    said, failed = command(vm, operation)
     _refuse(vm, operation, said, before, wanted)
     last: list[str] = [before]
 
@@ -158,6 +160,9 @@ def _change(
         last[0] = state or last[0]
         if question is not None:
             raise question_error(vm, question, operation)
+        waited = clock.monotonic() - started
+        if failed and state == before and waited >= FAILED_SECONDS:
+            raise WaitTimeout(what=operation, seconds=round(waited, 1))
         return None
 
     try:
@@ -173,13 +178,15 @@ def _change(
     return PowerChange(before, wanted, True, at, clock.monotonic() - started, (operation,))
 
 
-def command(vm: VirtualMachine, operation: str) -> str:
-    """Give the command, and return what the host said by then: an answer that does not come is an answer too."""
+def command(vm: VirtualMachine, operation: str) -> tuple[str, bool]:
+    """Give the command; what the host said by then, and whether that was a failure. No answer yet is none."""
     try:
         reply = vm.host.vim_patient(f"vmsvc/{operation}", str(vm.vmid), patience_seconds=PATIENCE_SECONDS)
     except (CommandTimeout, ConnectionLost) as error:
-        return error.message
-    return "" if reply is None else reply.text if reply.rc == 0 else f"{reply.text}\n(status {reply.rc})"
+        return error.message, False
+    if reply is None:
+        return "", False
+    return reply.text, faults.refused(reply.rc, reply.text)
 
 
 def _refuse(vm: VirtualMachine, operation: str, said: str, before: str, wanted: str) -> None:
@@ -219,7 +226,7 @@ def restart(vm: VirtualMachine, waiter: Waiter, *, hard: bool) -> PowerChange:
     summary = vm.summary()
     uptime, had_tools = _uptime(summary), tools_running(summary)
     started = clock.monotonic()
-    said = command(vm, operation)
+    said, _failed = command(vm, operation)
     _refuse(vm, operation, said, before, ON)
 
     def probe() -> str | None:
