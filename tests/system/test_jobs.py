@@ -28,6 +28,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     restoring,
     undo,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
@@ -35,6 +36,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     NotReadable,
     NotStill,
     RestoreRefused,
+    VmChanged,
     VmLocked,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
@@ -378,6 +380,58 @@ def test_a_users_snapshot_of_the_same_time_survives(story: Any) -> None:
         assert [one.name for one in job.vm.snapshots()] == ["by hand"]
     finally:
         job.vm.remove_snapshot(theirs.id, waiter=quick())
+
+
+def test_a_suspended_machine_is_copied_as_it_lies_and_stays_suspended(story: Any, host: Host) -> None:
+    host.find_vm(name=NAME).suspend(quick())
+    try:
+        job = story("hot")
+        assert (job.entry["effective_how"], job.entry["ready"]) == ("cold", True)
+        assert job.whole().entry["status"] == "ok"
+        assert (job.job.stop, job.job.snapshot) == (False, False)
+        assert job.vm.power_state() == "suspended"
+    finally:
+        host.find_vm(name=NAME).power_on(quick())
+
+
+def test_a_disk_that_the_plan_does_not_know_of_stops_the_job(story: Any) -> None:
+    job = story()
+    job.entry["disks"] = []
+    with pytest.raises(VmChanged) as caught:
+        job.start()
+    assert "scsi0:0" in caught.value.message
+    assert job.end("failed", caught.value.as_dict()).entry["error"]["id"] == "vm-changed"
+
+
+def test_a_lock_without_a_name_is_taken_away_when_it_is_old(story: Any) -> None:
+    job = story()
+    lock.acquire(job.host.session, job.entry["directory"])
+    (young,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+    assert young.outcome == "live"
+    folder = job.outside(job.context.folder)
+    os.utime(folder / "lease", (time.time() - 1000,) * 2)
+    (old,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+    assert old.outcome == "recovered" and not folder.exists()
+
+
+def test_a_job_of_a_machine_that_is_not_here_is_told_and_left(story: Any) -> None:
+    job = story()
+    job.start()
+    job.cut()
+    vm = job.vm
+    path = job.outside(job.context.folder) / "job.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(vm.identity, "00000000-0000-4000-8000-000000000000"), encoding="utf-8")
+    try:
+        (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+        assert found.outcome == "vanished" and path.exists()
+        path.write_text(path.read_text(encoding="utf-8").replace(f'"{job.host.name}"', '"10.9.9.9"'), encoding="utf-8")
+        (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+        assert found.outcome == "elsewhere" and path.exists()
+    finally:
+        path.write_text(text, encoding="utf-8")
+        job.cut()
+        recover.recover_host(job.host, HOST, job.state, 0.1, 60)
 
 
 def restore_context(job: Story, run: str, **params: Any) -> Context:

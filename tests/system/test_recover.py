@@ -15,7 +15,7 @@ LEASE = 75  # longer than the 60 seconds after which a mover ends by itself
 
 def killed_while_cloning(house: House, how: str, name: str) -> None:
     """A run whose controller gets SIGKILL while the first clone runs; returns when the clone has ended by itself."""
-    house.lab.fault("esx70", "slow_clone", rate=256 << 10)
+    house.lab.fault("esx70", "slow_clone", rate=64 << 10)
     options = ("--limit", "esx70")
     playing = house.controller.start(
         f"backup_{how}", *options, backup_select=[f"name:{name}"], backup_lease_seconds=LEASE
@@ -66,7 +66,7 @@ def test_a_machine_that_someone_started_meanwhile_is_left_running(house: House) 
 
 
 def test_a_run_that_is_alive_is_left_alone(house: House) -> None:
-    house.lab.fault("esx70", "slow_clone", rate=1 << 20)
+    house.lab.fault("esx70", "slow_clone", rate=64 << 10)
     playing = house.controller.start("backup_hot", "--limit", "esx70", backup_select=["name:multi"])
     try:
         until(lambda: house.clones("esx70"), "a clone runs", 120, playing)

@@ -169,7 +169,7 @@ def test_a_running_vm_needs_a_snapshot_and_then_its_frozen_chain_is_copied(desk)
     assert "snapshot_id" in foreseen["warnings"][0]
     assert at.new() == []
     vm = at.host.find_vm(name="snapped")
-    users = {snapshot.id for snapshot in vm.snapshots().all()}
+    users = set(vm.snapshots().ids)
     ours = vm.create_snapshot("p3")
     try:
         predicted = at.predict(vm="snapped", snapshot_id=ours.id, dest="[backup] p3-snapped")
@@ -185,7 +185,7 @@ def test_a_running_vm_needs_a_snapshot_and_then_its_frozen_chain_is_copied(desk)
         at.compare(vm.frozen_disks(before)["scsi0:0"], old["disks"][0]["dest"])
     finally:
         vm.remove_snapshot(ours.id)
-    assert {snapshot.id for snapshot in vm.snapshots().all()} == users
+    assert set(vm.snapshots().ids) == users
 
 
 def test_disks_are_chosen_by_key_and_one_may_be_named_by_its_path(desk):
@@ -296,22 +296,23 @@ def test_the_room_watch_ends_the_copy_while_our_snapshot_is_open(desk):
 @pytest.mark.parametrize("mode", ["reset", "blackhole"])
 def test_a_cut_connection_does_not_end_the_copy(desk, mode):
     at = desk("esx70")
-    at.machine.fault("slow_clone", rate=1 << 20)
-    seen = []
-    timer = threading.Timer(2, lambda: seen.append(at.machine.fault("cut", mode=mode)))
-    timer.start()
+    at.machine.fault("slow_clone", rate=3 << 20)
     vm = at.host.find_vm(name="big")
     ours = vm.create_snapshot("p3")
+    cut: list[list[str]] = []
+
+    def cutter() -> None:
+        running = wait_until(lambda: [line for line in at.processes() if " -i " in line], "the clone to run", 60)
+        at.machine.fault("cut", mode=mode)
+        cut.append(running)
+
+    thread = threading.Thread(target=cutter)
+    thread.start()
     try:
-        timer.join()
-        timer = threading.Timer(6, lambda: seen.append(at.machine.fault("cut", mode=mode)))
-        timer.start()
-        later = threading.Timer(30, lambda: at.machine.fault("slow_clone", rate=64 << 20))
-        later.start()
         done = at.copy(vm="big", snapshot_id=ours.id, dest="[backup] p3-cut")
-        assert len(seen) == 2
+        thread.join()
+        assert len(cut) == 1
         at.compare(done["disks"][0]["source"], done["disks"][0]["dest"])
-        later.cancel()
     finally:
         vm.remove_snapshot(ours.id)
     assert at.processes() == []

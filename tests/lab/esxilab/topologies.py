@@ -25,6 +25,7 @@ def demo() -> Description:
                 "name": "esx-a",
                 "profile": "7.0",
                 "login": "password",
+                "switches": {"guest_kib_per_second": 512},
                 "datastores": [{"name": "datastore1", "type": "vmfs6", "size": "1G"}, backup],
                 "vms": [
                     {
@@ -46,6 +47,7 @@ def demo() -> Description:
                 "name": "esx-b",
                 "profile": "8.0",
                 "login": "password",
+                "switches": {"guest_kib_per_second": 512},
                 "datastores": [
                     {"name": "ssd 1", "type": "vmfs6", "size": "1G"},
                     {"name": "legacy", "type": "vmfs5", "size": "1G"},
