@@ -9,7 +9,6 @@ import importlib
 import io
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from typing import Any
@@ -538,18 +537,3 @@ def test_what_must_be_undone_is_written_before_it_is_done(
 def test_nothing_of_ours_is_left_on_a_host(open_host: Any) -> None:
     for name in ("esx67", "esx70", "esx80"):
         assert "stowage." not in open_host(name).run("ls", "-a", "/tmp")
-
-
-def test_the_payload_of_a_control_module_stays_small() -> None:
-    from ansible_collections.stowage.esxi.plugins import modules
-
-    code = (
-        "import sys, os, zlib\n"
-        "import ansible_collections.stowage.esxi.plugins.modules.esxi_snapshot\n"
-        "files = [m.__file__ for n, m in list(sys.modules.items())"
-        " if n.startswith('ansible_collections.stowage.esxi.plugins.module') and getattr(m, '__file__', None)]\n"
-        "print(sum(len(zlib.compress(open(f, 'rb').read())) for f in files))\n"
-    )
-    assert modules is not None
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 100_000
