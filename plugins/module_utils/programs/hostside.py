@@ -78,16 +78,31 @@ class HostSide:
             *self.task.folders,
         ]
         text = watchdog.launch_text(self.task.token, lines)
-        answer = self.host.session.script(text, args, timeout_seconds=self.window)
-        word, _blank, rest = answer.stdout.strip().partition(" ")
+        self._heard = self.clock.monotonic()
+        said = self._launched(text, args)
+        word, _blank, rest = said.partition(" ")
         if word != "pid" or not rest.isdigit():
-            reason = " ".join((answer.stdout + " " + answer.stderr).split()) or "the host said nothing"
-            raise errors.NotStarted(host=self.host.name, target=self._target, reason=reason)
+            raise errors.NotStarted(host=self.host.name, target=self._target, reason=said or "the host said nothing")
         self.pid = int(rest)
         self.note("process", pid=self.pid, token=watchdog.mark(self.task.token), work=self.task.work_dir)
         self._heard = self.clock.monotonic()
         if self._ask(watchdog.OPEN_GATE, [self.task.work_dir]).strip() != "open":
             raise errors.HostGaveUp(host=self.host.name, window=self.window)
+
+    def _launched(self, text: str, args: Sequence[str]) -> str:
+        """What the launch said. A lost answer is asked for again: nothing is ever launched twice."""
+        try:
+            answer = self.host.session.script(text, args, timeout_seconds=self.linger + ANSWER_SECONDS)
+        except CUT as error:
+            if isinstance(error, CommandTimeout):
+                self._reconnect()
+            for _turn in range(5):
+                self.clock.sleep(RETRY_SECONDS)
+                found = self._ask(watchdog.FIND, [self.task.work_dir]).strip()
+                if found.startswith("pid ") and found != "pid -":
+                    return found
+            raise
+        return " ".join((answer.stdout + " " + answer.stderr).split())
 
     def look(self, number: int) -> Seen:
         """The state of task ``number`` (from 1), after at most ``linger`` seconds of waiting for its end."""

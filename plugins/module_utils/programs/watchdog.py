@@ -278,6 +278,11 @@ stowage_decide "$@"
 """
 """Arguments: work folder, ``keep`` or ``stop``, seconds to wait for the watchdog's own end."""
 
+FIND = r"""
+if read -r pid 2>/dev/null <"$1/pid"; then echo "pid $pid"; else echo none; fi
+"""
+"""Whether a launch whose answer was lost has happened. Argument: work folder."""
+
 OPEN_GATE = r"""
 if [ -e "$1/beat" ] || mv "$1/hold" "$1/beat" 2>/dev/null; then echo open; else echo gone; fi
 """
