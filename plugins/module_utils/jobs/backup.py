@@ -133,6 +133,7 @@ def start(context: Context) -> tuple[Job, bool]:
     held = _others(context, vm)
     if held is not None:
         return held, False
+    _same_disks(context, vm)
     state = vm.power_state()
     text = survey.question_text(vm)
     if text:
@@ -157,6 +158,14 @@ def start(context: Context) -> tuple[Job, bool]:
     if job.how == "cold" and not job.stop:
         heldstill.write_before(context.host.session, context.folder, seen)
     return job, True
+
+
+def _same_disks(context: Context, vm: VirtualMachine) -> None:
+    """A disk that came or went since the plan would be neither copied nor explained."""
+    planned, now = {disk["key"] for disk in context.entry["disks"]}, {disk.key for disk in vm.reload_vmx().disks()}
+    if planned != now:
+        reason = f"planned were the disks {sorted(planned)}, there are {sorted(now)}"
+        raise VmChanged(vm=vm.name, reason=reason)
 
 
 def _others(context: Context, vm: VirtualMachine) -> Job | None:
