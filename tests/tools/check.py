@@ -184,7 +184,8 @@ def step_unit_219() -> None:
 
 
 def step_system() -> None:
-    call(["python", "-m", "pytest", "-q", "tests/system"])
+    # More workers than cores: these tests wait more than they compute. Each has labs of its own.
+    call(["python", "-m", "pytest", "-q", "-n", "4", "--dist", "loadfile", "tests/system"])
 
 
 def step_lint() -> None:

@@ -51,6 +51,7 @@ class Playing:
     process: subprocess.Popen[str]
     reader: threading.Thread
     lines: list[str]
+    connections: str  # the folder of its ssh masters
 
     def wait(self, seconds: float = 1800) -> Run:
         rc = self.process.wait(timeout=seconds)
@@ -59,11 +60,42 @@ class Playing:
         return Run(rc, text, _custom_stats(text))
 
     def kill(self) -> None:
-        """As a power cut takes the controller: no process of it gets to say goodbye."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """As a power cut takes the controller: no process of it, and no connection that it keeps, gets to say goodbye.
+
+        Ansible's workers have sessions of their own and its ssh masters no parent: they are looked for.
+        """
+        mine = _descendants(self.process.pid) | _with_argument(self.connections)
+        for pid in [self.process.pid, *sorted(mine)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
         self.reader.join(timeout=10)
+
+
+def _descendants(root: int) -> set[int]:
+    """Pids of all processes below one, by /proc."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found: set[int] = set()
+    wave = {root}
+    while wave:
+        wave = {pid for pid, parent in parents.items() if parent in wave} - found
+        found |= wave
+    return found
+
+
+def _with_argument(text: str) -> set[int]:
+    """Pids of all processes with this text on their command line."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if text.encode() in (entry / "cmdline").read_bytes():
+                    found.add(int(entry.name))
+    return found
 
 
 def _custom_stats(text: str) -> dict[str, Any]:
@@ -94,6 +126,7 @@ class Controller:
             **os.environ,
             "LC_ALL": "C.UTF-8",
             "ANSIBLE_COLLECTIONS_PATH": str(self.work / "collections"),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.work / "cp"),
             "ANSIBLE_LOCAL_TEMP": str(self.work / "ansible"),
             "ANSIBLE_SHOW_CUSTOM_STATS": "true",
             "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false",
@@ -121,7 +154,7 @@ class Controller:
         lines: list[str] = []
         reader = threading.Thread(target=self._read, args=(process, lines), daemon=True)
         reader.start()
-        return Playing(process, reader, lines)
+        return Playing(process, reader, lines, str(self.work / "cp"))
 
     def _read(self, process: subprocess.Popen[str], lines: list[str]) -> None:
         assert process.stdout is not None
