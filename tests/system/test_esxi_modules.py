@@ -529,7 +529,7 @@ def test_what_must_be_undone_is_written_before_it_is_done(
         assert vm.host.run("ls", folder).split() == ["journal", "lease"]
         vm.host.run("rm", "-r", folder)
         lost = module("esx80", "esxi_snapshot", vm="plain80", name="x", journal=folder)
-        assert lost["error"]["id"] == "esxi-journal-failed" and len(vm.snapshots()) == 0
+        assert lost["error"]["id"] == "esxi-journal-lost" and len(vm.snapshots()) == 0
     finally:
         vm.host.run("rm", "-rf", folder)
 

@@ -180,3 +180,9 @@ class JournalFailed(EsxiError):
     id = "esxi-journal-failed"
     template = "{host}: the journal in {folder} cannot be {operation}: {output}"
     hint = "Nothing was changed after this. Check that the folder is there and its datastore has room."
+
+
+class JournalLost(JournalFailed):
+    id = "esxi-journal-lost"
+    template = "{host}: the lock {folder} is not this job's any more: {output}"
+    hint = "Another run or recover has taken the job over and undoes it. Look at that run's record, then start again."

@@ -12,13 +12,41 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clo
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 
+# A job that was taken over may have been followed by another one, in a folder of the same name: job.json tells them
+# apart. Arguments: folder, the job that is known to own it (or nothing). Exit status 9: the lock is lost.
+_OWNER = r"""
+stowage_owner() {
+    [ -d "$1" ] || { echo "no such folder" >&2; exit 9; }
+    line=''
+    read -r line 2>/dev/null <"$1/job.json"
+    line=${line#*'"job": "'}
+    owner=${line%%'"'*}
+    if [ -n "$2" ] && [ "$owner" != "$2" ]; then echo "it belongs to ${owner:-nobody}, not to $2" >&2; exit 9; fi
+}
+stowage_owner "$1" "$2"
+"""
+
 # An entry starts with a newline of its own, so that a line cut by a crash never swallows the next one.
-_APPEND = """\
-[ -d "$1" ] || { echo "no such folder" >&2; exit 1; }
-printf '\\n%s\\n' "$2" >> "$1/journal" || exit 1
+_APPEND = (
+    _OWNER
+    + r"""
+printf '\n%s\n' "$3" >> "$1/journal" || exit 1
 touch "$1/lease"
 sync
+echo "$owner"
 """
+)
+
+# -c alone would not do: it is content with a file that is not there.
+_BEAT = (
+    _OWNER
+    + r"""
+[ -f "$1/lease" ] || { echo "its lease is gone" >&2; exit 9; }
+touch -c "$1/lease" || exit 1
+echo "$owner"
+"""
+)
+_LOST = 9
 
 
 class IntentLog:
@@ -34,28 +62,32 @@ class IntentLog:
         self.folder = folder.rstrip("/")
         self.clock: Clock = clock or SystemClock()
         self._last_beat: float | None = None
+        self._owner = ""
 
     @property
     def path(self) -> str:
         return f"{self.folder}/journal"
 
     def note(self, event: str, **data: Any) -> None:
-        """Append one entry and return when the host has it on its disk. Raises JournalFailed: then change nothing."""
+        """Append one entry and return when the host has it on its disk. Raises JournalFailed: then change nothing.
+
+        JournalLost, one of these, says that the folder is gone or another job's.
+        """
         line = json.dumps({"event": event, "at": iso(self.clock.now()), **data}, sort_keys=True)
-        result = self.session.script(_APPEND, [self.folder, line])
-        if result.rc != 0:
-            raise self._failed("written", result.output)
-        self._last_beat = self.clock.monotonic()
+        self._run("written", _APPEND, line)
 
     def beat(self) -> None:
-        """Refresh the lease, at most every ten seconds. JournalFailed when the folder is gone: so is the lock."""
+        """Refresh the lease, at most every ten seconds. JournalLost when the folder or the lease is gone or another's."""
         now = self.clock.monotonic()
-        if self._last_beat is not None and now - self._last_beat < self.BEAT_SECONDS:
-            return
-        result = self.session.script('[ -d "$1" ] && touch "$1/lease"', [self.folder])
+        if self._last_beat is None or now - self._last_beat >= self.BEAT_SECONDS:
+            self._run("refreshed", _BEAT)
+
+    def _run(self, operation: str, text: str, *args: str) -> None:
+        result = self.session.script(text, [self.folder, self._owner, *args])
         if result.rc != 0:
-            raise self._failed("refreshed", result.output)
-        self._last_beat = now
+            raise self._failed(operation, result.output, errors.JournalLost if result.rc == _LOST else None)
+        self._owner = self._owner or result.stdout.strip()
+        self._last_beat = self.clock.monotonic()
 
     def read(self) -> list[dict[str, Any]]:
         """All entries in order; a line that was cut is left out."""
@@ -74,7 +106,9 @@ class IntentLog:
                 entries.append(entry)
         return entries
 
-    def _failed(self, operation: str, output: str) -> errors.JournalFailed:
-        return errors.JournalFailed(
+    def _failed(
+        self, operation: str, output: str, kind: type[errors.JournalFailed] | None = None
+    ) -> errors.JournalFailed:
+        return (kind or errors.JournalFailed)(
             host=self.session.endpoint.host, folder=self.folder, operation=operation, output=output
         )
