@@ -77,7 +77,7 @@ class IntentLog:
         self._run("written", _APPEND, line)
 
     def beat(self) -> None:
-        """Refresh the lease, at most every ten seconds. JournalLost when the folder or the lease is gone or another's."""
+        """Refresh the lease, at most every ten seconds. JournalLost when the lease is gone or another's."""
         now = self.clock.monotonic()
         if self._last_beat is None or now - self._last_beat >= self.BEAT_SECONDS:
             self._run("refreshed", _BEAT)

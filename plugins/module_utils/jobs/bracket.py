@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import PARTIAL_PREFIX
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import multiextent
 
 SHUTDOWN_GRACE_SECONDS = 600
 
@@ -50,6 +51,7 @@ class Undo:
     """What will be done, and what is left alone with its reason."""
 
     kill: tuple[int, ...] = ()
+    unload_module: bool = False
     remove_temps: tuple[str, ...] = ()
     remove_partial: str = ""
     remove_snapshots: tuple[int, ...] = ()
@@ -63,6 +65,7 @@ class Undo:
     def steps(self) -> tuple[str, ...]:
         """In words, in the order of doing."""
         words = [f"end process {pid}" for pid in self.kill]
+        words += [f"unload the kernel module {multiextent.NAME}"] if self.unload_module else []
         words += [f"remove {path}" for path in self.remove_temps]
         words += [f"remove {self.remove_partial}"] if self.remove_partial else []
         words += [f"remove snapshot {number}" for number in self.remove_snapshots]
@@ -100,6 +103,11 @@ class Events:
             return 0.0
         return max(0.0, (now - _moment(str(entry["at"]))).total_seconds())
 
+    @property
+    def module_loaded(self) -> bool:
+        """Whether we loaded the kernel module and never wrote that we unloaded it."""
+        return self.index(multiextent.LOADED) > self.index(multiextent.UNLOADED)
+
     def snapshot_id(self) -> int | None:
         done = self.last("snapshot-done")
         return int(done["id"]) if done and done.get("id") is not None else None
@@ -107,8 +115,11 @@ class Events:
 
 def plan_undo(job: Job, events: Events, now: Situation) -> Undo:
     """Everything that job may have left, minus what cannot be proven to be its own."""
-    if job.kind == "restore":
-        return _undo_restore(job, events, now)
+    undo = _undo_restore(job, events, now) if job.kind == "restore" else _undo_backup(job, events, now)
+    return replace(undo, unload_module=events.module_loaded)
+
+
+def _undo_backup(job: Job, events: Events, now: Situation) -> Undo:
     left: list[str] = []
     snapshots = _our_snapshots(job, events, now, left)
     intent_open = events.index("snapshot-intent") > max(events.index("snapshot-done"), events.index("snapshot-failed"))

@@ -26,6 +26,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RemoteStepFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import multiextent
 
 # The watchdog of a copy ends its clone and removes what it wrote when it gets TERM; KILL would leave both behind.
 POLITE_SECONDS = 90
@@ -100,6 +101,7 @@ class Undoer:
         self.power_on_timeout = power_on_timeout
         self.done: list[str] = []
         self.failed: list[str] = []
+        self.left: list[str] = []
 
     def plan(self, vm: VirtualMachine | None) -> tuple[Undo, Situation, Events]:
         events = Events(tuple(self.log.read()))
@@ -114,6 +116,8 @@ class Undoer:
         if undo.wait and vm is not None:
             undo, now = self._wait_for_guest(vm, undo, now)
         readers_gone = self._end_processes(undo, now)
+        if undo.unload_module:
+            self._unload_module()
         if undo.remove_temps:
             self._step(
                 f"removed {len(undo.remove_temps)} temporary files",
@@ -131,7 +135,15 @@ class Undoer:
             self._step(f"unregistered the half restored VM (vmid {number})", lambda: self.host.unregister(number))
         if undo.remove_restored and not self.failed:
             self._step("removed the half restored files", self._remove_restored)
-        return Undone(tuple(self.done), undo.left, tuple(self.failed), undo.wait)
+        return Undone(tuple(self.done), (*undo.left, *self.left), tuple(self.failed), undo.wait)
+
+    def _unload_module(self) -> None:
+        """A module that stays loaded harms nobody: it is told, and keeps no lock."""
+        problem = multiextent.unload(self.host)
+        if problem:
+            self.left.append(f"the kernel module {multiextent.NAME}, which we had loaded: {problem}")
+        else:
+            self.done.append(f"unloaded the kernel module {multiextent.NAME}")
 
     def _step(self, what: str, action: Callable[[], object]) -> None:
         """One step failing does not keep the next from being tried: each makes things better by itself."""

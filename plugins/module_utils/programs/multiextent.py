@@ -16,11 +16,15 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface im
 
 NAME = "multiextent"
 
-# Not while another clone of this format runs: whoever started that one found the module loaded, and counts on it.
+# Not while another vmkfstools runs: whoever started it found the module loaded, and may count on it. Which disks it
+# reads or writes through the module cannot be told from its arguments. The brackets keep grep from finding itself.
 _UNLOAD = r"""
-if /bin/ps -c | grep -F 'vmkfstools' | grep -qF ' 2gbsparse '; then echo busy; exit 0; fi
+if /bin/ps -c | grep -q '[v]mkfstools'; then echo busy; exit 0; fi
 vmkload_mod -u "$1" 2>&1
 """
+
+INTENT, LOADED, UNLOADED = "kernel-module", "kernel-module-loaded", "kernel-module-unloaded"
+"""Journal entries. Only the second proves that it was we who loaded it: a module that is there is refused."""
 
 
 def is_loaded(table: str) -> bool:
@@ -30,6 +34,19 @@ def is_loaded(table: str) -> bool:
     )
 
 
+def unload(host: Host) -> str:
+    """Why the module is still loaded; nothing when it is not."""
+    try:
+        if not is_loaded(host.esxcli("system", "module", "list")):
+            return ""
+        answer = host.session.script(_UNLOAD, [NAME])
+    except StowageError as error:
+        return error.message
+    if answer.stdout.strip() == "busy":
+        return "another vmkfstools runs and may use it"
+    return answer.output if answer.rc != 0 else ""
+
+
 @contextlib.contextmanager
 def loaded(host: Host, needed: bool, note: Note) -> Iterator[list[str]]:
     """Yields the list of what the operator should know; what the unloading adds is in it afterwards."""
@@ -37,22 +54,21 @@ def loaded(host: Host, needed: bool, note: Note) -> Iterator[list[str]]:
     if not needed or is_loaded(host.esxcli("system", "module", "list")):
         yield notes
         return
-    note("kernel-module", name=NAME)
+    note(INTENT, name=NAME)
     try:
         host.esxcli("system", "module", "load", "-m", NAME)
     except StowageError as error:
         output = str(error.data.get("output", error.message))
         raise errors.ModuleNotLoaded(host=host.name, output=output) from error
     try:
+        note(LOADED, name=NAME)
         yield notes
     finally:
-        notes.append(f"The kernel module {NAME} was loaded on {host.name} for this copy, and unloaded after it")
-        try:
-            answer = host.session.script(_UNLOAD, [NAME])
-            problem = answer.output if answer.rc != 0 else ""
-            if answer.stdout.strip() == "busy":
-                problem = "another copy uses it"
-        except StowageError as error:
-            problem = error.message
+        problem = unload(host)
         if problem:
-            notes[-1] = f"The kernel module {NAME} was loaded on {host.name} for this copy and is still: {problem}"
+            notes.append(f"The kernel module {NAME} was loaded on {host.name} for this copy and is still: {problem}")
+        else:
+            notes.append(f"The kernel module {NAME} was loaded on {host.name} for this copy, and unloaded after it")
+            # Whoever undoes the job looks again whether it is loaded: a note that cannot be written costs nothing.
+            with contextlib.suppress(StowageError):
+                note(UNLOADED, name=NAME)

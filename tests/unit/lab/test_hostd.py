@@ -611,6 +611,15 @@ def test_the_2gbsparse_module_can_be_loaded_once(bench: Callable[..., Bench]) ->
     assert lab.run("esxcli", "system", "module", "load", "-m", "multiextent")["rc"] == 1
 
 
+def test_a_module_that_was_loaded_can_be_unloaded_and_no_other(bench: Callable[..., Bench]) -> None:
+    lab = bench([])
+    assert lab.run("esxcli", "system", "module", "load", "-m", "multiextent")["rc"] == 0
+    assert lab.run("vmkload_mod", "-u", "multiextent")["stdout"] == "Module multiextent successfully unloaded\n"
+    assert "multiextent" not in lab.run("esxcli", "system", "module", "list")["stdout"]
+    assert "Not found" in lab.run("vmkload_mod", "-u", "multiextent")["stderr"]
+    assert lab.run("vmkload_mod", "-u", "vmfs3")["rc"] == 1
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_any_order_of_operations_leaves_every_link_consistent(bench: Callable[..., Bench], seed: int) -> None:
     chooser = random.Random(seed)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import esxcli, grants, identity, services, vimcmd, vmkvsitools, vsish
+from . import esxcli, grants, identity, services, vimcmd, vmkload, vmkvsitools, vsish
 from .answer import Answer
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ TOOLS: dict[str, Callable[[Hostd, Sequence[str]], Answer]] = {
     "uname": identity.uname,
     "hostname": identity.hostname,
     "vsish": vsish.run,
+    "vmkload_mod": vmkload.run,
     "vdf": vmkvsitools.vdf,
     "hostd": services.hostd,
     "services.sh": services.all_services,

@@ -206,6 +206,11 @@ def _advanced(host: Hostd, options: dict[str, str]) -> Result:
 MODULES = ("vmkernel", "procfs", "vmkapi_v2_6_0_0_vmkernel_shim", "vmfs3", "nfsclient", "nfs41client", "vmw_satp_local")
 
 
+def is_loaded(host: Hostd, name: str) -> bool:
+    built_in = name == "multiextent" and not host.profile.multiextent_module
+    return name in MODULES or name in host.modules_loaded or built_in
+
+
 def _modules(host: Hostd, options: dict[str, str]) -> Result:
     rows: list[Row] = [{"Name": name, "Is Loaded": True, "Is Enabled": True} for name in MODULES]
     loaded = "multiextent" in host.modules_loaded or not host.profile.multiextent_module
@@ -216,11 +221,7 @@ def _modules(host: Hostd, options: dict[str, str]) -> Result:
 
 def _module_load(host: Hostd, options: dict[str, str]) -> Result:
     name = options["module"]
-    if (
-        name in MODULES
-        or name in host.modules_loaded
-        or (name == "multiextent" and not host.profile.multiextent_module)
-    ):
+    if is_loaded(host, name):
         raise CliError(f"Unable to load module /usr/lib/vmware/vmkmod/{name}: Busy")
     if name != "multiextent":
         raise CliError(f"Unable to load module {name}: Not found")

@@ -197,3 +197,23 @@ def test_the_downtime_is_from_the_first_request_to_the_last_start() -> None:
     assert downtime_seconds(events[:2]) is None
     now = datetime(2026, 11, 22, 20, 0, 30, tzinfo=timezone.utc)
     assert Events(tuple(events)).seconds_since("power-off-intent", now) == 30.0
+
+
+@pytest.mark.parametrize("kind", ["backup", "restore"])
+@pytest.mark.parametrize(
+    ("entries", "ours"),
+    [
+        ((), False),
+        (("kernel-module",), False),  # the load was refused, or never came: somebody else's by now
+        (("kernel-module", "kernel-module-loaded"), True),
+        (("kernel-module", "kernel-module-loaded", "kernel-module-unloaded"), False),
+        (("kernel-module-loaded", "kernel-module-unloaded", "kernel-module-loaded"), True),
+    ],
+)
+def test_a_kernel_module_is_unloaded_only_where_the_journal_proves_that_we_loaded_it(
+    kind: str, entries: tuple[str, ...], ours: bool
+) -> None:
+    events = Events(tuple({"event": name} for name in entries))
+    undo = plan_undo(make_job(kind=kind), events, Situation(vmid=None))
+    assert undo.unload_module is ours
+    assert ("unload the kernel module multiextent" in undo.steps()) is ours
