@@ -100,6 +100,32 @@ def test_every_task_with_a_module_of_ours_runs_on_the_backup_server(role: Path) 
     assert lonely == []
 
 
+def options_of_module(name: str) -> set[str]:
+    """Option names as the module's documentation has them, its doc fragments and aliases included."""
+    source = (ROOT / "plugins" / "modules" / f"{name}.py").read_text(encoding="utf-8")
+    documentation = yaml.safe_load(re.search(r'^DOCUMENTATION = r?"""(.*?)^"""', source, re.S | re.M).group(1))  # type: ignore[union-attr]
+    found = dict(documentation["options"])
+    for fragment in documentation.get("extends_documentation_fragment", []):
+        text = (ROOT / "plugins" / "doc_fragments" / f"{fragment.split('.')[2]}.py").read_text(encoding="utf-8")
+        for block in re.findall(r'= r?"""(.*?)"""', text, re.S):
+            parsed = yaml.safe_load(block)
+            if isinstance(parsed, dict):
+                found.update(parsed.get("options") or {})
+    return set(found) | {alias for option in found.values() for alias in option.get("aliases", [])}
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_option_that_a_task_gives_is_one_that_the_module_has(role: Path) -> None:
+    wrong = []
+    for path in sorted(role.glob("tasks/*.yml")):
+        for task, _delegated in blocks_delegated(load(path)):
+            module = own_module(task)
+            if module:
+                unknown = set(task[module]) - options_of_module(module.rpartition(".")[2])
+                wrong += [f"{path.name}: {task['name']}: {name}" for name in sorted(unknown)]
+    assert wrong == []
+
+
 def test_one_machine_costs_at_most_eight_task_runs() -> None:
     tasks = blocks_delegated(load(ROOT / "roles" / "backup" / "tasks" / "vm.yml"))
     assert 0 < len([task for task, _delegated in tasks if own_module(task)]) <= 8
