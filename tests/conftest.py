@@ -48,3 +48,5 @@ def _make_importable() -> None:
 
 
 _make_importable()
+# The programs of the environment that runs the tests, whether it was activated or not.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -125,7 +125,13 @@ def sanity(venv: Path, version: str) -> None:
             shutil.copy2(ROOT / "tests" / "tools" / "get_pip.py", cache / name)
     with tempfile.TemporaryDirectory(prefix="stowage-sanity-") as base:
         path = f"{venv / 'bin'}:{os.environ['PATH']}:{python_folders()}"
-        call(["ansible-test", "sanity", "--color", "no"], cwd=copied_tree(Path(base)), venv=venv, PATH=path)
+        call(
+            ["ansible-test", "sanity", "--color", "no"],
+            cwd=copied_tree(Path(base)),
+            venv=venv,
+            PATH=path,
+            ANSIBLE_COLLECTIONS_PATH=base,
+        )
 
 
 def build() -> Path:
@@ -185,7 +191,7 @@ def step_unit_219() -> None:
 
 def step_system() -> None:
     # More workers than cores: these tests wait more than they compute. Each has labs of its own.
-    call(["python", "-m", "pytest", "-q", "-n", "4", "--dist", "loadfile", "tests/system"])
+    call(["python", "-m", "pytest", "-q", "-n", "4", "--dist", "loadgroup", "tests/system"])
 
 
 def step_lint() -> None:
@@ -212,8 +218,9 @@ def step_docs() -> None:
                 ".",
             ],
             cwd=tree,
+            ANSIBLE_COLLECTIONS_PATH=base,
         )
-        call(["antsibull-changelog", "lint"], cwd=tree)
+        call(["antsibull-changelog", "lint"], cwd=tree, ANSIBLE_COLLECTIONS_PATH=base)
 
 
 def step_importer() -> None:

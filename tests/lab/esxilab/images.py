@@ -61,6 +61,9 @@ def make_disk_image(
         with open(path, "r+b") as file:
             file.seek(identity_at)
             file.write(identity_block(seed))
+            # A log that has been written round before: its blocks are there, and a thin disk does not grow under it.
+            file.flush()
+            os.posix_fallocate(file.fileno(), _layout(size, ring)[1], ring)
             if fill:
                 file.seek(_layout(size, ring)[2])
                 _fill(file, min(fill, size - _layout(size, ring)[2] - MIB), seed)
