@@ -447,6 +447,19 @@ def test_a_speed_limit_is_asked_at_every_turn(tmp_path: Path) -> None:
     assert len(asked) >= 16 * MIB // copying.BUFFER
 
 
+def test_a_low_speed_limit_that_is_lifted_meanwhile_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(copying.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(copying.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    limiter = copying._Limiter(lambda: 1024.0 if now[0] < 3 else None)
+    limiter.spend(copying.BUFFER)
+    assert 3 <= now[0] < 4
+    steady = copying._Limiter(1024.0)
+    begun = now[0]
+    steady.spend(10 * 1024)
+    assert now[0] - begun == pytest.approx(10)
+
+
 # Consolidation and the rest
 
 

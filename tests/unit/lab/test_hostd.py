@@ -341,10 +341,10 @@ def test_a_reader_that_comes_between_the_two_merges_leaves_the_guest_running_on_
     lab.written()
     merge = lab.host.engine.merge
 
-    def refused(child: str, parent: str) -> None:
+    def refused(vm: Any, child: str, parent: str) -> None:
         if "000002" in child:
             raise disks.FileLocked(parent)
-        merge(child, parent)
+        merge(vm, child, parent)
 
     monkeypatch.setattr(lab.host.engine, "merge", refused)
     assert lab.run("vim-cmd", "vmsvc/snapshot.remove", "1", "1")["rc"] == 1
@@ -462,6 +462,63 @@ def test_what_other_programs_can_open_while_a_vm_runs(bench: Callable[..., Bench
     assert can_open(folder / "web-000001-sesparse.vmdk")
 
 
+def test_a_disk_that_two_machines_of_a_host_write_to_stays_locked_until_the_last_one_goes_off(
+    bench: Callable[..., Bench],
+) -> None:
+    shared = disk("scsi0:0", format="eagerzeroedthick", sharing="multi-writer")
+    hidden = {"base_readable_after_snapshot": False}
+    lab = bench([running(power="off", disks=[shared]), running(name="two", dir="two", power="off")], **hidden)
+    second = lab.host.vm("2")
+    second.config.values.set("scsi0:0.fileName", lab.host.vm("1").live_disks()[0].path)
+    second.config.values.set("scsi0:0.sharing", "multi-writer")
+    second.save_config()
+    flat = lab.folder() / "web-flat.vmdk"
+    for vmid in ("1", "2"):
+        lab.vim("vmsvc/power.on", vmid)
+    state = lab.locks.state(str(flat))
+    assert state is not None and (state.mode, len(set(state.owners))) == (2, 2)
+    lab.vim("vmsvc/power.off", "1")
+    assert not can_open(flat)
+    lab.vim("vmsvc/power.off", "2")
+    assert can_open(flat)
+
+
+def test_two_machines_of_one_host_cannot_run_on_the_same_disk(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(), running(name="two", dir="two", power="off")])
+    second = lab.host.vm("2")
+    second.config.values.set("scsi0:0.fileName", lab.host.vm("1").live_disks()[0].path)
+    second.save_config()
+    assert lab.run("vim-cmd", "vmsvc/power.on", "2")["rc"] == 1
+    assert lab.state("2") == "Powered off"
+    assert not can_open(lab.folder() / "web-flat.vmdk")
+
+
+def test_the_locks_of_a_running_machine_are_never_free_while_its_links_change(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = bench([running()])
+    flat = str(lab.folder() / "web-flat.vmdk")
+    freed: list[str] = []
+    unlock = lab.locks.unlock
+
+    def watched(path: str, owner: str | None = None) -> None:
+        freed.append(path)
+        unlock(path, owner)
+
+    monkeypatch.setattr(lab.locks, "unlock", watched)
+    lab.vim("vmsvc/snapshot.create", "1", "one")
+    lab.vim("vmsvc/snapshot.removeall", "1")
+    assert freed and flat not in freed
+    assert lab.locks.state(flat).mode == 1
+
+
+def test_the_owner_of_a_lock_is_shown_as_the_host(bench: Callable[..., Bench]) -> None:
+    lab = bench([running()])
+    path = lab.host.volumes.inside_of(lab.folder() / "web-flat.vmdk")
+    (lock,) = lab.host.handle({"tool": "vmkfstools", "ask": "locks", "paths": [path], "pid": 1})["locks"]
+    assert lock == {"mode": 1, "owner": lab.host.lock_owner, "readers": 1}
+
+
 def test_nfs_knows_no_locks(bench: Callable[..., Bench]) -> None:
     lab = bench([running(datastore="share")])
     assert can_open(lab.folder() / "web-flat.vmdk")
@@ -530,6 +587,20 @@ def test_a_lying_removal_says_success_and_leaves_everything(bench: Callable[...,
     lab.host.fault("clear")
     lab.vim("vmsvc/snapshot.remove", "1", "1")
     assert "web-000001.vmdk" not in lab.names()
+
+
+def test_a_question_that_a_fault_asked_goes_with_the_fault_and_the_machine_starts(bench: Callable[..., Bench]) -> None:
+    lab = bench([running(power="off")])
+    lab.host.fault("question", vm="web", text="really?")
+    thread = threading.Thread(target=lab.run, args=("vim-cmd", "vmsvc/power.on", "1"))
+    thread.start()
+    lab.wait(lambda: lab.host.vm("1").question, "the question")
+    lab.host.fault("clear", vm="another")
+    assert "really?" in lab.vim("vmsvc/message", "1")
+    lab.host.fault("clear")
+    thread.join(20)
+    assert lab.vim("vmsvc/message", "1") == "No message.\n"
+    assert lab.state() == "Powered on"
 
 
 def test_a_full_datastore_pauses_the_guest_until_there_is_room_and_an_answer(bench: Callable[..., Bench]) -> None:

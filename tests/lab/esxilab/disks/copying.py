@@ -17,6 +17,7 @@ Rate = Optional[Union[float, Callable[[], Optional[float]]]]
 # Fits into the processor's cache: measured about twice as fast as 4 MiB.
 BUFFER = 512 << 10
 ZERO_UNIT = 64 << 10
+SLICE_SECONDS = 0.5
 _ZEROS = bytes(ZERO_UNIT)
 
 
@@ -103,14 +104,19 @@ class _Limiter:
         self._due = time.monotonic()
 
     def spend(self, amount: int) -> None:
-        rate = self._rate() if callable(self._rate) else self._rate
-        if not rate:
-            self._due = time.monotonic()
-            return
-        self._due += amount / rate
-        wait = self._due - time.monotonic()
-        if wait > 0:
-            time.sleep(wait)
-        else:
-            # No burst after a slow stretch.
-            self._due = max(self._due, time.monotonic() - 1)
+        """Wait as long as this many bytes take. The rate is asked for again and again: it may change meanwhile."""
+        left = float(amount)
+        while left > 0:
+            rate = self._rate() if callable(self._rate) else self._rate
+            if not rate:
+                self._due = time.monotonic()
+                return
+            piece = min(left, rate * SLICE_SECONDS)
+            left -= piece
+            self._due += piece / rate
+            wait = self._due - time.monotonic()
+            if wait > 0:
+                time.sleep(wait)
+            else:
+                # No burst after a slow stretch.
+                self._due = max(self._due, time.monotonic() - 1)

@@ -115,10 +115,12 @@ def _merge_one(vm: Vm, chains: Chains, step: Merge) -> None:
         if live and vm.power == "poweredOn":
             _merge_live_top(vm, step)
         else:
-            engine.merge(step.child, step.parent)
+            engine.merge(vm, step.child, step.parent)
             _rename_users(vm, chains, step)
             if vm.power == "poweredOn":
                 engine.reopen(vm)
+    except engine.FileLocked as error:
+        raise FileLocked(error.path) from error
     except engine.DiskFull as error:
         volume = vm.host.volumes.volume_of(step.parent)
         raise InsufficientRoom(volume.name if volume else step.parent) from error
@@ -135,12 +137,12 @@ def _merge_live_top(vm: Vm, step: Merge) -> None:
         vm.save_config()
         engine.reopen(vm)
     vm.log.write(f"ConsolidateDiskCB: Start merging {step.child} into {step.parent}", "vmx", 5)
-    engine.merge(step.child, step.parent)
+    engine.merge(vm, step.child, step.parent)
     engine.set_parent(helper, step.parent)
     with engine.stunned(vm):
         engine.suspend_disks(vm)
         try:
-            engine.merge(helper, step.parent)
+            engine.merge(vm, helper, step.parent)
             vm.config.set_disk_file(step.node, step.parent)
             vm.save_config()
         finally:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from .machine import Question
 from .vmconfig import dashed
 
 if TYPE_CHECKING:
+    from esxilab.locks import Lock
+
     from .machine import Vm
     from .server import Hostd
 
@@ -166,7 +168,6 @@ class Engine:
         old = self._open.get(vm.vmid, [])
         for disk in old:
             disk.close()
-        self._drop_locks(vm)
         self._take_locks(vm)
         self._open[vm.vmid] = fresh = self._open_disks(vm)
         guest.swap(fresh)
@@ -208,8 +209,16 @@ class Engine:
 
     # --- locks -----------------------------------------------------------------------------------------------
 
+    def _owner(self, vm: Vm) -> str:
+        """Each VM holds its locks for itself; what VMFS shows of the owner is the host, the first word."""
+        return f"{self.host.lock_owner} vm {vm.vmid}"
+
     def _take_locks(self, vm: Vm) -> None:
-        """Top links exclusive, all below shared. A file that another host holds makes it fail. NFS has no locks."""
+        """Top links exclusive, all below shared. A file that another VM holds makes it fail. NFS has no locks.
+
+        What the VM holds already is changed in place, and what it needs no more is let go last: nothing is ever free
+        in between.
+        """
         if self.locks is None:
             return
         readable = bool(self.host.switches["base_readable_after_snapshot"])
@@ -227,21 +236,20 @@ class Engine:
         if volume is not None and volume.is_vmfs:
             wanted.update({str(path): EXCLUSIVE for path in vm.swap_files})
         for extent, mode in wanted.items():
-            held = self.locks.state(extent)
-            if held is not None and held.owner != self.host.lock_owner and EXCLUSIVE in (held.mode, mode):
-                self._drop_locks(vm)
-                raise disks.FileLocked(extent, f"{held.owner} holds it")
             try:
-                self.locks.lock(extent, mode, readable=readable and mode == SHARED, owner=self.host.lock_owner)
+                self.locks.lock(extent, mode, readable=readable and mode == SHARED, owner=self._owner(vm))
             except OSError as error:
                 self._drop_locks(vm)
                 raise disks.FileLocked(extent, str(error)) from error
-            vm.locked.append(extent)
+            if extent not in vm.locked:
+                vm.locked.append(extent)
+        self._drop_locks(vm, keep=wanted)
 
-    def _drop_locks(self, vm: Vm) -> None:
+    def _drop_locks(self, vm: Vm, keep: Collection[str] = ()) -> None:
         for extent in vm.locked:
-            self.locks.unlock(extent)
-        vm.locked = []
+            if extent not in keep:
+                self.locks.unlock(extent, owner=self._owner(vm))
+        vm.locked = [extent for extent in vm.locked if extent in keep]
 
     def holders(self, extent: str) -> list[int]:
         """Processes other than this daemon that have the file open."""
@@ -270,29 +278,35 @@ class Engine:
             hint=os.path.basename(parent) if same else parent,
         )
 
-    def merge(self, child: str, parent: str) -> None:
+    def merge(self, vm: Vm, child: str, parent: str) -> None:
         """Commit a delta into its parent; meanwhile nobody else gets to either. Keeps the delta's files."""
-        with self._exclusive([*self.extents(parent), *self.extents(child)]):
+        with self._exclusive(vm, [*self.extents(parent), *self.extents(child)]):
             disks.merge_delta(self._out(child), resolve=self.resolve, held=lambda extent: bool(self.holders(extent)))
 
     @contextlib.contextmanager
-    def _exclusive(self, extents: list[str]) -> Iterator[None]:
+    def _exclusive(self, vm: Vm, extents: list[str]) -> Iterator[None]:
         if self.locks is None:
             yield
             return
-        before = {extent: self.locks.state(extent) for extent in extents}
-        for extent in extents:
-            volume = self.host.volumes.volume_of(self.host.volumes.inside_of(Path(extent)))
-            if volume is not None and volume.is_vmfs:
-                self.locks.lock(extent, EXCLUSIVE, owner=self.host.lock_owner)
+        owner = self._owner(vm)
+        before: dict[str, Lock | None] = {}
         try:
+            for extent in extents:
+                volume = self.host.volumes.volume_of(self.host.volumes.inside_of(Path(extent)))
+                if volume is not None and volume.is_vmfs:
+                    held = self.locks.state(extent)
+                    try:
+                        self.locks.lock(extent, EXCLUSIVE, owner=owner)
+                    except OSError as error:
+                        raise disks.FileLocked(extent, str(error)) from error
+                    before[extent] = held
             yield
         finally:
             for extent, lock in before.items():
                 if lock is None:
-                    self.locks.unlock(extent)
+                    self.locks.unlock(extent, owner=owner)
                 else:
-                    self.locks.lock(extent, lock.mode, readable=lock.readable, owner=lock.owner)
+                    self.locks.lock(extent, lock.mode, readable=lock.readable, owner=owner)
 
     def set_parent(self, child: str, parent: str) -> None:
         """Hang a delta on another link that holds the same content as its old parent did."""

@@ -25,6 +25,7 @@ from .vmodl import Ref
 from .vmsd import SnapshotDict, parse_vmsd
 
 if TYPE_CHECKING:
+    from .faults import Fault
     from .server import Hostd
 
 
@@ -39,6 +40,9 @@ class Question:
     default: int
     choice: int | None = None
     answered: threading.Event = field(default_factory=threading.Event)
+    #: The injected fault that asks; when it is cleared, so is the question.
+    fault: Fault | None = None
+    withdrawn: bool = False
 
     @property
     def id(self) -> str:

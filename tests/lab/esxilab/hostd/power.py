@@ -240,6 +240,7 @@ def _ask_if_needed(vm: Vm, wait: bool) -> None:
         text=str(forced.args.get("text") or MOVED_OR_COPIED) if forced else MOVED_OR_COPIED,
         choices=["Cancel", "I Mo&ved It", "I Co&pied It"],
         default=2,
+        fault=forced,
     )
     vm.question = question
     vm.log.write(f"Msg_Question: msg.uuid.altered (id={question.number})", "vmx", 5)
@@ -249,6 +250,9 @@ def _ask_if_needed(vm: Vm, wait: bool) -> None:
         if vm.host.stopped:
             raise VimFault("The operation was canceled.")
     vm.question = None
+    if question.withdrawn:
+        _ask_if_needed(vm, wait)
+        return
     if question.choice == 0:
         raise VimFault("The operation was canceled by the user.")
     if question.choice == 2:

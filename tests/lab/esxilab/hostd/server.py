@@ -241,8 +241,13 @@ class Hostd:
     def fault(self, name: str, **args: Any) -> dict[str, Any]:
         """Set a fault, or `clear` (all, or `name=` and `vm=` only); returns what is set now."""
         if name == "clear":
-            self.faults.clear(args.get("name"), args.get("vm"))
+            gone = self.faults.clear(args.get("name"), args.get("vm"))
             for vm in self.vms():
+                question = vm.question
+                if question is not None and question.fault in gone:
+                    vm.question = None
+                    question.withdrawn = True
+                    question.answered.set()
                 if vm.valid and vm.power == "poweredOn" and vm.config.has_tools and not vm.has_fault("tools_stop"):
                     vm.tools_running = True
             return {"faults": self.faults.listing()}

@@ -93,4 +93,6 @@ def lock_info(host: Hostd, path: str) -> dict[str, Any]:
     if outside is None or not os.path.exists(outside):
         return {"mode": 0, "owner": "", "readers": 0}
     found = host.locks.state(str(outside)) if host.locks is not None else None
-    return {"mode": found.mode if found else 0, "owner": found.owner if found else "", "readers": 1 if found else 0}
+    if found is None:
+        return {"mode": 0, "owner": "", "readers": 0}
+    return {"mode": found.mode, "owner": found.owner.partition(" ")[0], "readers": len(found.owners)}
