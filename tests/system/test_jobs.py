@@ -403,6 +403,57 @@ def test_a_disk_that_the_plan_does_not_know_of_stops_the_job(story: Any) -> None
     assert job.end("failed", caught.value.as_dict()).entry["error"]["id"] == "vm-changed"
 
 
+def test_a_machine_that_was_started_since_the_plan_and_cannot_be_snapshotted_whole_is_not_begun(
+    story: Any, host: Host
+) -> None:
+    host.find_vm(name="independent").power_off(quick())
+    try:
+        job = story(select=["independent"])
+        assert job.entry["disk_keys"] == ["scsi0:0", "scsi0:1"]
+        host.find_vm(name="independent").power_on(quick())
+        with pytest.raises(VmChanged) as caught:
+            job.start()
+        assert "scsi0:1" in caught.value.message and "independent-persistent" in caught.value.message
+        assert lock.look(host.session, [job.entry["directory"]]) == []
+        assert job.end("failed", caught.value.as_dict()).entry["error"]["id"] == "vm-changed"
+    finally:
+        if host.find_vm(name="independent").power_state() != "poweredOn":
+            host.find_vm(name="independent").power_on(quick())
+
+
+_DEEP = """
+mkdir -p "$2" && cp -R "$1/." "$2" || exit 1
+rm -f "$2"/*.log
+for vmx in "$2"/*.vmx; do
+    sed -i -e '/^uuid\\./d' -e '/^vc\\.uuid/d' -e 's/^displayName = .*/displayName = "deep"/' "$vmx" || exit 1
+    echo 'uuid.bios = "56 4d 11 22 33 44 55 66-77 88 99 aa bb cc dd ee"' >> "$vmx"
+    vim-cmd solo/registervm "$vmx"
+done
+"""
+
+
+def test_a_dead_job_in_a_folder_that_no_scan_reaches_is_found_through_the_inventory(
+    story: Any, host: Host, tmp_path: Path
+) -> None:
+    twin = next(vm.directory for vm in host.vms() if vm.name == "twin")
+    top = posixpath.join(posixpath.dirname(twin), "team")
+    answer = host.session.script(_DEEP, [twin, f"{top}/customer/deep"])
+    assert answer.rc == 0 and answer.stdout.strip().isdigit(), answer
+    try:
+        job = story(select=["deep"])
+        assert job.entry["directory"].endswith("/team/customer/deep")
+        job.start()
+        job.cut()
+        assert job.entry["directory"] not in lock.scan(host.session)
+        # Another backup server: it has no mirror of the job, either.
+        (found,) = recover.recover_host(host, HOST, str(tmp_path / "other"), 0.1, 60)
+        assert (found.outcome, found.vm, found.error) == ("recovered", "deep", None)
+        assert not job.outside(job.context.folder).exists()
+    finally:
+        host.unregister(int(answer.stdout))
+        host.run("rm", "-rf", top)
+
+
 def test_a_lock_without_a_name_is_taken_away_when_it_is_old(story: Any) -> None:
     job = story()
     lock.acquire(job.host.session, job.entry["directory"])

@@ -17,6 +17,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.info import describe_vms
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import heldstill, names, record, survey
@@ -37,7 +38,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import PointDisk
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import How, decide_how
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import How, decide_how, why_not_as_planned
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.recover import recover_found
 
 CONFIG = ("nvram", "extendedConfigFile")
@@ -138,6 +140,8 @@ def start(context: Context) -> tuple[Job, bool]:
     text = survey.question_text(vm)
     if text:
         raise PendingQuestion(vm=vm.name, host=context.label, question=text)
+    if state != context.entry.get("power_state"):
+        _still_possible(context, vm)
     how = decide_how(context.entry["policy"]["how"], state)
     boot = vm.boot_id() or ""
     if how.stop and not boot:
@@ -166,6 +170,16 @@ def _same_disks(context: Context, vm: VirtualMachine) -> None:
     if planned != now:
         reason = f"planned were the disks {sorted(planned)}, there are {sorted(now)}"
         raise VmChanged(vm=vm.name, reason=reason)
+
+
+def _still_possible(context: Context, vm: VirtualMachine) -> None:
+    """A VM that was started since the plan is done another way, which may leave disks out that were to be copied."""
+    (info,) = describe_vms(context.host, [vm])
+    facts = survey.vm_facts(context.host, vm, info)
+    planned = {disk["key"]: disk["action"] for disk in context.entry["disks"]}
+    problem = why_not_as_planned(facts, planned, vm_policy_from_dict(context.entry["policy"]), context.label)
+    if problem is not None:
+        raise problem
 
 
 def _others(context: Context, vm: VirtualMachine) -> Job | None:

@@ -22,6 +22,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     NoSuchDisk,
     PendingQuestion,
     TargetMissing,
+    VmChanged,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import human
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import Policy, VmPolicy
@@ -242,6 +243,17 @@ def _action(disk: DiskFacts, how: How, policy: VmPolicy) -> tuple[str, str]:
     if disk.bus_sharing not in ("", "none") and how.snapshot:
         return "cannot", f"its controller is shared ({disk.bus_sharing}): no snapshot is possible while the VM runs"
     return "copy", ""
+
+
+def why_not_as_planned(facts: VmFacts, planned: Mapping[str, str], policy: VmPolicy, host: str) -> JobError | None:
+    """Why the VM in its present state cannot be backed up as planned: `planned` maps disks to their actions."""
+    how = decide_how(policy.how, facts.power_state)
+    disks = tuple(decide_disk(disk, how, policy) for disk in facts.disks)
+    for disk in disks:
+        if planned.get(disk.key) == "copy" and disk.action != "copy":
+            reason = f"it is {facts.power_state} now, and so {disk.key} can no longer be copied: {disk.reason}"
+            return VmChanged(vm=facts.name, reason=reason)
+    return next(iter(_problems(facts, policy, how, disks, host)), None)
 
 
 def room_needed(disk: PlannedDisk, disk_format: str) -> int:

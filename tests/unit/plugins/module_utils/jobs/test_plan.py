@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import HowNotPossible
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import (
     VmPlan,
     Volume,
@@ -15,6 +16,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import (
     plan_host,
     plan_vm,
     volume_of,
+    why_not_as_planned,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import (
     DiskChoice,
@@ -188,3 +190,22 @@ def test_equal_facts_give_equal_plans_that_print() -> None:
     assert "web01: warm" in plans[0].text() and "not selected: x" in plans[0].text()
     totals = plans[0].as_dict()["totals"]
     assert (totals["ready"], totals["disks"], totals["bytes_to_read"]) == (1, 1, 100 << 20)
+
+
+@pytest.mark.parametrize(
+    ("state", "disk", "why"),
+    [
+        ("poweredOn", {"mode": "independent-persistent"}, "scsi0:0 can no longer be copied: independent-persistent"),
+        ("poweredOn", {"bus_sharing": "virtual"}, "its controller is shared"),
+        ("suspended", {"mode": "independent-persistent"}, None),
+        ("poweredOn", {}, None),
+    ],
+)
+def test_a_plan_for_a_machine_at_rest_is_judged_again_when_its_state_has_changed(
+    state: str, disk: dict[str, Any], why: str | None
+) -> None:
+    facts = make_vm(power_state=state, disks=(make_disk(**disk),))
+    error = why_not_as_planned(facts, {"scsi0:0": "copy"}, POLICY, "esx1")
+    assert (error.message if error else None) == why or (error is not None and why is not None and why in error.message)
+    through = make_vm(passthrough=("0000:03:00.0",))
+    assert isinstance(why_not_as_planned(through, {}, POLICY, "esx1"), HowNotPossible)
