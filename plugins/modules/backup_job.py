@@ -65,8 +65,10 @@ options:
     type: str
   lease_seconds:
     description:
-      - Seconds without a sign of life after which M(stowage.esxi.backup_recover) may take the job over. Raise it where
-        tasks of one VM can lie further apart, for instance with many hosts and few forks.
+      - Seconds without a sign of life after which M(stowage.esxi.backup_recover) may take the job over. Signs are those
+        of the job's own tasks, and on the same O(state_dir) those of other tasks of its run, so that a job may wait
+        longer than this for a free fork. With a recover every ten minutes, up to 240 seconds keep the time in which a
+        killed controller's work is undone below 15 minutes.
     type: int
     default: 180
   copies:

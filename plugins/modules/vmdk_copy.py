@@ -127,6 +127,12 @@ options:
       - Folder of the limits, on the machine where the module runs.
     type: path
     default: /var/lib/stowage/limits
+  state_dir:
+    description:
+      - Folder of run records, on the machine where the module runs. Where O(journal) is given, the copy leaves a sign
+        there that its run goes on, so that jobs of the same run that wait for a free fork are not taken over.
+    type: path
+    default: /var/lib/stowage
   limits_timeout:
     description:
       - Seconds to wait for all slots.
@@ -365,6 +371,7 @@ def argument_spec() -> dict:
         },
         "limits_dir": {"type": "path", "default": "/var/lib/stowage/limits"},
         "limits_timeout": {"type": "int", "default": 86400},
+        "state_dir": {"type": "path", "default": "/var/lib/stowage"},
         "progress_file": {"type": "path"},
         "beat_file": {"type": "path"},
     }

@@ -26,6 +26,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     recover,
     restore,
     restoring,
+    runlife,
     undo,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
@@ -212,6 +213,22 @@ def test_a_living_job_keeps_others_away_and_they_touch_nothing(story: Any) -> No
     assert (refused.entry["status"], refused.entry["error"]["id"]) == ("failed", "vm-locked")
     assert recover.recover_host(first.host, HOST, first.state, 0.1, 60)[0].outcome == "live"
     assert first.end("failed", "given up").error is None
+
+
+def test_a_silent_job_whose_run_goes_on_is_taken_over_by_nobody_until_the_run_is_silent_too(story: Any) -> None:
+    waiting, other = story(), story()
+    waiting.start()
+    waiting.cut()
+    runlife.RunLife(waiting.state, waiting.context.run_id).beat()
+    for check in (True, False):
+        assert recover.recover_host(waiting.host, HOST, waiting.state, 0.1, 60, check)[0].outcome == "live"
+    with pytest.raises(VmLocked):
+        other.start()
+    backup.must_hold(waiting.context)
+    waiting.cut()
+    then = time.time() - waiting.job.lease_seconds - 1
+    os.utime(runlife.sign_path(waiting.state, waiting.context.run_id), (then, then))
+    assert recover.recover_host(waiting.host, HOST, waiting.state, 0.1, 60)[0].outcome == "recovered"
 
 
 def test_a_dead_job_is_undone_by_the_next_one(story: Any) -> None:

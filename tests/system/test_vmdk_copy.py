@@ -21,8 +21,9 @@ import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying, runlife
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.journal import write_job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.undo import Undoer
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors, multiextent
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
@@ -331,6 +332,23 @@ def test_a_journal_tells_process_and_files_before_they_are_there(desk):
     (process,) = [entry for entry in entries if entry["event"] == "process"]
     assert process["token"].startswith("stowage-copy-") and process["pid"] > 1
     assert entries.index(process) == len(entries) - 1
+
+
+def test_a_copy_that_is_waited_for_gives_the_sign_that_its_run_goes_on(desk, tmp_path):
+    at = desk("esx67")
+    folder = "/vmfs/volumes/datastore1/p3-run"
+    facts = {name: "" for name in ("identity", "vmx_path", "boot_id", "snapshot_name", "partial", "final", "time")}
+    facts |= {"kind": "backup", "host": "esx67", "vm": "off67", "directory": folder, "how": "cold", "created_at": ""}
+    flags = {"stop": False, "snapshot": False, "restart": False, "power_before": "poweredOff"}
+    at.machine.run(f"mkdir {folder} && touch {folder}/lease")
+    write_job(at.host.session, folder, Job(job="run7-b0123456789ab", run="run7", vmid=1, **facts, **flags))
+    beat, state = tmp_path / "beat", str(tmp_path / "state")
+    at.copy(vm="off67", dest="[backup] p3-alone", journal=folder, state_dir=state)
+    # Nobody waited for that copy: whether a controller lives could not be known.
+    assert not runlife.lives(state, "run7", 180)
+    beat.touch()
+    at.copy(vm="off67", dest="[backup] p3-run", journal=folder, beat_file=str(beat), state_dir=state)
+    assert runlife.lives(state, "run7", 180)
 
 
 def test_a_kernel_module_that_a_dead_copy_loaded_is_unloaded_by_undo_once_no_clone_runs(desk):

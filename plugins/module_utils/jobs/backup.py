@@ -40,7 +40,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEA
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import PointDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import How, decide_how, why_not_as_planned
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.recover import recover_found
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.recover import recover_found, waits_its_turn
 
 CONFIG = ("nvram", "extendedConfigFile")
 
@@ -189,7 +189,8 @@ def _others(context: Context, vm: VirtualMachine) -> Job | None:
         if found.job is not None and found.job.job == context.job_id and found.path == context.folder:
             return found.job
         if context.check:
-            if found.sign.age <= (found.job.lease_seconds if found.job else LEASE_SECONDS):
+            lease_seconds = found.job.lease_seconds if found.job else LEASE_SECONDS
+            if found.sign.age <= lease_seconds or waits_its_turn(found, context.state_dir):
                 raise _locked(context, [found])
             continue
         outcome = recover_found(context.host, found, context.state_dir, vm)

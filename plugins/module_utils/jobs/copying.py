@@ -16,8 +16,10 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limits
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.room import RoomWatch
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.runlife import RunLife
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.beat import CallerBeat
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import Program
@@ -39,6 +41,7 @@ class Settings:
     snapshot_reserve_percent: int = 5
     progress_file: str | None = None
     beat_file: str | None = None
+    state_dir: str = "/var/lib/stowage"
 
 
 def request_from(host: Host, params: Mapping[str, Any]) -> Request:
@@ -70,6 +73,7 @@ def settings_from(params: Mapping[str, Any]) -> Settings:
         snapshot_reserve_percent=params["snapshot_reserve_percent"],
         progress_file=params.get("progress_file"),
         beat_file=params.get("beat_file"),
+        state_dir=params.get("state_dir") or Settings.state_dir,
     )
 
 
@@ -91,9 +95,14 @@ def perform(host: Host, params: Mapping[str, Any]) -> dict[str, Any]:
     sink = _sink(settings.progress_file)
     beat = CallerBeat(settings.beat_file) if settings.beat_file else None
 
+    job = lock.read_job(host.session, settings.journal) if settings.journal else None
+    life = RunLife(settings.state_dir, job.run) if job is not None else None
+
     def wanted() -> None:
         if beat is not None:
             beat.check()
+            if life is not None:
+                life.beat()
 
     def waiting() -> None:
         wanted()

@@ -15,7 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record, runlife
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events, downtime_seconds
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RecoverIncomplete, UndoIncomplete
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
@@ -124,7 +124,7 @@ def recover_found(
     if found.unreadable:
         reason = "its job.json is of another version or damaged; nothing in it can be proven"
         return _outcome(found, "failed", error=_error(found, reason))
-    if not _stale(host, found, observe_seconds, check):
+    if waits_its_turn(found, state_dir) or not _stale(host, found, observe_seconds, check):
         return _outcome(found, "live")
     if found.job is None:
         if not check and lock.take_over(host.session, found) is None:
@@ -199,6 +199,11 @@ def close_record(host: Host, job: Job, state_dir: str, events: Events, undone: U
     )
     record.set_disk_statuses(entry, "interrupted")
     record.write_entry(state_dir, entry)
+
+
+def waits_its_turn(found: lock.Found, state_dir: str) -> bool:
+    """A job may be silent for long between two tasks, while other tasks of its run are at work on this machine."""
+    return found.job is not None and runlife.lives(state_dir, found.job.run, found.job.lease_seconds)
 
 
 def _stale(host: Host, found: lock.Found, observe_seconds: float, check: bool) -> bool:

@@ -14,6 +14,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, ending, names, record, restoring
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.runlife import RunLife
 
 _NEEDED = {
     "backup": ("vm", "identity", "directory", "vmx_path", "disks", "target", "policy"),
@@ -55,6 +56,9 @@ def context_of(host: Host, params: Mapping[str, Any], check: bool) -> Context:
 def run(host: Host, params: Mapping[str, Any], check: bool) -> Step:
     context = context_of(host, params, check)
     state = params["state"]
+    if not check:
+        # A task that has just begun: so somebody began it.
+        RunLife(context.state_dir, context.run_id).beat()
     if state == "ended":
         return _ended(context, params)
     try:
