@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes this clone importable as ``ansible_collections.stowage.esxi``, wherever it lies."""
+"""Makes this clone importable as ``ansible_collections.stowage.esxi``, wherever it lies; holds the seeds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "ansible_collections.stowage.esxi"
@@ -50,3 +52,7 @@ def _make_importable() -> None:
 _make_importable()
 # The programs of the environment that runs the tests, whether it was activated or not.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+# The same examples in every run; `HYPOTHESIS_PROFILE=fresh` looks for new ones.
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("fresh", max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))

@@ -43,7 +43,8 @@ def test_the_first_word_is_a_command_and_never_syntax(
         encoded = name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return
-    if name in ("", ".", "..") or "/" in name:
+    # `:` and `[` are commands of the shell's own; the rest cannot be the name of a file.
+    if name in ("", ".", "..", ":", "[") or "/" in name:
         return
     folder = tmp_path_factory.mktemp("bin")
     with open(os.path.join(os.fsencode(folder), encoded), "wb") as program:
