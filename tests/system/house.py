@@ -101,6 +101,10 @@ class House:
         answer: dict[str, Any] = json.loads(self.lab.run("bk1", "cat", run.stats["stowage_run"]["records"][0]))
         return answer
 
+    def host_error(self, run: Run, host: str) -> str:
+        """The id of the error that stopped a whole host, from the record."""
+        return str(next(entry for entry in self.record(run)["hosts"] if entry["host"] == host)["error"]["id"])
+
     def clones(self, host: str) -> list[str]:
         return [line for line in self.lab.run(host, "ps", "-c").splitlines() if "vmkfstools -i" in line]
 

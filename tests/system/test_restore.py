@@ -56,12 +56,10 @@ def test_a_restore_to_another_host_brings_back_the_same_disks(
     for restored, kept in zip(disks, points["multi"].disks):
         assert same_content(restored, kept)
     old = settings(points["multi"].folder / "multi.vmx")
-    assert values["uuid.bios"] != old["uuid.bios"] if "uuid.bios" in values else True
+    for key in ("uuid.bios", "vc.uuid", "ethernet0.generatedAddress"):
+        assert values.get(key) is None or values[key] != old[key], key
     assert house.vm("esx80", "multi again")["power"] == "poweredOff"
     assert house.differences("esx70", "esx80") == []
-
-    again = restore(house, "esx80", "multi", **new).must_end_with(0)
-    assert again.changed == 0 or "multi again" not in str(again.stats["stowage_run"]["failed_machines"])
     forget(house, "esx80", "multi again")
 
 
@@ -69,7 +67,8 @@ def test_a_second_restore_of_the_same_point_changes_nothing(house: House, points
     new = {"restore_name": "second", "restore_uuid": "new", "restore_mac": "new"}
     restore(house, "esx70", "two words", **new).must_end_with(0)
     files = {path.name: path.stat().st_mtime for path in house.folder("esx70", "second").iterdir()}
-    restore(house, "esx70", "two words", **new).must_end_with(0)
+    again = restore(house, "esx70", "two words", **new).must_end_with(0)
+    assert again.changed <= 1  # the record of the run itself
     assert {path.name: path.stat().st_mtime for path in house.folder("esx70", "second").iterdir()} == files
     forget(house, "esx70", "second")
 
@@ -95,7 +94,8 @@ def test_check_mode_says_what_a_restore_would_do_and_does_nothing(
 
 def test_a_registered_name_and_an_existing_folder_are_refused(house: House, points: dict[str, RestorePoint]) -> None:
     run = restore(house, "esx70", "multi").must_end_with(2)
-    assert "multi" in run.text and ("registered" in run.text or "exists" in run.text)
+    assert house.host_error(run, "esx70") == "restore-refused"
+    assert "multi" in run.text
     assert house.differences("esx70") == []
 
 
