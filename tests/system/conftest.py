@@ -40,6 +40,8 @@ GROUPS = {
 }
 
 
+# Before xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group(GROUPS.get(item.path.stem, "modules")))
