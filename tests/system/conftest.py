@@ -29,22 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--lab-topology", default="test", help="the topology of the session's lab (default: test)")
 
 
-# Which files share a worker, and so a lab, when the tests run side by side (`-n 4 --dist loadgroup`).
-GROUPS = {
-    "test_backup_hot_warm_cold": "playbooks",
-    "test_restore": "playbooks",
-    "test_operator_errors": "faults",
-    "test_recover": "faults",
-    "test_jobs": "jobs",
-    "test_lab_machines": "jobs",
-}
-
-
-# Before xdist reads the groups.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(GROUPS.get(item.path.stem, "modules")))
     if config.getoption("--soak"):
         return
     for item in items:

@@ -191,7 +191,7 @@ def step_unit_219() -> None:
 
 def step_system() -> None:
     # More workers than cores: these tests wait more than they compute. Each has labs of its own.
-    call(["python", "-m", "pytest", "-q", "-n", "4", "--dist", "loadgroup", "tests/system"])
+    call(["python", "-m", "pytest", "-q", "-n", "3", "--dist", "loadfile", "tests/system"])
 
 
 def step_lint() -> None:
