@@ -52,6 +52,8 @@ def test_an_unknown_host_key_fails_that_host_only(house: House, tmp_path: Path) 
 
 def test_a_host_that_cannot_be_reached_is_in_the_record_and_the_others_go_on(house: House) -> None:
     house.lab.fault("esx80", "refuse")
+    # A connection that an earlier run has kept open would still carry this one.
+    house.lab.fault("esx80", "cut", mode="reset")
     run = house.controller.play("backup_hot", "--limit", "esx67,esx80", **BOTH).must_end_with(2)
     assert run.stats["stowage_run"]["ok"] == 1
     assert house.host_error(run, "esx80") == "ssh-host-unreachable"
