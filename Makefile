@@ -10,7 +10,7 @@ test:
 	@tests/tools/setup checks
 	@.venv/bin/python tests/tools/check.py --only "$(ONLY)"
 
-# The full counts: kills, cuts, faults. Takes long; run by hand.
+# The tests against the lab, one after the other, with those marked `soak` (none is yet: full counts are still to come).
 soak:
 	@tests/tools/setup
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m pytest -q --soak tests/system
