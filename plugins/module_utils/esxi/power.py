@@ -27,6 +27,8 @@ _WORDS = {"Powered on": ON, "Powered off": OFF, "Suspended": SUSPENDED}
 PATIENCE_SECONDS = 15
 # A command that says it failed may be wrong (it was seen although the VM ran), so the state has this long to differ.
 FAILED_SECONDS = 10.0
+# What the host tells of a guest's uptime may be this old: a fall of less proves nothing.
+UPTIME_LAG_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -223,8 +225,7 @@ def restart(vm: VirtualMachine, waiter: Waiter, *, hard: bool) -> PowerChange:
         raise errors.WrongPowerState(
             **vm.data(state=before, operation=operation, needed=ON, advice="Power it on with state=powered-on.")
         )
-    summary = vm.summary()
-    uptime, had_tools = _uptime(summary), tools_running(summary)
+    uptime, had_tools = _before_restart(vm, waiter)
     started = clock.monotonic()
     said, _failed = command(vm, operation)
     _refuse(vm, operation, said, before, ON)
@@ -244,7 +245,11 @@ def restart(vm: VirtualMachine, waiter: Waiter, *, hard: bool) -> PowerChange:
             return None
         restarted = had_tools and not tools_running(now)
         new_uptime = _uptime(now)
-        if uptime is not None and new_uptime is not None and new_uptime < uptime + clock.monotonic() - started - 5:
+        if (
+            uptime is not None
+            and new_uptime is not None
+            and new_uptime < uptime + clock.monotonic() - started - UPTIME_LAG_SECONDS
+        ):
             restarted = True
         unprovable = hard and not had_tools and uptime is None
         return state if restarted or unprovable else None
@@ -258,6 +263,27 @@ def restart(vm: VirtualMachine, waiter: Waiter, *, hard: bool) -> PowerChange:
             **vm.data(state=ON, wanted="restarted", seconds=error.data["seconds"], output=output, advice=advice)
         ) from error
     return PowerChange(before, ON, True, clock.now(), clock.monotonic() - started, (operation,))
+
+
+def _before_restart(vm: VirtualMachine, waiter: Waiter) -> tuple[int | None, bool]:
+    """Uptime and Tools as they are now.
+
+    No fall could be seen in the uptime of a guest that has only just started, so that one is given some seconds first;
+    a host that never tells an uptime is asked no longer than that.
+    """
+    last: list[tuple[int | None, bool]] = []
+
+    def probe() -> tuple[int | None, bool] | None:
+        summary = vm.summary()
+        uptime = _uptime(summary)
+        last[:] = [(uptime, tools_running(summary))]
+        return last[0] if uptime is not None and uptime > UPTIME_LAG_SECONDS else None
+
+    seconds = min(waiter.timeout_seconds, 3 * UPTIME_LAG_SECONDS)
+    try:
+        return Waiter(seconds, clock=waiter.clock, beat=waiter.beat).until(probe, "an uptime whose fall can be seen")
+    except WaitTimeout:
+        return last[0]
 
 
 def _uptime(summary: Dump) -> int | None:

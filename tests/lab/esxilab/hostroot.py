@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +74,21 @@ class LabPaths:
 def inner_port(machine: Machine) -> int:
     port = machine.port + PORT_OFFSET
     return port if port < 65536 else machine.port - PORT_OFFSET
+
+
+def check_addresses(machines: Sequence[Machine]) -> None:
+    """Told before anything is made: a machine that shared its address would be answered for by the other one's sshd."""
+    for machine in machines:
+        for port in (machine.port, inner_port(machine)):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((machine.address, port))
+                except OSError as error:
+                    raise LabError(
+                        f"{machine.name}: {machine.address}:{port}: {error.strerror}; if another lab runs there, "
+                        "choose another --base-address"
+                    ) from error
 
 
 def _text(path: Path, text: str, mode: int = 0o644) -> None:

@@ -60,6 +60,7 @@ class Daemon:
         """Everything up and answering; the first thing that fails is raised."""
         self.save_state()
         machines = self.topology.machines
+        hostroot.check_addresses(machines)
         with ThreadPoolExecutor(4) as executor:
             keys = executor.submit(sshd.make_keys, self.paths.keys, machines)
             images = [
