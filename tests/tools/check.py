@@ -177,7 +177,8 @@ def step_types() -> None:
 
 
 def step_unit() -> None:
-    call(["python", "-m", "pytest", "-q", "-n", "2", "tests/unit"])
+    # More workers than cores: many of these tests wait for time limits to pass.
+    call(["python", "-m", "pytest", "-q", "-n", "6", "tests/unit"])
 
 
 def step_unit_219() -> None:
@@ -191,7 +192,7 @@ def step_unit_219() -> None:
 
 def step_system() -> None:
     # More workers than cores: these tests wait more than they compute. Each has labs of its own.
-    call(["python", "-m", "pytest", "-q", "-n", "3", "--dist", "loadfile", "tests/system"])
+    call(["python", "-m", "pytest", "-q", "-n", "4", "--dist", "loadfile", "--durations", "25", "tests/system"])
 
 
 def step_lint() -> None:
