@@ -172,8 +172,8 @@ def test_channels_of_one_connection(host: LabHost, tmp_path: Path) -> None:
     sleepers = [subprocess.Popen([*argv, "sleep 20"], stderr=subprocess.DEVNULL) for _ in range(2)]
     try:
         wait_until(lambda: host.run("ps -c").stdout.count("sleep 20") >= 2, "two channels")
-        done = subprocess.run([*argv, "-v", "echo third"], capture_output=True, text=True, check=False, timeout=30)
-        assert ("open failed" in done.stderr) is (host.name == "hard")
+        done = subprocess.run([*argv, "echo third"], capture_output=True, text=True, check=False, timeout=30)
+        assert ("session request failed" in done.stderr) is (host.name == "hard")
     finally:
         for sleeper in sleepers:
             sleeper.kill()
@@ -182,23 +182,26 @@ def test_channels_of_one_connection(host: LabHost, tmp_path: Path) -> None:
 
 
 def test_sftp(host: LabHost) -> None:
+    argv = ["sftp" if word == "ssh" else word for word in host.ssh_argv()]
+    argv[argv.index("-p")] = "-P"
     done = subprocess.run(
-        [*host.ssh_argv("-s"), "sftp"], input=b"\0\0\0\5\1\0\0\0\3", capture_output=True, check=False, timeout=30
+        argv, input="ls /vmfs/volumes/ds/..\n", capture_output=True, text=True, check=False, timeout=30
     )
-    assert done.stdout.startswith(b"\0\0\0") is (host.name == "soft")
-    assert (b"subsystem request failed" in done.stderr) is (host.name == "hard")
+    assert (done.returncode == 0) is (host.name == "soft")
+    assert ("/vmfs/volumes/ds/../ds" in done.stdout) is (host.name == "soft")
+    assert ("subsystem request failed" in done.stderr) is (host.name == "hard")
 
 
 # --- the memory of all sessions together -----------------------------------------------------------------------------
 
 # Holds that many MiB until its stdin ends.
-HOLD = 'import sys; b = bytearray(b"x" * ({0} << 20)); print("holding", flush=True); sys.stdin.read()'
+HOLD = 'import sys; b = b"x" * ({0} << 20); print("holding", flush=True); sys.stdin.read()'
 
 
 def hold(host: LabHost, megabytes: int) -> subprocess.Popen[str]:
     code = HOLD.format(megabytes)
     return subprocess.Popen(
-        [*host.ssh_argv(), f"python -c '{code}'"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*host.ssh_argv(), f"python -c '{code}'; exit $?"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
 

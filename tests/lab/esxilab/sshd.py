@@ -207,7 +207,8 @@ def write_pam(etc: Path, machine: Machine) -> None:
 
 
 def _key_rules(machine: Machine) -> str:
-    accepted = [] if machine.profile == "6.0" else ["rsa-sha2-512", "rsa-sha2-256"]
+    # On 6.0, too: this sshd announces them whatever it accepts, and a client would never try SHA-1 then.
+    accepted = ["rsa-sha2-512", "rsa-sha2-256"]
     if machine.profile in ("6.0", "6.7"):
         accepted.append("ssh-rsa")
     if machine.switches["ecdsa_user_keys"]:
