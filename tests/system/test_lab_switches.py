@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from .conftest import Lab, LabHost, start_lab, wait_until
+from .test_lab_machines import password_login
 
 # The two positions of each switch; the first is what such a host does when nothing is said, or the harder one.
 HARD: dict[str, Any] = {
@@ -42,6 +43,7 @@ SOFT: dict[str, Any] = {
     "ed25519": True,
     "ecdsa_user_keys": True,
     "exec_installed_only": False,
+    "lockout": False,
 }
 
 
@@ -179,6 +181,19 @@ def test_channels_of_one_connection(host: LabHost, tmp_path: Path) -> None:
             sleeper.kill()
             sleeper.wait()
         subprocess.run([*host.ssh_argv(*socket, "-O", "exit")], check=False, capture_output=True)
+
+
+def test_a_program_on_a_datastore_is_executed_or_not(host: LabHost) -> None:
+    done = host.ssh("cd /vmfs/volumes/ds && cp /bin/busybox ./ls && ./ls / >/dev/null; rc=$?; rm ls; exit $rc")
+    assert (done.returncode == 0) is (host.name == "soft")
+    assert ("./ls: Operation not permitted" in done.stderr) is (host.name == "hard")
+
+
+def test_five_wrong_passwords_lock_the_account_or_not(host: LabHost) -> None:
+    for _ in range(5):
+        assert password_login(host, "wrong") == "AuthenticationException"
+    said = password_login(host, host.password)
+    assert (said == "AuthenticationException") is (host.name == "hard")
 
 
 def test_sftp(host: LabHost) -> None:
