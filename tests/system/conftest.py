@@ -68,6 +68,8 @@ class LabHost:
         return [
             *("ssh", "-F", "none", "-i", str(self.lab.key), "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"),
             *("-o", f"UserKnownHostsFile={self.lab.known_hosts}", "-o", "GlobalKnownHostsFile=none"),
+            # For a host of 6.0, which knows SHA-1 signatures only.
+            *("-o", "HostKeyAlgorithms=+ssh-rsa", "-o", "PubkeyAcceptedAlgorithms=+ssh-rsa"),
             *("-o", "StrictHostKeyChecking=yes", "-p", str(self.port), *options, f"root@{self.address}"),
         ]
 

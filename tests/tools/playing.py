@@ -135,9 +135,10 @@ class Controller:
         }
 
     def start(self, playbook: str, *options: str, **variables: Any) -> Playing:
-        """A playbook of the collection, by name, with ansible-playbook's options and extra variables."""
+        """A playbook of the collection by name, or one by path, with ansible-playbook's options and extra variables."""
         given: Mapping[str, Any] = {**self.variables, **variables}
-        argv = ["ansible-playbook", "-i", str(self.lab.folder / "inventory.yml"), f"stowage.esxi.{playbook}", *options]
+        meant = playbook if "/" in playbook else f"stowage.esxi.{playbook}"
+        argv = ["ansible-playbook", "-i", str(self.lab.folder / "inventory.yml"), meant, *options]
         argv += ["-e", json.dumps(given)]
         if self.show:
             print(f"$ {shlex.join(argv)}", flush=True)

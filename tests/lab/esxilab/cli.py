@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         return verb
 
     up = add("up", up_verb, "Start a lab and wait until everything in it answers.")
-    up.add_argument("--topology", default="demo", help="demo, test, fleet:N or a JSON file (default: demo)")
+    up.add_argument("--topology", default="demo", help="demo, test, releases, fleet:N or a JSON file (default: demo)")
     up.add_argument("--base-address", default="127.0.21.0", help="machines get the addresses after this one")
     up.add_argument("--port", type=int, default=2222, help="the SSH port of every machine (default: 2222)")
     up.add_argument("--python", help="the interpreter of the backup servers (default: the one that runs this)")
@@ -281,7 +281,7 @@ def status_verb(paths: LabPaths, options: argparse.Namespace) -> int:
                 f"ESXi {machine['profile']}" if machine["kind"] == "esxi" else "Linux",
                 f"{machine['address']}:{machine['port']}",
                 "yes" if machine["up"] else "no",
-                python["version"] + plays,
+                (python["version"] or "none") + plays,
                 f"{len(running)} of {len(machine['vms'])} on" if "vms" in machine else "",
                 ", ".join(set_now),
             )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esxilab import interpreters, seccomp, sshd
+from esxilab import hostpython, interpreters, seccomp, sshd, sysimage
 from esxilab.errors import LabError
 from esxilab.interpreters import Interpreter
 from esxilab.topology import DOMAIN, Machine, Topology, parse_size
@@ -53,8 +53,8 @@ class LabPaths:
     def log(self) -> Path:
         return self.folder / "labd.log"
 
-    def image(self, profile: str) -> Path:
-        return self.folder / "images" / profile
+    def image(self, machine: Machine) -> Path:
+        return self.folder / "images" / sysimage.image_name(machine.profile, machine.switches["command_builtin"])
 
     @property
     def hosts(self) -> Path:
@@ -179,6 +179,31 @@ def _bind_python(interpreter: Interpreter, name: str, root: Path) -> list[str]:
     return arguments
 
 
+def _host_python(paths: LabPaths, machine: Machine) -> list[str]:
+    """The interpreter of the host, with what ESXi's would not do taken from it."""
+    root, switches = paths.root(machine), machine.switches
+    interpreter = interpreters.for_release(machine.profile, switches["python"])
+    (root / ".lab/host-python").unlink(missing_ok=True)
+    if interpreter is None:
+        return []
+    arguments = _bind_python(interpreter, "host-python", root)
+    refuses_stdin = switches["exec_installed_only"] and not switches["python_from_stdin"]
+    if refuses_stdin or not switches["fork"]:
+        arguments = _bind_python(interpreter, "real-python", root)
+        hostpython.launcher(
+            root / ".lab/host-python", "/.lab/real-python", fork=switches["fork"], from_stdin=not refuses_stdin
+        )
+    overlay = hostpython.hashlib_overlay(
+        paths.machine(machine) / "python", interpreter, machine.profile, switches["hashlib_md5"]
+    )
+    if overlay is not None:
+        arguments += ["--ro-bind", str(overlay[0]), overlay[1]]
+    if not switches["multiprocessing"]:
+        # Semaphores are files in here (esxi-facts 4.3: sem_open is doubtful).
+        arguments += ["--tmpfs", "/dev/shm", "--remount-ro", "/dev/shm"]
+    return arguments
+
+
 def _libraries() -> list[str]:
     """This machine's C library and what sshd and PAM load, where they are looked for."""
     arguments: list[str] = []
@@ -195,7 +220,7 @@ def _libraries() -> list[str]:
 
 def _esxi_arguments(paths: LabPaths, machine: Machine) -> list[str]:
     root = paths.root(machine)
-    image = paths.image(machine.profile)
+    image = paths.image(machine)
     arguments = ["--ro-bind", str(image / "bin"), "/bin", "--ro-bind", str(image / "sbin"), "/sbin", *_libraries()]
     openssh = "/usr/lib/vmware/openssh/bin"
     arguments += ["--ro-bind", "/usr/sbin/sshd", f"{openssh}/sshd"]
@@ -205,9 +230,7 @@ def _esxi_arguments(paths: LabPaths, machine: Machine) -> list[str]:
             arguments += ["--ro-bind", f"/usr/bin/{name}", f"{openssh}/{name}"]
     arguments += ["--perms", "1777", "--size", str(parse_size(machine.switches["tmp_size"])), "--tmpfs", "/tmp"]
     arguments += _bind_python(interpreters.own(), "python", root)
-    arguments += _bind_python(
-        interpreters.for_release(machine.profile, machine.switches["python"]), "host-python", root
-    )
+    arguments += _host_python(paths, machine)
     arguments += [
         "--ro-bind",
         str(PACKAGE),
@@ -273,4 +296,6 @@ def seccomp_program(machine: Machine) -> bytes:
     switches = machine.switches
     if switches["epoll"] and switches["seek_data"]:
         return b""
-    return seccomp.program(0 if switches["epoll"] else errno.EINVAL, bool(switches["seek_data"]))
+    # 6.5 was seen to answer as a system that lacks it, 6.7 as one that refuses it (esxi-facts 4.3).
+    refusal = errno.ENOSYS if machine.profile == "6.0" else errno.EINVAL
+    return seccomp.program(0 if switches["epoll"] else refusal, bool(switches["seek_data"]))

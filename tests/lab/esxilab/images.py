@@ -47,10 +47,12 @@ def make_disk_image(
     ring: int = RING,
     fill: int = 0,
     cache: str | None = None,
+    grows: bool = False,
 ) -> None:
     """Put a guest's content into the raw file at `path`, new or existing (a thin or thick flat extent).
 
-    Templates are kept in the folder `cache` (else in a temporary one of this process), one per size and layout.
+    `grows` leaves the ring a hole that the guest fills as it writes. Templates are kept in the folder `cache` (else in
+    a temporary one of this process), one per size and layout.
     Only data is copied; holes stay holes.
     """
     if size < MIN_SIZE:
@@ -61,9 +63,10 @@ def make_disk_image(
         with open(path, "r+b") as file:
             file.seek(identity_at)
             file.write(identity_block(seed))
-            # A log that has been written round before: its blocks are there, and a thin disk does not grow under it.
             file.flush()
-            os.posix_fallocate(file.fileno(), _layout(size, ring)[1], ring)
+            if not grows:
+                # A log that has been written round before: its blocks are there, and no thin disk grows under it.
+                os.posix_fallocate(file.fileno(), _layout(size, ring)[1], ring)
             if fill:
                 file.seek(_layout(size, ring)[2])
                 _fill(file, min(fill, size - _layout(size, ring)[2] - MIB), seed)
@@ -86,6 +89,7 @@ def make_guest_disk(
     ring: int = RING,
     fill: int = 0,
     cache: str | None = None,
+    grows: bool = False,
 ) -> Descriptor:
     """A VMDK with a guest's content in it; its content ID is that of a disk that was written to."""
     descriptor = create_disk(
@@ -99,7 +103,7 @@ def make_guest_disk(
         tools_version=tools_version,
     )
     extent = descriptor.beside(descriptor.extents[0].file)
-    make_disk_image(extent, size, seed, table=table, ring=ring, fill=fill, cache=cache)
+    make_disk_image(extent, size, seed, table=table, ring=ring, fill=fill, cache=cache, grows=grows)
     descriptor = read_descriptor(desc_path)
     descriptor.new_content_id()
     descriptor.write()

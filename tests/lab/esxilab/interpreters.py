@@ -16,8 +16,9 @@ from pathlib import Path
 
 from esxilab.errors import LabError
 
-# esxi-facts 4.3
-RELEASES = {"6.7": (3, 5), "7.0": (3, 8), "8.0": (3, 8)}
+# esxi-facts 4.3; 9.0's is unverified there. 6.0 has no Python 3 at all, so nothing but a 2.7 may play it.
+RELEASES = {"6.0": (2, 7), "6.7": (3, 5), "7.0": (3, 8), "8.0": (3, 8), "9.0": (3, 11)}
+NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Interpreter:
     executable: str
     version: tuple[int, int, int]
     folders: tuple[str, ...]
+    stdlib: str
 
     @property
     def text(self) -> str:
@@ -47,10 +49,10 @@ def _not_system(folder: str) -> bool:
 
 @functools.cache
 def probe(executable: str) -> Interpreter | None:
-    """What the executable is, or None when it is no Python 3."""
+    """What the executable is, or None when it is no Python."""
     try:
         done = subprocess.run(
-            [executable, "-I", "-c", _PROBE], capture_output=True, text=True, timeout=20, check=False, cwd="/"
+            [executable, "-E", "-s", "-c", _PROBE], capture_output=True, text=True, timeout=20, check=False, cwd="/"
         )
         version, prefix, base, stdlib = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
@@ -63,18 +65,20 @@ def probe(executable: str) -> Interpreter | None:
         executable if prefix != base else real,
         (version[0], version[1], version[2]),
         tuple(sorted(folders)),
+        stdlib,
     )
 
 
 @functools.cache
 def found() -> tuple[Interpreter, ...]:
-    """Every Python 3 of this machine: pyenv's, and those on the PATH; oldest first."""
+    """Every Python 2.7 and 3 of this machine: pyenv's, and those on the PATH; oldest first."""
     candidates = [str(path) for path in sorted(Path.home().glob(".pyenv/versions/3.*/bin/python3"))]
+    candidates += [str(path) for path in sorted(Path.home().glob(".pyenv/versions/2.7.*/bin/python2.7"))]
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         if "/shims" in folder or not os.path.isdir(folder):
             continue
         for name in sorted(os.listdir(folder)):
-            if re.fullmatch(r"python3(\.[0-9]+)?", name):
+            if re.fullmatch(r"python(3(\.[0-9]+)?|2\.7)", name):
                 candidates.append(os.path.join(folder, name))
     if sys.base_prefix == sys.prefix:
         candidates.append(sys.executable)
@@ -86,15 +90,23 @@ def found() -> tuple[Interpreter, ...]:
     return tuple(interpreters[version] for version in sorted(interpreters))
 
 
-def for_release(profile: str, override: str | None = None) -> Interpreter:
-    """The release's own Python version, else the nearest above it, else the nearest below."""
+def for_release(profile: str, override: str | None = None) -> Interpreter | None:
+    """The release's own Python version, else the nearest above it, else the nearest below.
+
+    None: the host has no Python. So it is with `none` as override, and on 6.0 where this machine has no 2.7: what
+    runs there must not find a Python 3.
+    """
+    if override == NONE:
+        return None
     if override:
         interpreter = probe(override)
         if interpreter is None:
-            raise LabError(f"{override!r} is not a Python 3 that runs here")
+            raise LabError(f"{override!r} is not a Python that runs here; write a path, or 'none'")
         return interpreter
     wanted = RELEASES[profile]
-    every = found()
+    every = tuple(interpreter for interpreter in found() if interpreter.version[0] == wanted[0])
+    if wanted[0] == 2:
+        return every[-1] if every else None
     for interpreter in reversed(every):
         if interpreter.version[:2] == wanted:
             return interpreter

@@ -25,6 +25,7 @@ from esxilab.hostd import Hostd
 from esxilab.hostroot import LabPaths
 from esxilab.locks import LockTable
 from esxilab.machine import RunningMachine
+from esxilab.memcap import MemoryCap
 from esxilab.node import Node, ProxyProcess
 from esxilab.processes import ProcessId
 from esxilab.topology import Machine
@@ -63,10 +64,10 @@ class Daemon:
         hostroot.check_addresses(machines)
         with ThreadPoolExecutor(4) as executor:
             keys = executor.submit(sshd.make_keys, self.paths.keys, machines)
-            images = [
-                executor.submit(sysimage.build, self.paths.image(profile), profile)
-                for profile in sorted({machine.profile for machine in self.topology.hosts})
-            ]
+            wanted = {
+                self.paths.image(host): (host.profile, host.switches["command_builtin"]) for host in self.topology.hosts
+            }
+            images = [executor.submit(sysimage.build, folder, *system) for folder, system in sorted(wanted.items())]
             volumes.mount(self.paths.hosts, SYSTEM_DISK_BYTES * max(1, len(self.topology.hosts)), "lab-hosts")
             for volume in self.topology.volumes:
                 volumes.mount(self.paths.volumes / volume.uuid, volume.size, f"lab-{volume.uuid}")
@@ -105,13 +106,17 @@ class Daemon:
         self.nodes[machine.name] = node
         if machine.is_esxi:
             root = self.paths.root(machine)
-            node.hostd = Hostd(machine.config, self.paths.volumes, self.locks, root=root)
+            node.hostd = hostd = Hostd(machine.config, self.paths.volumes, self.locks, root=root)
+            if machine.switches["ssh_memory_mb"]:
+                node.memory_cap = MemoryCap(lambda: hostd.ssh_memory_mb, root / "scratch/log/vmkernel.log")
             self._serve(self.paths.sockets(machine) / "labd.sock", lambda channel: self._host_connection(node, channel))
 
     def _bring_up(self, node: Node, first: bool) -> None:
         """What follows the start of a machine's processes; 'first' makes the VMs of the description."""
         node.running.wait_ready()
         node.boots += 1
+        if node.memory_cap is not None:
+            node.memory_cap.start(node.running.pid_inside(), node.running.sshd_pid())
         if node.hostd is not None:
             if node.machine.switches["exec_installed_only"]:
                 self._guard(node)
@@ -259,6 +264,8 @@ class Daemon:
             node.wanted_up = False
             self.proxy.order(close=node.machine.name)
             self.proxy.order(cut=node.machine.name, mode="blackhole")
+            if node.memory_cap is not None:
+                node.memory_cap.stop()
             node.running.kill()
             self._guarded.discard(node.namespace)
             # The next ramdisk may get the device number of this one, and is to be guarded anew.

@@ -17,6 +17,7 @@ from esxilab.errors import LabError
 from esxilab.faults import Network
 from esxilab.hostd import Hostd
 from esxilab.machine import RunningMachine
+from esxilab.memcap import MemoryCap
 from esxilab.processes import ProcessId
 from esxilab.topology import Machine
 
@@ -66,4 +67,5 @@ class Node:
         self.namespace = ""  # of its processes, where execInstalledOnly holds
         self.ramdisk = ""
         self.boots = 0
+        self.memory_cap: MemoryCap | None = None
         self.lock = threading.Lock()

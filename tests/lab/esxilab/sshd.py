@@ -54,6 +54,13 @@ hostkey /etc/ssh/ssh_host_ecdsa_key
 compression no
 authorizedkeysfile /etc/ssh/keys-%u/authorized_keys
 """
+# What differs before 6.5 (esxi-facts 4.8): SHA-1 signatures, one host key that a client of today still knows, no GCM.
+OLD = {
+    "ciphers": "aes128-ctr,aes192-ctr,aes256-ctr",
+    "hostkeyalgorithms": "ssh-rsa",
+    "macs": "hmac-sha2-256,hmac-sha2-512,hmac-sha1",
+    "hostkey": "/etc/ssh/ssh_host_rsa_key",
+}
 SFTP = "subsystem sftp /usr/lib/vmware/openssh/bin/sftp-server -f LOCAL5 -l INFO\n"
 
 LINUX_CONFIG = """\
@@ -70,17 +77,25 @@ subsystem sftp /usr/lib/openssh/sftp-server
 acceptenv LANG LC_*
 """
 
-MOTD = """\
-The time and date of this login have been sent to the system logs.
-
+MOTD_HEAD = "The time and date of this login have been sent to the system logs.\n\n"
+MOTD_WARNING = """\
 WARNING:
    All commands run on the ESXi shell are logged and may be included in
    support bundles. Do not provide passwords directly on the command line.
    Most tools can prompt for secrets or accept them from standard input.
 
+"""
+MOTD_TOOLS = """\
 VMware offers supported, powerful system administration tools.  Please
 see www.vmware.com/go/sysadmintools for details.
 
+"""
+MOTD_TOOLS_9 = """\
+VMware offers powerful and supported automation tools. Please
+see https://developer.vmware.com for details.
+
+"""
+MOTD_TAIL = """\
 The ESXi Shell can be disabled by an administrative user. See the
 vSphere Security documentation for more information.
 """
@@ -119,8 +134,9 @@ def fingerprint(public_key: str) -> str:
 
 
 def host_public_keys(folder: Path, machine: Machine) -> list[str]:
-    """The machine's public host keys, ECDSA first, without comment."""
-    texts = [(folder / f"{machine.name}.{kind}.pub").read_text(encoding="ascii") for kind in ("ecdsa", "rsa")]
+    """The public host keys that the machine shows, ECDSA first, without comment."""
+    kinds = ("rsa",) if machine.profile == "6.0" else ("ecdsa", "rsa")
+    texts = [(folder / f"{machine.name}.{kind}.pub").read_text(encoding="ascii") for kind in kinds]
     return [" ".join(text.split()[:2]) for text in texts]
 
 
@@ -186,22 +202,33 @@ def write_pam(etc: Path, machine: Machine) -> None:
     else:
         auth = "auth required pam_unix.so nodelay\n"
     rest = "account required pam_unix.so\npassword required pam_unix.so\nsession required pam_unix.so quiet\n"
-    if switches["ssh_memory_mb"]:
-        rest += "session required pam_limits.so conf=/etc/security/limits.conf\n"
-        _write(etc / "security/limits.conf", f"root hard as {int(switches['ssh_memory_mb']) * 1024}\n")
     _write(etc / "pam.d/sshd", auth + rest)
     _write(etc / "pam.d/other", "auth required pam_deny.so\naccount required pam_deny.so\n")
 
 
 def _key_rules(machine: Machine) -> str:
+    # On 6.0, too: this sshd announces them whatever it accepts, and a client would never try SHA-1 then.
     accepted = ["rsa-sha2-512", "rsa-sha2-256"]
-    if machine.profile == "6.7":
+    if machine.profile in ("6.0", "6.7"):
         accepted.append("ssh-rsa")
     if machine.switches["ecdsa_user_keys"]:
         accepted += [f"ecdsa-sha2-nistp{bits}" for bits in (256, 384, 521)]
     if machine.switches["ed25519"]:
         accepted.append("ssh-ed25519")
     return f"pubkeyacceptedalgorithms {','.join(accepted)}\n"
+
+
+def _esxi_config(machine: Machine) -> str:
+    if machine.profile != "6.0":
+        return ESXI_CONFIG
+    lines = [line for line in ESXI_CONFIG.splitlines() if line.split()[0] not in OLD]
+    return "".join(line + "\n" for line in [*lines, *(f"{key} {value}" for key, value in OLD.items())])
+
+
+def motd(profile: str) -> str:
+    """What an interactive login shows (esxi-facts 4.7)."""
+    warning = "" if profile == "6.0" else MOTD_WARNING
+    return MOTD_HEAD + warning + (MOTD_TOOLS_9 if profile == "9.0" else MOTD_TOOLS) + MOTD_TAIL
 
 
 def write_sshd(etc: Path, keys: Path, machine: Machine, listen_port: int) -> None:
@@ -215,14 +242,14 @@ def write_sshd(etc: Path, keys: Path, machine: Machine, listen_port: int) -> Non
     own = (keys / "id_rsa.pub").read_text(encoding="ascii")
     config = f"listenaddress {machine.address}\nport {listen_port}\npidfile /var/run/sshd.pid\n"
     if machine.is_esxi:
-        config += ESXI_CONFIG + _key_rules(machine) + "setenv PATH=/bin:/sbin\n"
+        config += _esxi_config(machine) + _key_rules(machine) + "setenv PATH=/bin:/sbin\n"
         if machine.switches["sftp"]:
             config += SFTP
         if machine.switches["max_sessions"] != 10:
             config += f"maxsessions {machine.switches['max_sessions']}\n"
         _write(ssh / "keys-root/authorized_keys", own if machine.switches["known_key"] else "", 0o600)
         _write(etc / "issue", "")
-        _write(etc / "motd", MOTD)
+        _write(etc / "motd", motd(machine.profile))
     else:
         config += LINUX_CONFIG
         _write(etc.parent / "root/.ssh/authorized_keys", own, 0o600)

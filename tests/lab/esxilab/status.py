@@ -53,9 +53,14 @@ def _machine(daemon: Daemon, node: Node, wire: dict[str, Any]) -> dict[str, Any]
     played = interpreters.RELEASES[machine.profile]
     found.update(
         profile=machine.profile,
-        python={"path": python.executable, "version": python.text, "plays": f"{played[0]}.{played[1]}"},
+        python={
+            "path": python.executable if python else None,
+            "version": python.text if python else None,
+            "plays": f"{played[0]}.{played[1]}",
+        },
         exec_installed_only=node.namespace != "",
         epoll=bool(machine.switches["epoll"]) or not seccomp.available(),
+        ssh_memory=node.memory_cap.describe() if node.memory_cap else None,
         datastores={store.name: store.volume.uuid for store in machine.datastores},
         vms=node.hostd.status()["vms"],
     )

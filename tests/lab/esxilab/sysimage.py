@@ -29,7 +29,8 @@ _APPLETS = """
 """
 APPLETS = frozenset(_APPLETS.split())
 # Missing on old releases (4.7: presence differs by release).
-NOT_ON = {"6.7": frozenset({"realpath", "tac", "timeout", "xxd"})}
+_LATE = frozenset({"realpath", "tac", "timeout", "xxd"})
+NOT_ON = {"6.0": _LATE, "6.7": _LATE}
 # Played by the lab's daemon or by its client; never by busybox.
 _SIMULATED = """
     esxcli localcli vim-cmd vmkfstools vmkvsitools vmware vsish ps df uname lsof vdf hostname services.sh
@@ -104,7 +105,12 @@ def with_applets(program: bytes, allowed: frozenset[str]) -> bytes:
     return program[:start] + b"\x00".join(table) + program[end - 1 :]
 
 
-def build(folder: Path, profile: str) -> None:
+def image_name(profile: str, command_builtin: bool) -> str:
+    """Hosts of one release share a system; those whose shell knows `command` have another one."""
+    return f"{profile}+command" if command_builtin else profile
+
+
+def build(folder: Path, profile: str, command_builtin: bool = False) -> None:
     """Fill folder with bin and sbin of a host of that release."""
     allowed = frozenset(APPLETS - NOT_ON.get(profile, frozenset()))
     binaries, admin = folder / "bin", folder / "sbin"
@@ -113,7 +119,7 @@ def build(folder: Path, profile: str) -> None:
     with open(busybox_path(), "rb") as handle:
         original = handle.read()
     busybox = binaries / "busybox"
-    busybox.write_bytes(with_applets(without(original, "command"), allowed))
+    busybox.write_bytes(with_applets(original if command_builtin else without(original, "command"), allowed))
     busybox.chmod(0o755)
     present = subprocess.run([busybox_path(), "--list"], capture_output=True, text=True, check=True).stdout.split()
     for applet in sorted(allowed & set(present)):
@@ -127,18 +133,19 @@ def build(folder: Path, profile: str) -> None:
             shutil.copy(source, binaries / name)
     for name in OPENSSH:
         (binaries / name).symlink_to(f"/usr/lib/vmware/openssh/bin/{name}")
-    for name in ("python", "python3"):
+    # 6.0 has no Python 3, not even by name (esxi-facts 4.3).
+    for name in ("python",) if profile == "6.0" else ("python", "python3"):
         (binaries / name).symlink_to("/.lab/host-python")
     backup = admin / "auto-backup.sh"
     backup.write_text(AUTO_BACKUP, encoding="ascii")
     backup.chmod(0o755)
-    _prove(busybox, sorted(allowed & set(present)), sorted(set(present) - allowed))
+    _prove(busybox, sorted(allowed & set(present)), sorted(set(present) - allowed), command_builtin)
 
 
-def _prove(busybox: Path, wanted: list[str], unwanted: list[str]) -> None:
+def _prove(busybox: Path, wanted: list[str], unwanted: list[str], command_builtin: bool) -> None:
     """Try every applet in the edited program: those of a host answer, the others are unknown to its shell."""
     script = "".join(f"( {name} --help ) >/dev/null 2>&1 </dev/null; echo {name} $?\n" for name in [*wanted, *unwanted])
-    script = "PATH=/nowhere\n" + script + "command -v ls; echo command $?\n"
+    script = "PATH=/nowhere\n" + script + "command -v echo; echo command $?\n"
     skip = {"[", "[[", "login", "getty", "passwd", "reset", "clear", "sh", "ash", "vi", "crond"}
     lines = [line for line in script.splitlines() if line.split("(")[-1].split("--")[0].strip() not in skip]
     done = subprocess.run(
@@ -148,7 +155,7 @@ def _prove(busybox: Path, wanted: list[str], unwanted: list[str]) -> None:
     builtins = {"echo", "false", "true", "printf", "pwd", "kill", "test", "[", "[[", "type", "time"}
     lost = [name for name in wanted if name not in skip and codes.get(name) == "127"]
     kept = [name for name in unwanted if name not in builtins | skip and codes.get(name) != "127"]
-    if lost or kept or codes.get("command") != "127":
+    if lost or kept or (codes.get("command") != "127") != command_builtin:
         raise LabError(
             f"this busybox cannot be made into a host's shell: lost {lost}, kept {kept},"
             f" 'command' gave {codes.get('command')}"

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The built-in topologies: the demo, the tests' hosts with one VM per failure case, and fleets."""
+"""The built-in topologies: the demo, the tests' hosts with one VM per failure case, one host per release, fleets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 Description = dict[str, Any]
+RELEASES = ("6.0", "6.7", "7.0", "8.0", "9.0")
 
 
 def disk(key: str, size: str, **more: Any) -> dict[str, Any]:
@@ -166,17 +167,44 @@ def test() -> Description:
     }
 
 
+def vmfs(release: str) -> str:
+    """The newest VMFS that a release knows: 6 came with 6.5."""
+    return "vmfs5" if release == "6.0" else "vmfs6"
+
+
+def releases() -> Description:
+    """One cheap host of each release with a VM that runs and one that is off, and one backup server."""
+    return {
+        "hosts": [
+            {
+                "name": f"esx{release.replace('.', '')}",
+                "profile": release,
+                "switches": {"guest_kib_per_second": 512},
+                "datastores": [
+                    {"name": "datastore1", "type": vmfs(release), "size": "400M"},
+                    {"name": "backup", "type": "nfs", "size": "1G", "server": "bk1"},
+                ],
+                "vms": [
+                    {"name": f"on{release}", "power": "on", "tools": "running", "disks": [disk("scsi0:0", "64M")]},
+                    {"name": f"off{release}", "power": "off", "disks": [disk("scsi0:0", "64M")]},
+                ],
+            }
+            for release in RELEASES
+        ],
+        "backup_servers": [{"name": "bk1"}],
+    }
+
+
 def fleet(count: int) -> Description:
     """Many cheap hosts of mixed releases with one small VM each, and one backup server."""
-    releases = ("6.7", "7.0", "8.0")
     return {
         "hosts": [
             {
                 "name": f"esx{number:03d}",
-                "profile": releases[number % len(releases)],
+                "profile": (release := RELEASES[number % len(RELEASES)]),
                 # Fifty guests that write at full rate would keep both cores busy.
                 "switches": {"guest_kib_per_second": 8},
-                "datastores": [{"name": "datastore1", "type": "vmfs6", "size": "96M"}],
+                "datastores": [{"name": "datastore1", "type": vmfs(release), "size": "96M"}],
                 "vms": [
                     {
                         "name": f"vm{number:03d}",
@@ -192,4 +220,4 @@ def fleet(count: int) -> Description:
     }
 
 
-BUILT_IN: dict[str, Callable[[], Description]] = {"demo": demo, "test": test}
+BUILT_IN: dict[str, Callable[[], Description]] = {"demo": demo, "test": test, "releases": releases}

@@ -16,7 +16,7 @@ from esxilab import topologies
 from esxilab.errors import LabError
 
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-PROFILES = ("6.7", "7.0", "8.0")
+PROFILES = ("6.0", "6.7", "7.0", "8.0", "9.0")
 DATASTORE_TYPES = ("vmfs5", "vmfs6", "nfs")
 DOMAIN = "lab.example"
 NAME = re.compile(r"^[a-z0-9][a-z0-9.-]{0,60}$")
@@ -26,13 +26,19 @@ MACHINE_SWITCHES: dict[str, Any] = {
     "lockout": True,  # pam_faillock: 5 failures, 900 s
     "lockout_failures": 5,
     "lockout_seconds": 900,
-    "ed25519": False,  # Ed25519 user keys accepted
+    "fips": None,  # FIPS mode of sshd and OpenSSL; None: on from 7.0
+    "ed25519": False,  # Ed25519 user keys accepted; never in FIPS mode
     "ecdsa_user_keys": True,  # open point 13
     "exec_installed_only": None,  # None: on from 8.0
+    "command_builtin": False,  # the shell knows `command`
     "epoll": False,
     "seek_data": True,  # open point 7
-    "python": None,  # an interpreter to use instead of the release's
-    "ssh_memory_mb": 0,  # cap on the memory of every SSH session; 0: none
+    "python": None,  # open point 3: an interpreter to use instead of the release's, or "none"
+    "python_from_stdin": True,  # open point 4: with execInstalledOnly, Python runs what it reads
+    "fork": True,  # open point 6: os.fork works in the host's Python
+    "multiprocessing": False,  # open point 6: semaphores work
+    "hashlib_md5": None,  # open point 15: hashlib knows md5 and blake2; None: unless FIPS
+    "ssh_memory_mb": 0,  # open point 5: cap on the memory of all SSH sessions together; 0: none
     "max_sessions": 10,  # channels per connection
     "sftp": True,
     "tmp_size": "256M",
@@ -129,7 +135,7 @@ class Topology:
 
 
 def describe(what: str) -> topologies.Description:
-    """The description of a built-in topology: demo, test or fleet:N."""
+    """The description of a built-in topology: demo, test, releases or fleet:N."""
     if not what.startswith("fleet:"):
         return topologies.BUILT_IN[what]()
     count = what.partition(":")[2]
@@ -217,12 +223,17 @@ def _machine(entry: Mapping[str, Any], kind: str, addresses: _Addresses, port: i
 def _check_switches(name: str, switches: dict[str, Any]) -> None:
     if set(switches) <= set(MACHINE_SWITCHES):
         return
-    from esxilab.hostd.server import SWITCHES as HOSTD_SWITCHES  # a large import, and most verbs need none of it
+    # A large import, and most verbs need none of it.
+    from esxilab.hostd.server import CHOICES
+    from esxilab.hostd.server import SWITCHES as HOSTD_SWITCHES
 
     for switch in switches:
         if switch not in MACHINE_SWITCHES and switch not in HOSTD_SWITCHES:
             known = ", ".join([*MACHINE_SWITCHES, *HOSTD_SWITCHES])
             raise LabError(f"{name}: there is no switch {switch!r}; there are {known}")
+        if switch in CHOICES and switches[switch] not in CHOICES[switch]:
+            values = ", ".join(str(value) for value in CHOICES[switch])
+            raise LabError(f"{name}: {switch} is {switches[switch]!r}; it takes {values}")
 
 
 def _complete_host(
@@ -237,7 +248,13 @@ def _complete_host(
     if machine.profile not in PROFILES:
         raise LabError(f"{machine.name}: profile {machine.profile!r} is not known; known are {', '.join(PROFILES)}")
     if machine.switches["exec_installed_only"] is None:
-        machine.switches["exec_installed_only"] = machine.profile.startswith("8.")
+        machine.switches["exec_installed_only"] = float(machine.profile) >= 8
+    if machine.switches["fips"] is None:
+        machine.switches["fips"] = float(machine.profile) >= 7
+    if machine.switches["hashlib_md5"] is None:
+        machine.switches["hashlib_md5"] = not machine.switches["fips"]
+    if machine.switches["fips"] and machine.switches["ed25519"]:
+        raise LabError(f"{machine.name}: no host takes Ed25519 keys in FIPS mode; set fips to false as well")
     for store in entry.get("datastores", []):
         machine.datastores.append(_datastore(machine, store, lab, volumes, servers, served))
     names = [store.name for store in machine.datastores]
@@ -287,6 +304,8 @@ def _datastore(
     place = f"{machine.name}: datastore {name!r}"
     if kind not in DATASTORE_TYPES:
         raise LabError(f"{place}: type {kind!r} is not known; known are {', '.join(DATASTORE_TYPES)}")
+    if kind == "vmfs6" and machine.profile == "6.0":
+        raise LabError(f"{place}: ESXi 6.0 knows no VMFS 6, which came with 6.5; write type vmfs5")
     if "/" in name or name in ("", ".", ".."):
         raise LabError(f"{place}: such a name cannot be a link in /vmfs/volumes")
     server = store.get("server")

@@ -35,3 +35,6 @@ def volume(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield make
     for folder in mounted:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+from .benches import bench, locks, templates  # noqa: E402,F401  fixtures; the lab's package lies beside its script

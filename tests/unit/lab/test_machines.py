@@ -10,7 +10,7 @@ import struct
 from typing import Any
 
 import pytest
-from esxilab import faults, seccomp, sysimage, topologies, topology
+from esxilab import faults, interpreters, seccomp, sshd, sysimage, topologies, topology
 from esxilab.errors import LabError
 from esxilab.tools import df, ps
 
@@ -19,7 +19,7 @@ def built(description: dict[str, Any], name: str = "t") -> topology.Topology:
     return topology.build(description, name, "127.0.9.0", 2222)
 
 
-@pytest.mark.parametrize("what", ["demo", "test", "fleet:7"])
+@pytest.mark.parametrize("what", ["demo", "test", "releases", "fleet:7"])
 def test_every_built_in_topology_can_be_built_and_has_a_backup_server(what: str) -> None:
     found = built(topology.describe(what))
     assert [server.name for server in found.backup_servers] == ["bk1"]
@@ -99,13 +99,33 @@ def test_the_applet_table_keeps_its_order_and_its_length() -> None:
 
 @pytest.mark.skipif(not seccomp.available(), reason="no seccomp program for this architecture")
 def test_the_system_call_filter_jumps_only_inside_itself() -> None:
-    for seek_data in (True, False):
-        raw = seccomp.program(seek_data=seek_data)
+    for raw in (seccomp.program(seek_data=True), seccomp.program(seek_data=False), seccomp.no_fork()):
         code = list(struct.iter_unpack("=HBBI", raw))
         assert code[-1][0] == 0x06  # it ends in a return
         for place, (kind, true, false, _) in enumerate(code):
-            if kind == 0x15:
+            if kind in (0x15, 0x45):
                 assert place + 1 + max(true, false) < len(code)
+
+
+@pytest.mark.parametrize("profile", topology.PROFILES)
+def test_a_release_has_its_own_python_or_the_nearest_and_6_0_has_2_7_or_none(profile: str) -> None:
+    found, wanted = interpreters.for_release(profile), interpreters.RELEASES[profile]
+    if found is None:
+        assert profile == "6.0"
+    else:
+        assert found.version[0] == wanted[0]
+        assert profile != "6.0" or found.version[:2] == (2, 7)
+    assert interpreters.for_release(profile, "none") is None
+
+
+def test_a_fleet_mixes_all_releases() -> None:
+    hosts = topologies.fleet(10)["hosts"]
+    assert {host["profile"] for host in hosts} == set(topology.PROFILES) == set(topologies.RELEASES)
+
+
+def test_the_login_text_differs_by_release() -> None:
+    assert "WARNING" not in sshd.motd("6.0") and "WARNING" in sshd.motd("6.7")
+    assert "developer.vmware.com" in sshd.motd("9.0") and "sysadmintools" in sshd.motd("8.0")
 
 
 def test_df_columns_are_flush_as_in_the_transcript() -> None:

@@ -25,7 +25,7 @@ from .hosted import MAX_EXTENT_SECTORS, create_hosted
 from .sesparse import create_sesparse
 from .vmfssparse import create_vmfssparse
 
-FORMATS = ("zeroedthick", "thin", "eagerzeroedthick", "2gbsparse")
+FORMATS = ("zeroedthick", "thin", "eagerzeroedthick", "2gbsparse", "sesparse")
 Progress = Callable[[int], None]
 
 
@@ -66,6 +66,9 @@ def create_disk(
             ExtentLine("RW", min(MAX_EXTENT_SECTORS, sectors - start), "SPARSE", f"{name}-s{number:03d}.vmdk")
             for number, start in enumerate(starts, 1)
         ]
+    elif fmt == "sesparse":
+        create_type = "seSparse"
+        lines = [ExtentLine("RW", sectors, "SESPARSE", f"{name}-sesparse.vmdk")]
     else:
         create_type = "vmfs"
         lines = [ExtentLine("RW", sectors, "VMFS", f"{name}-flat.vmdk")]
@@ -89,6 +92,8 @@ def create_disk(
     for line in lines:
         if fmt == "2gbsparse":
             create_hosted(descriptor.beside(line.file), line.sectors)
+        elif fmt == "sesparse":
+            create_sesparse(descriptor.beside(line.file), line.sectors)
         else:
             allocate = preallocate and fmt != "thin"
             eager = preallocate and fmt == "eagerzeroedthick"
@@ -123,8 +128,13 @@ def create_delta(
     *,
     release: str = "7.0",
     hint: str | None = None,
+    extent_folder: str | None = None,
+    resolve: Resolve | None = None,
 ) -> Descriptor:
-    """An empty delta on top of a disk. Its parentFileNameHint is the parent's name, its path when elsewhere."""
+    """An empty delta on top of a disk. Its parentFileNameHint is the parent's name, its path when elsewhere.
+
+    With `extent_folder`, an absolute path that `resolve` may translate, its extent lies there and is named by path.
+    """
     if kind not in ("vmfssparse", "sesparse"):
         raise InvalidArgument(child_desc, f"delta kind {kind!r}; known are vmfssparse, sesparse")
     parent = read_descriptor(parent_desc)
@@ -133,8 +143,10 @@ def create_delta(
     hint = hint or hint_for(parent_desc, child_desc)
     suffix = "sesparse" if kind == "sesparse" else "delta"
     extent_name = f"{os.path.basename(stem_of(child_desc))}-{suffix}.vmdk"
+    if extent_folder:
+        extent_name = os.path.join(extent_folder, extent_name)
     child = child_descriptor(child_desc, parent, kind, extent_name, hint, release)
-    extent_path = child.beside(extent_name)
+    extent_path = child.beside(extent_name, resolve)
     if kind == "sesparse":
         create_sesparse(extent_path, parent.sectors)
     else:

@@ -104,7 +104,7 @@ def _merge_one(vm: Vm, chains: Chains, step: Merge) -> None:
     engine = vm.host.engine
     for path in (step.parent, step.child):
         for extent in engine.extents(path):
-            if engine.holders(extent):
+            if engine.readers(extent):
                 vm.log.write(
                     f"AIOGNRC: Failed to open '{extent}' : Failed to lock the file (40003) (0x2013).", "worker", 5
                 )
@@ -132,7 +132,7 @@ def _merge_live_top(vm: Vm, step: Merge) -> None:
     engine = vm.host.engine
     helper = vm.next_delta(step.child)
     with engine.stunned(vm):
-        engine.create_delta(step.child, helper)
+        engine.create_delta(vm, step.child, helper)
         vm.config.set_disk_file(step.node, helper)
         vm.save_config()
         engine.reopen(vm)

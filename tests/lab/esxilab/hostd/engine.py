@@ -221,23 +221,30 @@ class Engine:
         """
         if self.locks is None:
             return
-        readable = bool(self.host.switches["base_readable_after_snapshot"])
+        base_readable = bool(self.host.switches["base_readable_after_snapshot"])
+        asked = self.host.switches["frozen_delta_readable"]
+        delta_readable = base_readable if asked is None else bool(asked)
         wanted: dict[str, int] = {}
+        open_to_readers: set[str] = set()
         for disk in vm.live_disks():
             path: str | None = disk.path
             mode = EXCLUSIVE if disk.sharing != "multi-writer" else SHARED
             while path is not None:
-                volume = self.host.volumes.volume_of(path)
-                if volume is not None and volume.is_vmfs:
-                    for extent in self.extents(path):
+                parent = self.parent_of(path)
+                for extent in self.extents(path):
+                    volume = self.host.volumes.volume_of(self.host.volumes.inside_of(Path(extent)))
+                    if volume is not None and volume.is_vmfs:
                         wanted[extent] = max(mode, wanted.get(extent, 0)) if mode == EXCLUSIVE else mode
-                path, mode = self.parent_of(path), SHARED
+                        if base_readable if parent is None else delta_readable:
+                            open_to_readers.add(extent)
+                path, mode = parent, SHARED
         volume = self.host.volumes.volume_of(vm.vmx_path)
         if volume is not None and volume.is_vmfs:
             wanted.update({str(path): EXCLUSIVE for path in vm.swap_files})
         for extent, mode in wanted.items():
             try:
-                self.locks.lock(extent, mode, readable=readable and mode == SHARED, owner=self._owner(vm))
+                readable = mode == SHARED and extent in open_to_readers
+                self.locks.lock(extent, mode, readable=readable, owner=self._owner(vm))
             except OSError as error:
                 self._drop_locks(vm)
                 raise disks.FileLocked(extent, str(error)) from error
@@ -260,28 +267,42 @@ class Engine:
         except FileNotFoundError:
             return []
 
+    def readers(self, extent: str) -> list[int]:
+        """Processes for which a consolidation has to wait in vain."""
+        return self.holders(extent) if self.host.switches["reader_blocks_consolidation"] else []
+
     # --- disks -----------------------------------------------------------------------------------------------
 
-    def create_delta(self, parent: str, child: str) -> None:
+    def _extent_folder(self, vm: Vm) -> str | None:
+        """Where the extents of new deltas lie, if not beside their descriptors."""
+        folder = vm.config.values.get("workingDir")
+        if not folder or not self.host.switches["delta_extent_in_working_dir"]:
+            return None
+        return self.host.volumes.inside(folder, os.path.dirname(vm.vmx_path))
+
+    def create_delta(self, vm: Vm, parent: str, child: str) -> None:
         """A new delta in the format of its datastore: SESparse on VMFS 6 and above 2 TB, VMFSsparse elsewhere."""
         volume = self.host.volumes.volume_of(child)
         large = disks.read_descriptor(self._out(parent)).capacity > 2 << 40
         sesparse = volume is not None and (
             (volume.type == "vmfs6" and self.host.profile.sesparse_on_vmfs6) or (volume.type == "vmfs5" and large)
         )
+        kind = self.host.switches["delta_format"] or ("sesparse" if sesparse else "vmfssparse")
         same = os.path.dirname(parent) == os.path.dirname(child)
         disks.create_delta(
             self._out(parent),
             self._out(child),
-            "sesparse" if sesparse else "vmfssparse",
+            kind,
             release=self.host.profile.version,
             hint=os.path.basename(parent) if same else parent,
+            extent_folder=self._extent_folder(vm),
+            resolve=self.resolve,
         )
 
     def merge(self, vm: Vm, child: str, parent: str) -> None:
         """Commit a delta into its parent; meanwhile nobody else gets to either. Keeps the delta's files."""
         with self._exclusive(vm, [*self.extents(parent), *self.extents(child)]):
-            disks.merge_delta(self._out(child), resolve=self.resolve, held=lambda extent: bool(self.holders(extent)))
+            disks.merge_delta(self._out(child), resolve=self.resolve, held=lambda extent: bool(self.readers(extent)))
 
     @contextlib.contextmanager
     def _exclusive(self, vm: Vm, extents: list[str]) -> Iterator[None]:

@@ -33,6 +33,8 @@ class Profile:
     adapter_deprecated: bool = True
     descriptor_native_snapshot: bool = True
     max_nfs_version: str = "NFS"
+    #: `vmware -r` prints the release, and -l is only what is left of former days.
+    releases_by_r: bool = False
 
     @property
     def full_name(self) -> str:
@@ -59,8 +61,8 @@ PROFILES = {
             multiextent_module=False, descriptor_native_snapshot=False,
         ),
         Profile(
-            "9.0", "9.0.0", "24755229", "0", "0", "Jun  6 2025 09:12:44", "VMware ESXi 9.0.0.0", 22,
-            multiextent_module=False, descriptor_native_snapshot=False,
+            "9.0", "9.0.0.0100", "24755229", "0", "0", "Jun  6 2025 09:12:44", "VMware ESXi 9.0.0.0100", 22,
+            multiextent_module=False, descriptor_native_snapshot=False, releases_by_r=True,
         ),
     )
 }  # fmt: skip

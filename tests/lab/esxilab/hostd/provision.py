@@ -196,7 +196,9 @@ def _fill_disk(host: Hostd, spec: Mapping[str, Any], disk: Mapping[str, Any], fu
         return
     seed = f"{host.name}/{spec['dir']}/{disk['key']}"
     tools = None if str(spec.get("tools", "running")) == "none" else TOOLS_VERSION
-    extra: dict[str, Any] = {"fill": parse_size(disk["fill"])} if disk.get("fill") else {}
+    extra: dict[str, Any] = {"grows": bool(host.switches["disks_grow"])}
+    if disk.get("fill"):
+        extra["fill"] = parse_size(disk["fill"])
     images.make_guest_disk(
         where, size, seed, fmt, tools_version=tools, cache=os.environ.get("ESXILAB_CACHE"), **extra, **options
     )

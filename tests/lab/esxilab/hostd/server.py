@@ -35,6 +35,32 @@ from .volumes import Volumes, volumes_of
 SWITCHES: dict[str, Any] = {
     #: A frozen base or delta can be opened by any program (esxi-facts 3.5 has both answers).
     "base_readable_after_snapshot": True,
+    #: The same of a delta below the top (open point 2); None: as the base.
+    "frozen_delta_readable": None,
+    #: A process that has a file of the chain open makes consolidation fail (3.5).
+    "reader_blocks_consolidation": True,
+    #: What snapshots make; None: by datastore, release and size (5.1).
+    "delta_format": None,
+    #: The extent of a delta lies in the `workingDir` of the .vmx, its descriptor beside the parent's (open point 17).
+    "delta_extent_in_working_dir": False,
+    #: Dumps with dynamicType and a comma after every field; None: as the release (1.0).
+    "classic_dumps": None,
+    #: A refused power operation prints the fault, as 4.x and 5.x do, and not only that it failed (1.3).
+    "power_fault_dumps": False,
+    #: The status of a vim-cmd that a fault ended (open point 9).
+    "fault_exit_code": 1,
+    #: What snapshot.removeall, snapshot.dumpoption and power.reset print, which nobody has shown (open point 11).
+    "unseen_outputs": "label",
+    #: Every vim-cmd takes that much longer (5.3).
+    "vimcmd_seconds": 0.0,
+    #: What vmkfstools -d takes (open point 16).
+    "clone_formats": ["zeroedthick", "thin", "eagerzeroedthick", "2gbsparse"],
+    #: What vmkfstools -t0 says of the frozen base of a running VM (open point 8).
+    "block_map": "full",
+    #: A clone's error stands above the two lines that come before it, where both streams go to one file (2.2).
+    "clone_error_first": True,
+    #: A thin disk takes room as its guest writes; else all that a guest ever writes is there from the beginning.
+    "disks_grow": True,
     #: snapshot.create returns before its task has ended; None: as the release does.
     "snapshot_async": None,
     "snapshot_seconds": 0.3,
@@ -44,6 +70,14 @@ SWITCHES: dict[str, Any] = {
     "vmkfstools_buffered": False,
     #: KiB a second that a running guest writes.
     "guest_kib_per_second": 64,
+}
+
+
+#: The values that a switch takes, where it is not any number or yes and no.
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "delta_format": (None, "vmfssparse", "sesparse"),
+    "unseen_outputs": ("label", "silent", "dump"),
+    "block_map": ("full", "no_holes", "refused"),
 }
 
 
@@ -73,6 +107,8 @@ class Hostd:
         self.maintenance = False
         self.stopped = False
         self.modules_loaded: set[str] = set()
+        #: The cap of the SSH group as it is now; a session may raise it until the next boot.
+        self.ssh_memory_mb = int(self.switches.get("ssh_memory_mb") or 0)
         self.rulesets: dict[str, bool] = {"sshServer": True, "sshClient": False, "nfsClient": True}
         self.started = self.clock.now()
         folder = Path(root or host_config["root"])
@@ -205,6 +241,11 @@ class Hostd:
         asked = self.switches["snapshot_async"]
         return self.profile.snapshot_async if asked is None else bool(asked)
 
+    @property
+    def classic_dumps(self) -> bool:
+        asked = self.switches["classic_dumps"]
+        return self.profile.classic_dumps if asked is None else bool(asked)
+
     def hold_if_stuck(self, vm: Vm, operation: str) -> None:
         fault = self.faults.get("stuck_task", vm.safe_name)
         if fault is not None and fault.args.get("op") in (None, operation):
@@ -310,6 +351,7 @@ class Hostd:
         self.stopped = False
         self.maintenance = False
         self.modules_loaded.clear()
+        self.ssh_memory_mb = int(self.switches.get("ssh_memory_mb") or 0)
         self.tasks = TaskList(self.clock)
         self.started = self.clock.now()
         self.inventory.load()

@@ -123,7 +123,7 @@ def _freeze_disks(vm: Vm, snapshot: Snapshot) -> dict[str, str]:
             if disk.independent or engine.is_physical_rdm(disk.path):
                 continue
             child = vm.next_delta(disk.path)
-            engine.create_delta(disk.path, child)
+            engine.create_delta(vm, disk.path, child)
             made[disk.node] = child
             snapshot.disks[disk.node] = disk.file
     except engine.DiskError as error:
@@ -201,7 +201,7 @@ def revert(vm: Vm, snapshot: Snapshot) -> None:
     for node, name in snapshot.disks.items():
         frozen = vm.config.absolute(name)
         child = vm.next_delta(frozen)
-        engine.create_delta(frozen, child)
+        engine.create_delta(vm, frozen, child)
         made[node] = child
     saved = saved_state(vm, snapshot)
     saved.drop("quiesced")

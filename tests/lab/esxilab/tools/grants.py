@@ -37,6 +37,9 @@ def describe(host: Hostd) -> dict[str, Any]:
         "version": host.profile.version,
         "adapter_deprecated": host.profile.adapter_deprecated,
         "multiextent": not host.profile.multiextent_module or "multiextent" in host.modules_loaded,
+        "formats": list(host.switches["clone_formats"]),
+        "block_map": host.switches["block_map"],
+        "error_first": bool(host.switches["clone_error_first"]),
         "buffered": bool(host.switches["vmkfstools_buffered"]),
         "rate": float(slow.args.get("rate", 4 << 20)) if slow else None,
         "fail": {

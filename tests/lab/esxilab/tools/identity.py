@@ -18,21 +18,23 @@ VMWARE_USAGE = """Usage: vmware [options]
    -v, --version: version
    -l, --fullversion: version and release level
 """
+VMWARE_RELEASE = "   -r, --release: release\n"
 
 
 def vmware(host: Hostd, argv: Sequence[str]) -> Answer:
-    """vmware -v, -l, -vl; from 9.0 on -r in place of -l."""
+    """vmware -v, -l, -vl; from 9.0 on also -r, which is to take the place of -l (esxi-facts 4.1)."""
     profile = host.profile
     wanted = set()
     for word in argv:
         if word.startswith("--"):
-            wanted.add({"--version": "v", "--fullversion": "l"}.get(word, "?"))
+            wanted.add({"--version": "v", "--fullversion": "l", "--release": "r"}.get(word, "?"))
         elif word.startswith("-"):
             wanted.update(word[1:])
         else:
             wanted.add("?")
-    if not wanted or wanted - {"v", "l", "r"}:
-        return Answer(stderr=VMWARE_USAGE, rc=1)
+    known = {"v", "l", "r"} if profile.releases_by_r else {"v", "l"}
+    if not wanted or wanted - known:
+        return Answer(stderr=VMWARE_USAGE + (VMWARE_RELEASE if profile.releases_by_r else ""), rc=1)
     text = profile.full_name + "\n" if "v" in wanted else ""
     return Answer(text + (profile.release + "\n" if wanted & {"l", "r"} else ""))
 
@@ -47,7 +49,7 @@ def uname(host: Hostd, argv: Sequence[str]) -> Answer:
     parts = {
         "s": "VMkernel",
         "n": fqdn(host),
-        "r": profile.version,
+        "r": ".".join(profile.version.split(".")[:3]),
         "v": f"#1 SMP Release build-{profile.build} {profile.built}",
         "m": "x86_64",
         "p": "x86_64",

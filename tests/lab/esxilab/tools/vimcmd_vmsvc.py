@@ -49,7 +49,7 @@ def _getstate(call: Call) -> Answer:
 
 
 def _power(label: str, failed: str, operation: str, action: Callable[[Vm], None]) -> Callable[[Call], Answer]:
-    """Print the label, do it; a fault becomes `<what> failed`, on old releases the dump."""
+    """Print the label, do it; a fault becomes `<what> failed`, on 4.x and 5.x the dump."""
 
     def run(call: Call) -> Answer:
         vm = call.host.vm(call.args[0])
@@ -57,7 +57,7 @@ def _power(label: str, failed: str, operation: str, action: Callable[[Vm], None]
             with vm.operation(operation):
                 action(vm)
         except VimFault as fault:
-            text = call.printer.text(fault.dump()) if call.host.profile.classic_dumps else f"{failed}\n"
+            text = call.printer.text(fault.dump()) if call.host.switches["power_fault_dumps"] else f"{failed}\n"
             return Answer(f"{label}\n{text}", rc=1)
         return Answer(f"{label}\n")
 

@@ -24,7 +24,6 @@ from .vmkfstools_texts import DESTINATIONS, help_text
 USAGE_STATUS = 255
 #: A copy under way sees faults that are set or cleared after this time.
 ASK_AGAIN_SECONDS = 0.5
-FORMATS = tuple(DESTINATIONS)
 
 
 class Lab(Protocol):
@@ -111,12 +110,12 @@ def main(arguments: Sequence[str], lab: Lab) -> int:
     try:
         request = parse(arguments)
     except BadArguments as error:
-        write(2, error.text + help_text(tool.host["adapter_deprecated"]))
+        write(2, error.text + help_text(tool.host["adapter_deprecated"], tool.host["formats"]))
         return USAGE_STATUS if error.text or not set(arguments) & {"-h", "-H", "--help"} else 0
     try:
         ACTIONS[request.action](tool, request)
     except BadArguments as error:
-        write(2, error.text + help_text(tool.host["adapter_deprecated"]))
+        write(2, error.text + help_text(tool.host["adapter_deprecated"], tool.host["formats"]))
         return USAGE_STATUS
     except Failure as error:
         if tool._percent >= 0:
@@ -134,9 +133,9 @@ def _extents(chain: Sequence[disks.Descriptor], write_: bool) -> list[tuple[str,
     return [(descriptor.beside(line.file), write_) for descriptor in chain for line in descriptor.extents]
 
 
-def _format(request: Request, default: str = "zeroedthick") -> str:
+def _format(tool: Tool, request: Request, default: str = "zeroedthick") -> str:
     wanted = request.options.get("d", default)
-    if wanted not in FORMATS:
+    if wanted not in tool.host["formats"]:
         raise BadArguments(f"Invalid disk format '{wanted}'.\n")
     return wanted
 
@@ -145,7 +144,7 @@ def _format(request: Request, default: str = "zeroedthick") -> str:
 
 
 def _clone(tool: Tool, request: Request) -> None:
-    source, target, fmt = request.options["i"], request.path, _format(request)
+    source, target, fmt = request.options["i"], request.path, _format(tool, request)
     try:
         chain = disks.check_chain(source)
     except disks.ParentModified as error:
@@ -159,6 +158,8 @@ def _clone(tool: Tool, request: Request) -> None:
     except disks.FileLocked as error:
         raise Failure(f"Failed to open '{source}': {error.vmware_text}") from error
     tool.say(f"Destination disk format: {DESTINATIONS[fmt]}\nCloning disk '{source}'...\n")
+    if not tool.host["error_first"]:
+        tool.flush()
     if fmt == "2gbsparse" and not tool.host["multiextent"]:
         raise Failure("Failed to clone disk: The system cannot find the file specified (25).")
     if fmt == "eagerzeroedthick" and tool.on_nfs(target):
@@ -195,7 +196,7 @@ def _watched(tool: Tool, label: str) -> Callable[[int], None]:
 
 
 def _create(tool: Tool, request: Request) -> None:
-    fmt = _format(request)
+    fmt = _format(tool, request)
     size = parse_size(request.options["c"])
     adapter = request.options.get("a", "lsilogic") if not tool.host["adapter_deprecated"] else "lsilogic"
     if fmt == "eagerzeroedthick":

@@ -82,7 +82,13 @@ def lock_dump(tool: Tool, request: Request) -> str:
 def block_map(tool: Tool, request: Request) -> str:
     """Which parts of a disk are mapped: written, zeroed on demand, or not at all."""
     chain = disks.check_chain(request.path)
-    tool.grant([(one.beside(line.file), False) for one in chain for line in one.extents])
+    extents = [one.beside(line.file) for one in chain for line in one.extents]
+    tool.grant([(extent, False) for extent in extents])
+    if tool.host["block_map"] == "refused":
+        paths = [os.path.realpath(extent) for extent in extents]
+        locks: list[dict[str, Any]] = tool.lab.call({"tool": "vmkfstools", "ask": "locks", "paths": paths})["locks"]
+        if any(lock["mode"] for lock in locks):
+            raise disks.FileLocked(request.path)
     with disks.open_chain(request.path) as disk:
         thin = disk.links[-1].descriptor.is_thin
         lines = [f"Mapping for file {request.path} ({disk.capacity} bytes in size):"]
@@ -101,6 +107,8 @@ def block_map(tool: Tool, request: Request) -> str:
             pieces.append((position, disk.capacity - position, False))
     for start, length, written in pieces:
         left = f"[{start:>12}:{length:>12}] --> "
+        if not written and thin and tool.host["block_map"] == "no_holes":
+            continue
         if not written and thin:
             lines.append(f"{left}[NOMP -- :({0:>13} --> {0:>13})]")
             continue

@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 DESTINATIONS = {
     "zeroedthick": "VMFS zeroedthick",
     "thin": "VMFS thin-provisioned",
     "eagerzeroedthick": "VMFS eagerzeroedthick",
     "2gbsparse": "sparse with 2GB maximum extent size",
+    "sesparse": "VMFS sesparse",
 }
 
 ADAPTERS = """               -a --adaptertype [buslogic|lsilogic|ide
@@ -47,8 +50,7 @@ vmkfstools -c --createvirtualdisk #[gGmMkK]
                -d --diskformat [zeroedthick
                                |thin
                                |eagerzeroedthick
-                               |rdm:<device>|rdmp:<device>
-                               |2gbsparse]
+                               |rdm:<device>|rdmp:<device>{formats}]
                -W --object [file|vsan]
                --policyFile <fileName>
                -N --avoidnativeclone
@@ -73,6 +75,7 @@ vmkfstools -H --help
 """
 
 
-def help_text(adapter_deprecated: bool) -> str:
-    """The help of the release: newer ones call -a deprecated."""
-    return HELP.format(adapters=ADAPTERS_DEPRECATED if adapter_deprecated else ADAPTERS)
+def help_text(adapter_deprecated: bool, formats: Sequence[str] = ("2gbsparse",)) -> str:
+    """The help of the release: newer ones call -a deprecated. Of the formats, those that not every host takes vary."""
+    more = "".join(f"\n                               |{name}" for name in ("2gbsparse", "sesparse") if name in formats)
+    return HELP.format(adapters=ADAPTERS_DEPRECATED if adapter_deprecated else ADAPTERS, formats=more)

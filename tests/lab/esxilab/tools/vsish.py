@@ -26,11 +26,16 @@ def run(host: Hostd, argv: Sequence[str]) -> Answer:
         return Answer(stderr="VSISet(): Sysinfo error: Not found\n", rc=1)
     path = f"/sched/groups/{GROUP_ID}/memAllocationInMB"
     if words == ["get", path]:
-        cap = int(host.switches.get("ssh_memory_mb") or 0)
+        cap = host.ssh_memory_mb
         return Answer(
             "sched-allocation {\n   min:0\n   max:" + (str(cap) if cap else "-1") + "\n   shares:0\n"
             "   minLimit:" + (str(cap) if cap else "-1") + "\n   units:units: 3 -> mb\n}\n"
         )
+    given = dict(word.partition("=")[::2] for word in words[2:])
+    if words[:2] == ["set", path] and given and set(given) <= {"min", "max", "minLimit", "shares", "units"}:
+        wanted = given.get("max", str(host.ssh_memory_mb))
+        host.ssh_memory_mb = int(wanted) if wanted.isdigit() else 0
+        return Answer()
     if words and words[0] in ("get", "set", "ls", "cat"):
         where = words[1] if len(words) > 1 else ""
         return Answer(stderr=f"VSICmdline: {where}: Not found\n", rc=1)
