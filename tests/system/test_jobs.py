@@ -285,6 +285,28 @@ def test_a_job_that_was_cut_after_the_commit_keeps_its_restore_point(story: Any)
     assert entry is not None and (entry["status"], entry["restore_point"]) == ("interrupted", job.job.final)
 
 
+@pytest.mark.parametrize("how", ["cold", "hot"])
+def test_a_full_datastore_keeps_no_snapshot_open_and_no_machine_off(story: Any, how: str) -> None:
+    """The moment when our snapshot must go is the one when nothing can be written down any more."""
+    job = story(how)
+    job.start()
+    job.bracket()
+    journal = job.outside(job.log.path)
+    # A file system has room left in the last block of a file: here there is none.
+    journal.write_bytes(journal.read_bytes().ljust(-(-journal.stat().st_size // 4096) * 4096, b"\n"))
+    machine = job.lab.host(HOST)
+    machine.fault("datastore_full", datastore=job.host.datastore(job.job.vmx_path).name, leave=0)
+    try:
+        ended = job.end("failed", "given up")
+    finally:
+        machine.clear()
+        question = job.vm.question()
+        if question is not None:
+            retry = next(number for number, label in question.choices if "retry" in label.lower())
+            job.host.vim("vmsvc/message", str(job.vm.vmid), question.id, str(retry))
+    assert (ended.error, ended.entry["status"]) == (None, "failed")
+
+
 def test_a_clone_that_runs_on_is_ended_before_the_snapshot_goes(story: Any) -> None:
     job = story()
     job.start()
