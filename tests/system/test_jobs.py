@@ -599,6 +599,60 @@ def test_a_half_restore_is_taken_back_whole(story: Any, monkeypatch: pytest.Monk
     assert [vm.name for vm in job.host.vms() if "back again" in vm.name] == []
 
 
+def test_a_half_restore_in_a_folder_with_a_leading_dash_is_taken_back_whole(story: Any) -> None:
+    job = story()
+    job.whole()
+    context = restore_context(job, "half-dash", directory="[datastore1] -rf $(x)")
+    restoring.start(context)
+    clone_back(context)
+    ended = ending.end(context, "failed", "on purpose")
+    assert (ended.error, ended.left) == (None, ())
+    assert not job.outside(context.entry["directory"]).exists()
+
+
+def test_a_copy_of_a_half_restored_folder_never_harms_the_restored_machine(story: Any) -> None:
+    """A storage snapshot that was mounted, or somebody's cp: the journal in it tells of a restore that never ended."""
+    job = story()
+    job.whole()
+    context = restore_context(job, "half-copied")
+    restoring.start(context)
+    clone_back(context)
+    place = context.entry["directory"]
+    copy = f"{place} (copy)"
+    job.host.run("cp", "-R", place, copy)
+    restoring.commit(context, False)
+    assert ending.end(context, "ok").error is None
+    try:
+        files = sorted(os.listdir(job.outside(place)))
+        lease = job.outside(copy) / ".stowage-job" / "lease"
+        os.utime(lease, (time.time() - 1000,) * 2)
+        (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+        assert sorted(os.listdir(job.outside(place))) == files
+        assert found.outcome == "recovered" and not lease.parent.exists()
+        assert (job.outside(copy) / posixpath.basename(context.entry["disks"][0]["dest"])).exists()
+    finally:
+        job.host.run("rm", "-rf", place, copy)
+
+
+def test_a_copy_of_a_folder_does_not_end_the_living_job_in_it(story: Any) -> None:
+    job = story()
+    job.start()
+    job.bracket()
+    job.copy()
+    copy = f"{job.entry['directory']} (copy)"
+    job.host.run("mkdir", copy)
+    try:
+        job.host.run("cp", "-R", job.context.folder, copy)
+        os.utime(job.outside(copy) / ".stowage-job" / "lease", (time.time() - 1000,) * 2)
+        outcomes = [one.outcome for one in recover.recover_host(job.host, HOST, job.state, 0.1, 60)]
+        assert sorted(outcomes) == ["live", "recovered"]
+        job.commit()
+        assert job.end().entry["status"] == "ok"
+        assert not (job.outside(copy) / ".stowage-job").exists()
+    finally:
+        job.host.run("rm", "-rf", copy)
+
+
 def test_a_file_that_is_not_ours_keeps_a_half_restored_folder(story: Any) -> None:
     job = story()
     job.whole()

@@ -57,13 +57,13 @@ dir=$1 disks=$2
 shift 2
 cd "$dir" || exit 0
 while [ "$disks" -gt 0 ]; do
-    stem=${1%.vmdk}
-    rm -f "$1" "$stem-flat.vmdk"
+    stem=./${1%.vmdk}
+    rm -f "./$1" "$stem-flat.vmdk"
     for extent in "$stem"-s[0-9][0-9][0-9].vmdk; do [ -f "$extent" ] && rm -f "$extent"; done
     shift
     disks=$((disks - 1))
 done
-for file in "$@"; do rm -rf "$file"; done
+for file in "$@"; do rm -rf "./$file"; done
 exit 0
 """
 
