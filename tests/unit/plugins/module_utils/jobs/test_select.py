@@ -111,6 +111,22 @@ def test_a_selection_that_means_nothing_is_refused(wish: Any) -> None:
         select([wish], [], FLEET, "esx1")
 
 
+@pytest.mark.parametrize("wish", ["running", {"running": True, "pattern": "web*"}, "query:[?power_state=='poweredOn']"])
+def test_a_machine_whose_state_the_host_does_not_tell_is_a_problem_and_not_left_out(wish: Any) -> None:
+    fleet = [vm(1, "web01"), vm(2, "web02", "", unknown="no answer")]
+    found = select([wish], [], fleet, "esx1")
+    assert [one.name for one in found.chosen] == ["web01"]
+    (problem,) = found.problems
+    assert (problem.vm, problem.error["id"]) == ("web02", "vm-unusable") and "no answer" in problem.error["message"]
+    assert found.left_out == ()
+
+
+def test_a_machine_whose_state_the_host_does_not_tell_is_no_problem_where_it_is_not_meant() -> None:
+    fleet = [vm(1, "web01"), vm(2, "db01", "", unknown="no answer")]
+    for wishes, exclude in ((["web01"], []), ([{"running": True, "pattern": "web*"}], []), (["running"], ["db01"])):
+        assert select(wishes, exclude, fleet, "esx1").problems == ()
+
+
 def test_tags_come_by_name_and_by_uuid() -> None:
     assert tags_of({"web01": ["a"], "aaaa": "b", "other": ["c"]}, "web01", ["aaaa"]) == ("a", "b")
 
