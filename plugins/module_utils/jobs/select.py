@@ -21,6 +21,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     UnknownVm,
     VmUnusable,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import uuid_of
 
 # What only a VM's configuration and state can answer.
 _BY_FACTS = ("running", "uuid", "tag", "datastore", "query")
@@ -67,11 +68,17 @@ class Selection:
     problems: tuple[Problem, ...]
 
 
+def keys_of(settings: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """The keys that mean the VM with these names. A UUID may be written as the vmx, vCenter or esxcli write it."""
+    plain = [name for name in names if name in settings]
+    return plain + [key for key in settings if key not in plain and uuid_of(key) in names]
+
+
 def tags_of(host_tags: Mapping[str, Any], name: str, uuids: Sequence[str]) -> tuple[str, ...]:
-    """The tags that the host variable gives a VM, by its name or any of its UUIDs."""
+    """The tags that the host variable gives a VM, by its name or any of its UUIDs, however they are written."""
     found: list[str] = []
-    for key in (name, *uuids):
-        value = host_tags.get(key) or ()
+    for key in keys_of(host_tags, (name, *uuids)):
+        value = host_tags[key] or ()
         found.extend([value] if isinstance(value, str) else [str(tag) for tag in value])
     return tuple(dict.fromkeys(found))
 
@@ -179,7 +186,8 @@ def _named(
     unknown_names: str,
 ) -> set[int]:
     if word == "uuid":
-        found = [candidate for candidate in candidates if value.strip().lower() in candidate.uuids]
+        wanted = (value.strip().lower(), uuid_of(value))
+        found = [candidate for candidate in candidates if any(uuid in candidate.uuids for uuid in wanted)]
     else:
         found = [candidate for candidate in candidates if candidate.name == value]
     if problems is not None:
