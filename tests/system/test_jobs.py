@@ -433,6 +433,22 @@ def test_a_suspended_machine_is_copied_as_it_lies_and_stays_suspended(story: Any
         host.find_vm(name=NAME).power_on(quick())
 
 
+def test_a_machine_that_was_registered_anew_since_the_plan_is_known_by_its_new_number(story: Any, host: Host) -> None:
+    """Every later step goes by the number: the old one may be another machine's by now."""
+    twin = next(vm for vm in host.vms() if vm.name == "independent")
+    twin.power_off(quick())
+    job = story(select=["independent"])
+    host.unregister(twin.vmid)
+    number = host.register(twin.vmx_path, twin.name)
+    try:
+        job.start()
+        assert number != twin.vmid
+        assert backup.job_view(job.job, job.context.folder)["vmid"] == number
+        assert job.end("failed", "given up").error is None
+    finally:
+        host.find_vm(name="independent").power_on(quick())
+
+
 def test_a_disk_that_the_plan_does_not_know_of_stops_the_job(story: Any) -> None:
     job = story()
     job.entry["disks"] = []
