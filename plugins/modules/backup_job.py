@@ -146,6 +146,11 @@ job:
       type: str
       returned: success
       sample: 20261122T205450Z-b3f2a9c01b7de
+    vmid:
+      description: The number that the host has for the VM now, whatever the plan said. 0 for a restore.
+      type: int
+      returned: success
+      sample: 12
     folder:
       description: The job folder on the hypervisor; what other modules take as C(journal).
       type: str

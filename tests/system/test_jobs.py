@@ -285,6 +285,28 @@ def test_a_job_that_was_cut_after_the_commit_keeps_its_restore_point(story: Any)
     assert entry is not None and (entry["status"], entry["restore_point"]) == ("interrupted", job.job.final)
 
 
+@pytest.mark.parametrize("how", ["cold", "hot"])
+def test_a_full_datastore_keeps_no_snapshot_open_and_no_machine_off(story: Any, how: str) -> None:
+    """The moment when our snapshot must go is the one when nothing can be written down any more."""
+    job = story(how)
+    job.start()
+    job.bracket()
+    journal = job.outside(job.log.path)
+    # A file system has room left in the last block of a file: here there is none.
+    journal.write_bytes(journal.read_bytes().ljust(-(-journal.stat().st_size // 4096) * 4096, b"\n"))
+    machine = job.lab.host(HOST)
+    machine.fault("datastore_full", datastore=job.host.datastore(job.job.vmx_path).name, leave=0)
+    try:
+        ended = job.end("failed", "given up")
+    finally:
+        machine.clear()
+        question = job.vm.question()
+        if question is not None:
+            retry = next(number for number, label in question.choices if "retry" in label.lower())
+            job.host.vim("vmsvc/message", str(job.vm.vmid), question.id, str(retry))
+    assert (ended.error, ended.entry["status"]) == (None, "failed")
+
+
 def test_a_clone_that_runs_on_is_ended_before_the_snapshot_goes(story: Any) -> None:
     job = story()
     job.start()
@@ -409,6 +431,22 @@ def test_a_suspended_machine_is_copied_as_it_lies_and_stays_suspended(story: Any
         assert job.vm.power_state() == "suspended"
     finally:
         host.find_vm(name=NAME).power_on(quick())
+
+
+def test_a_machine_that_was_registered_anew_since_the_plan_is_known_by_its_new_number(story: Any, host: Host) -> None:
+    """Every later step goes by the number: the old one may be another machine's by now."""
+    twin = next(vm for vm in host.vms() if vm.name == "independent")
+    twin.power_off(quick())
+    job = story(select=["independent"])
+    host.unregister(twin.vmid)
+    number = host.register(twin.vmx_path, twin.name)
+    try:
+        job.start()
+        assert number != twin.vmid
+        assert backup.job_view(job.job, job.context.folder)["vmid"] == number
+        assert job.end("failed", "given up").error is None
+    finally:
+        host.find_vm(name="independent").power_on(quick())
 
 
 def test_a_disk_that_the_plan_does_not_know_of_stops_the_job(story: Any) -> None:
@@ -575,6 +613,60 @@ def test_a_half_restore_is_taken_back_whole(story: Any, monkeypatch: pytest.Monk
     assert (found.outcome, found.left) == ("recovered", ())
     assert not job.outside(context.entry["directory"]).exists()
     assert [vm.name for vm in job.host.vms() if "back again" in vm.name] == []
+
+
+def test_a_half_restore_in_a_folder_with_a_leading_dash_is_taken_back_whole(story: Any) -> None:
+    job = story()
+    job.whole()
+    context = restore_context(job, "half-dash", directory="[datastore1] -rf $(x)")
+    restoring.start(context)
+    clone_back(context)
+    ended = ending.end(context, "failed", "on purpose")
+    assert (ended.error, ended.left) == (None, ())
+    assert not job.outside(context.entry["directory"]).exists()
+
+
+def test_a_copy_of_a_half_restored_folder_never_harms_the_restored_machine(story: Any) -> None:
+    """A storage snapshot that was mounted, or somebody's cp: the journal in it tells of a restore that never ended."""
+    job = story()
+    job.whole()
+    context = restore_context(job, "half-copied")
+    restoring.start(context)
+    clone_back(context)
+    place = context.entry["directory"]
+    copy = f"{place} (copy)"
+    job.host.run("cp", "-R", place, copy)
+    restoring.commit(context, False)
+    assert ending.end(context, "ok").error is None
+    try:
+        files = sorted(os.listdir(job.outside(place)))
+        lease = job.outside(copy) / ".stowage-job" / "lease"
+        os.utime(lease, (time.time() - 1000,) * 2)
+        (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+        assert sorted(os.listdir(job.outside(place))) == files
+        assert found.outcome == "recovered" and not lease.parent.exists()
+        assert (job.outside(copy) / posixpath.basename(context.entry["disks"][0]["dest"])).exists()
+    finally:
+        job.host.run("rm", "-rf", place, copy)
+
+
+def test_a_copy_of_a_folder_does_not_end_the_living_job_in_it(story: Any) -> None:
+    job = story()
+    job.start()
+    job.bracket()
+    job.copy()
+    copy = f"{job.entry['directory']} (copy)"
+    job.host.run("mkdir", copy)
+    try:
+        job.host.run("cp", "-R", job.context.folder, copy)
+        os.utime(job.outside(copy) / ".stowage-job" / "lease", (time.time() - 1000,) * 2)
+        outcomes = [one.outcome for one in recover.recover_host(job.host, HOST, job.state, 0.1, 60)]
+        assert sorted(outcomes) == ["live", "recovered"]
+        job.commit()
+        assert job.end().entry["status"] == "ok"
+        assert not (job.outside(copy) / ".stowage-job").exists()
+    finally:
+        job.host.run("rm", "-rf", copy)
 
 
 def test_a_file_that_is_not_ours_keeps_a_half_restored_folder(story: Any) -> None:

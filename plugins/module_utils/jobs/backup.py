@@ -72,6 +72,8 @@ def job_view(job: Job, folder: str) -> dict[str, Any]:
     """A job as the playbook sees it."""
     return {
         "id": job.job,
+        # The number of now: the plan's may be another VM's by the time that the job begins.
+        "vmid": job.vmid,
         "folder": folder,
         "partial": job.partial,
         "final": job.final,

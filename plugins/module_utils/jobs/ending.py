@@ -65,7 +65,8 @@ def end(
         }
     turned = None
     if ok and job.kind == "backup" and undone.clean:
-        turned = rotation.rotate(context.host, job, vm_policy_from_dict(job.policy))
+        policy, others = vm_policy_from_dict(job.policy), jobs.mirrors(context.state_dir)
+        turned = rotation.rotate(context.host, job, policy, others)
     _finish_entry(context, entry, job, events, undone, turned, problem, outcome, downtime)
     if not undone.clean:
         left = "; ".join(undone.failed) or undone.wait

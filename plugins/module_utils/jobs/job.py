@@ -113,8 +113,8 @@ def remove_mirror(state_dir: str, job: str) -> None:
     durable.sync_folder(os.path.dirname(mirror_path(state_dir, job)))
 
 
-def mirrors(state_dir: str, host: str) -> list[Job]:
-    """The jobs on `host` that this backup server began and has not ended."""
+def mirrors(state_dir: str, host: str | None = None) -> list[Job]:
+    """The jobs on `host`, or on all hosts, that this backup server began and has not ended."""
     folder = os.path.join(state_dir, "jobs")
     try:
         names = sorted(os.listdir(folder))
@@ -128,6 +128,6 @@ def mirrors(state_dir: str, host: str) -> list[Job]:
                     job = parse_job(file.read())
             except FileNotFoundError:
                 continue
-            if job is not None and job.host == host:
+            if job is not None and host in (None, job.host):
                 found.append(job)
     return found

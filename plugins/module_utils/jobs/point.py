@@ -99,13 +99,16 @@ done
 exit 0
 """
 
-# The rename comes first: a half removed point must not look like one. What is not ours stays, under the old name.
+# The rename comes first: a half removed point must not look like one. What is not ours stays, under the old name. The
+# manifest goes last: as long as a file of ours cannot be deleted (somebody reads it), it says what is still to go.
 _REMOVE = r"""
 path=$1 away=$2
 shift 2
 [ "$path" = "$away" ] || { [ -d "$path" ] && mv "$path" "$away"; } || exit 1
 cd "$away" || exit 1
-for file in "$@"; do rm -f "./$file"; done
+left=no
+for file in "$@"; do rm -f "./$file" || left=yes; done
+[ "$left" = no ] || exit 1
 rm -f ./stowage.json
 cd ..
 rmdir "$away" 2>/dev/null && exit 0
@@ -115,8 +118,9 @@ exit 7
 """
 
 _REMOVING = r"""
-for file in "$1"/.removing-*/stowage.json; do
-    [ -f "$file" ] && printf '%s\n' "${file%/*}"
+for folder in "$1"/.removing-[0-9]*Z; do
+    [ -d "$folder" ] || continue
+    if [ -f "$folder/stowage.json" ]; then printf '%s\n' "$folder"; else rmdir "$folder" 2>/dev/null; fi
 done
 exit 0
 """
@@ -329,7 +333,7 @@ def remove(session: Session, point: RestorePoint) -> list[str]:
 
 
 def half_removed(host: Host, folder: str) -> list[RestorePoint]:
-    """Points of one VM whose removal was cut short: their manifests still list what is to go."""
+    """Points of one VM whose removal was cut short: their manifests still list what is to go. An emptied one goes."""
     found = []
     for path in host.session.script(_REMOVING, [folder]).stdout.split("\n"):
         if path:

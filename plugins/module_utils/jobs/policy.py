@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import keys_of
 
 HOWS = ("hot", "warm", "cold")
 PROGRAMS = ("vmkfstools",)
@@ -77,9 +78,8 @@ class Policy:
 
     def for_vm(self, names: Sequence[str]) -> VmPolicy:
         """The policy of a VM that is known by any of these names (display name, UUIDs)."""
-        found = [name for name in names if name in self.overrides]
         value = self.common
-        for name in found:
+        for name in keys_of(self.overrides, names):
             value = _merge(value, self.overrides[name], f"vms[{name!r}].")
         return value
 

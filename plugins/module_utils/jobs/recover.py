@@ -133,6 +133,8 @@ def recover_found(
             _drop_nameless(host, found)
         return _outcome(found, "recovered", done=("removed a lock that nobody had written his name into",))
     job = found.job
+    if _is_copy(host, found, job):
+        return _drop_copy(host, found, job, check)
     if job.kind == "backup" and vm is None:
         # Undoing needs the host that has the VM: whoever runs it now will find the folder in its own scan.
         left = (f"VM {job.vm!r} ({job.identity}) is not registered on this host",)
@@ -148,6 +150,30 @@ def recover_found(
     if folder is None:
         return _outcome(found, "live", left=("another recover was faster, or its owner came back",))
     return _undo(host, job, folder, found, state_dir, vm, consolidation_timeout)
+
+
+def _is_copy(host: Host, found: lock.Found, job: Job) -> bool:
+    """Whether somebody copied or moved the folder with our job in it (a storage snapshot that was mounted, too).
+
+    A restore never follows its folder: what it may delete are files of the folder that it made itself. A backup does,
+    as its VM's folder may be moved; but not while the job still lies where it was begun.
+    """
+    if found.directory == job.directory:
+        return False
+    if job.kind == "restore":
+        return True
+    return any(one.job_id == job.job for one in lock.look(host.session, [job.directory], touch=False))
+
+
+def _drop_copy(host: Host, found: lock.Found, job: Job, check: bool) -> Outcome:
+    """Of a copy only the lock is ours: it goes, so that the folder can be worked with. Everything else stays."""
+    if not check:
+        folder = lock.take_over(host.session, found)
+        if folder is None:
+            return _outcome(found, "live")
+        lock.release(host.session, folder, job.job)
+    left = (f"{found.directory} is a copy of {job.directory}: its files were not touched",)
+    return _outcome(found, "recovered", done=("removed a copied job folder",), left=left)
 
 
 def _undo(

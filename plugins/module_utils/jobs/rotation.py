@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterable
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
@@ -17,8 +18,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import 
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import VmPolicy
 
 
-def rotate(host: Host, job: Job, policy: VmPolicy) -> dict[str, Any]:
-    """Removes what no rule keeps. A problem here never turns the fresh restore point into a failure; it is reported."""
+def rotate(host: Host, job: Job, policy: VmPolicy, others: Iterable[Job] = ()) -> dict[str, Any]:
+    """Removes what no rule keeps. A problem here never turns the fresh restore point into a failure; it is reported.
+
+    `others` are the jobs that go on meanwhile: what a restore reads from stays until the next rotation.
+    """
     result: dict[str, Any] = {"kept": [], "removed": [], "problems": []}
     folder = posixpath.dirname(job.final)
     try:
@@ -31,11 +35,14 @@ def rotate(host: Host, job: Job, policy: VmPolicy) -> dict[str, Any]:
     aged = [retention.Aged(point.path, point.moment, point.held) for point in mine]
     decisions = retention.decide(aged, policy.keep, host.clock.now())
     by_path = {point.path: point for point in mine}
+    read = {_tail(str(other.extra["restore_point"]["path"])) for other in others if other.kind == "restore"}
     for decision in decisions:
         line = {"path": decision.path, "reasons": list(decision.reasons)}
         # The point that was made just now is the proof that the run was worth it: no rule may take it.
         if decision.keep or decision.path == job.final or not policy.rotate:
             result["kept"].append(line)
+        elif _tail(decision.path) in read:
+            result["kept"].append({**line, "reasons": ["a restore reads it"]})
         elif _remove(host, by_path[decision.path], result):
             result["removed"].append(line)
     if policy.rotate:
@@ -43,6 +50,11 @@ def rotate(host: Host, job: Job, policy: VmPolicy) -> dict[str, Any]:
             if point.identity == job.identity and _remove(host, point, result):
                 result["removed"].append({"path": point.path, "reasons": ["its removal had been cut short"]})
     return result
+
+
+def _tail(path: str) -> tuple[str, ...]:
+    """A point by its VM's folder and its time: hosts may see the same datastore under different names."""
+    return tuple(posixpath.normpath(path).split("/")[-2:])
 
 
 def _remove(host: Host, point: RestorePoint, result: dict[str, Any]) -> bool:

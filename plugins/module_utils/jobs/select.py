@@ -19,14 +19,21 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     BadQuery,
     JobError,
     UnknownVm,
+    VmUnusable,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import uuid_of
 
+# What only a VM's configuration and state can answer.
+_BY_FACTS = ("running", "uuid", "tag", "datastore", "query")
 _WORDS = ("name", "uuid", "pattern", "regex", "tag", "datastore", "query")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One registered VM, as far as choosing needs it. `info` is its esxi_vm_info entry, for queries."""
+    """One registered VM, as far as choosing needs it. `info` is its esxi_vm_info entry, for queries.
+
+    `unknown` says why the host could not tell its configuration or its state this time.
+    """
 
     name: str
     identity: str
@@ -36,6 +43,7 @@ class Candidate:
     datastores: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    unknown: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,17 @@ class Selection:
     problems: tuple[Problem, ...]
 
 
+def keys_of(settings: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """The keys that mean the VM with these names. A UUID may be written as the vmx, vCenter or esxcli write it."""
+    plain = [name for name in names if name in settings]
+    return plain + [key for key in settings if key not in plain and uuid_of(key) in names]
+
+
 def tags_of(host_tags: Mapping[str, Any], name: str, uuids: Sequence[str]) -> tuple[str, ...]:
-    """The tags that the host variable gives a VM, by its name or any of its UUIDs."""
+    """The tags that the host variable gives a VM, by its name or any of its UUIDs, however they are written."""
     found: list[str] = []
-    for key in (name, *uuids):
-        value = host_tags.get(key) or ()
+    for key in keys_of(host_tags, (name, *uuids)):
+        value = host_tags[key] or ()
         found.extend([value] if isinstance(value, str) else [str(tag) for tag in value])
     return tuple(dict.fromkeys(found))
 
@@ -81,9 +95,17 @@ def select(
     wanted: set[int] = set()
     for wish in wishes:
         wanted |= _matches(_terms(wish), candidates, host, problems, unknown_names)
+    excluded: set[int] = set()
     for wish in unwanted:
         # Excluding a VM that is not there is already done; excluding by a name of several excludes them all.
-        wanted -= _matches(_terms(wish), candidates, host, None, "ignore")
+        excluded |= _matches(_terms(wish), candidates, host, None, "ignore")
+    for candidate in candidates:
+        if candidate.vmid not in wanted | excluded and _may_be_meant(candidate, wishes, host):
+            # Left out without a word it would be a VM that nobody backs up and nobody misses.
+            problems.append(
+                Problem.of(candidate.name, VmUnusable(vm=candidate.name, host=host, reason=candidate.unknown))
+            )
+    wanted -= excluded
     chosen = []
     for candidate in candidates:
         if candidate.vmid not in wanted:
@@ -104,6 +126,18 @@ def select(
     )
     unique = [problem for number, problem in enumerate(problems) if problem not in problems[:number]]
     return Selection(tuple(chosen), left_out, tuple(unique))
+
+
+def _may_be_meant(candidate: Candidate, wishes: Sequence[Any], host: str) -> bool:
+    """Whether a wish that nobody can decide for this VM now fits it in all that can be decided."""
+    if not candidate.unknown:
+        return False
+    for wish in wishes:
+        terms = _terms(wish)
+        known = {word: value for word, value in terms.items() if word not in _BY_FACTS}
+        if len(known) < len(terms) and _matches(known, [candidate], host, None, "ignore"):
+            return True
+    return False
 
 
 def _terms(wish: Any) -> dict[str, Any]:
@@ -152,7 +186,8 @@ def _named(
     unknown_names: str,
 ) -> set[int]:
     if word == "uuid":
-        found = [candidate for candidate in candidates if value.strip().lower() in candidate.uuids]
+        wanted = (value.strip().lower(), uuid_of(value))
+        found = [candidate for candidate in candidates if any(uuid in candidate.uuids for uuid in wanted)]
     else:
         found = [candidate for candidate in candidates if candidate.name == value]
     if problems is not None:

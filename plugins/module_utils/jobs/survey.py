@@ -56,9 +56,17 @@ def candidates(
                 datastores=tuple(sorted(stores | {vm.datastore} - {""})),
                 tags=tags_of(host_tags, vm.name, uuids),
                 info=info,
+                unknown=_unknown(vm, info),
             )
         )
     return found
+
+
+def _unknown(vm: VirtualMachine, info: Mapping[str, Any]) -> str:
+    """Why the VM cannot be judged by its facts. One that the host itself calls invalid neither runs nor has any."""
+    if vm.invalid is not None or (vm.readable and info.get("power_state")):
+        return ""
+    return "; ".join(info.get("problems") or ()) or "the host does not tell its power state"
 
 
 def vm_facts(host: Host, vm: VirtualMachine, info: Mapping[str, Any]) -> VmFacts:

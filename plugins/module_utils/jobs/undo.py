@@ -9,9 +9,11 @@ import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter, WaitTimeout
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import JournalFailed, JournalLost
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
@@ -55,13 +57,13 @@ dir=$1 disks=$2
 shift 2
 cd "$dir" || exit 0
 while [ "$disks" -gt 0 ]; do
-    stem=${1%.vmdk}
-    rm -f "$1" "$stem-flat.vmdk"
+    stem=./${1%.vmdk}
+    rm -f "./$1" "$stem-flat.vmdk"
     for extent in "$stem"-s[0-9][0-9][0-9].vmdk; do [ -f "$extent" ] && rm -f "$extent"; done
     shift
     disks=$((disks - 1))
 done
-for file in "$@"; do rm -rf "$file"; done
+for file in "$@"; do rm -rf "./$file"; done
 exit 0
 """
 
@@ -87,6 +89,21 @@ class Undone:
         return not self.failed and not self.wait
 
 
+class UndoLog(IntentLog):
+    """What is undone was written down before it was done: that nothing more can be written must not stop it.
+
+    A full datastore is the very moment when our snapshot has to go.
+    """
+
+    def note(self, event: str, **data: Any) -> None:
+        try:
+            super().note(event, **data)
+        except JournalLost:
+            raise
+        except JournalFailed:
+            return
+
+
 class Undoer:
     """Undoes one job whose folder is ours (`folder` may have been renamed by a take-over)."""
 
@@ -96,7 +113,7 @@ class Undoer:
         self.host = host
         self.job = job
         self.folder = folder
-        self.log = IntentLog(host.session, folder, host.clock)
+        self.log = UndoLog(host.session, folder, host.clock)
         self.consolidation_timeout = consolidation_timeout
         self.power_on_timeout = power_on_timeout
         self.done: list[str] = []

@@ -117,8 +117,11 @@ stowage_clone() {
     stowage_mark clone $!
     wait $!
     status=$?
-    # 39: the target came between our look and vmkfstools' own. It is somebody else's.
-    if [ "$status" -ne 0 ] && grep -q '(39)' "$work/log.$n"; then status=exists; fi
+    # 39: the target came between our look and vmkfstools' own. It is somebody else's. At the end of a line only: paths
+    # are quoted in the log, too, and a folder may be called "web (39)".
+    if [ "$status" -ne 0 ] && tr -d '\000' <"$work/log.$n" | grep -q '(39)\.\{0,1\}[[:space:]]*$'; then
+        status=exists
+    fi
     stowage_mark "rc.$n" "$status"
 }
 

@@ -172,3 +172,15 @@ def test_the_page_of_faults_is_in_step_with_the_error_classes() -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_steps_of_a_backup_name_the_machine_by_the_number_it_has_now() -> None:
+    """The plan may be hours old, and its number another machine's: only the job that was begun knows the one of now."""
+    steps = tasks_in(load(ROOT / "roles" / "backup" / "tasks" / "vm.yml"))
+    numbers = [
+        options["vmid"]
+        for task in steps
+        for options in task.values()
+        if isinstance(options, dict) and "vmid" in options
+    ]
+    assert len(numbers) == 4 and set(numbers) == {"{{ _backup_job.job.vmid }}"}

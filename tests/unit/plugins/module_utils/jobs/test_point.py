@@ -207,6 +207,43 @@ def test_rotation_removes_by_policy_and_leaves_what_is_not_a_point_of_this_machi
     assert any("20261102T000000Z" in problem for problem in result["problems"])
 
 
+def test_a_file_that_cannot_be_deleted_keeps_the_manifest_until_it_can(host: Host, folder: Path) -> None:
+    """A datastore refuses to delete what somebody reads; the rest must not be left without a name."""
+    old = make_point(host, folder, "20261120T200000Z")
+    newest = make_point(host, folder, "20261122T200000Z")
+    # rm -f refuses a folder as it refuses a file that is in use.
+    (old / "scsi0-0-flat.vmdk").unlink()
+    (old / "scsi0-0-flat.vmdk").mkdir()
+    policy = vm_policy_from_dict({"point": str(folder.parent), "keep": {"last": 1}})
+    result = rotation.rotate(host, job_at(folder), policy)
+    assert result["removed"] == [] and "scsi0-0-flat.vmdk" in result["problems"][0]
+    (folder / f".removing-{old.name}" / "scsi0-0-flat.vmdk").rmdir()
+    result = rotation.rotate(host, job_at(folder), policy)
+    assert (os.listdir(folder), result["problems"]) == ([newest.name], [])
+    assert old.name in result["removed"][0]["path"]
+
+
+def test_a_removal_that_was_cut_at_its_last_step_leaves_no_empty_folder(host: Host, folder: Path) -> None:
+    newest = make_point(host, folder, "20261122T200000Z")
+    (folder / ".removing-20261120T200000Z").mkdir()
+    rotation.rotate(host, job_at(folder), vm_policy_from_dict({"point": str(folder.parent)}))
+    assert os.listdir(folder) == [newest.name]
+
+
+def test_what_a_restore_reads_is_not_rotated_away(host: Host, folder: Path) -> None:
+    for day in (20, 21, 22):
+        make_point(host, folder, f"202611{day}T200000Z")
+    policy = vm_policy_from_dict({"point": str(folder.parent), "keep": {"last": 1}})
+    # The other host sees the same datastore under its UUID.
+    path = f"/vmfs/volumes/0-1-2-3/{folder.name}/20261120T200000Z"
+    reader = make_job(kind="restore", host="esx2", extra={"restore_point": {"path": path}, "files": []})
+    result = rotation.rotate(host, job_at(folder), policy, [reader, make_job()])
+    assert sorted(os.listdir(folder)) == ["20261120T200000Z", "20261122T200000Z"]
+    assert ["a restore reads it"] in [one["reasons"] for one in result["kept"]]
+    rotation.rotate(host, job_at(folder), policy)
+    assert os.listdir(folder) == ["20261122T200000Z"]
+
+
 def test_rotation_switched_off_removes_nothing(host: Host, folder: Path) -> None:
     for day in (21, 22):
         make_point(host, folder, f"202611{day}T200000Z")

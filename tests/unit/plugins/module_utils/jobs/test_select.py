@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy, BadQuery
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import parse_policy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import Candidate, Selection, select, tags_of
 
 
@@ -111,8 +112,36 @@ def test_a_selection_that_means_nothing_is_refused(wish: Any) -> None:
         select([wish], [], FLEET, "esx1")
 
 
+@pytest.mark.parametrize("wish", ["running", {"running": True, "pattern": "web*"}, "query:[?power_state=='poweredOn']"])
+def test_a_machine_whose_state_the_host_does_not_tell_is_a_problem_and_not_left_out(wish: Any) -> None:
+    fleet = [vm(1, "web01"), vm(2, "web02", "", unknown="no answer")]
+    found = select([wish], [], fleet, "esx1")
+    assert [one.name for one in found.chosen] == ["web01"]
+    (problem,) = found.problems
+    assert (problem.vm, problem.error["id"]) == ("web02", "vm-unusable") and "no answer" in problem.error["message"]
+    assert found.left_out == ()
+
+
+def test_a_machine_whose_state_the_host_does_not_tell_is_no_problem_where_it_is_not_meant() -> None:
+    fleet = [vm(1, "web01"), vm(2, "db01", "", unknown="no answer")]
+    for wishes, exclude in ((["web01"], []), ([{"running": True, "pattern": "web*"}], []), (["running"], ["db01"])):
+        assert select(wishes, exclude, fleet, "esx1").problems == ()
+
+
 def test_tags_come_by_name_and_by_uuid() -> None:
     assert tags_of({"web01": ["a"], "aaaa": "b", "other": ["c"]}, "web01", ["aaaa"]) == ("a", "b")
+
+
+UUID = "564d36cf-6988-0f5f-a1b2-0123456789ab"
+
+
+@pytest.mark.parametrize("written", [UUID, UUID.upper(), "56 4d 36 cf 69 88 0f 5f-a1 b2 01 23 45 67 89 ab"])
+def test_a_uuid_is_known_however_it_is_written(written: str) -> None:
+    assert tags_of({written: ["nightly"]}, "web01", [UUID]) == ("nightly",)
+    found = select([{"uuid": written}], [], [vm(1, "web01", uuids=(UUID,)), vm(2, "web02")], "esx1")
+    assert [one.name for one in found.chosen] == ["web01"] and found.problems == ()
+    policy = parse_policy({"point": "/vmfs/volumes/b", "vms": {written: {"how": "cold"}}})
+    assert policy.for_vm(["web01", UUID]).how == "cold"
 
 
 def test_the_same_facts_give_an_equal_selection() -> None:

@@ -185,6 +185,15 @@ def test_a_target_that_is_not_ours_is_never_touched(host_shell, when):
     assert target.exists()
 
 
+def test_a_name_that_looks_like_the_code_of_an_existing_target_leaves_no_half_copy(host_shell):
+    host_shell.steer("fail", "Failed to clone disk: Input/output error (327689).\n")
+    source, target = host_shell.source("web (39)"), host_shell.volume / "x.vmdk"
+    copy = Copy(host_shell, [("disk", source, target)]).go()
+    assert copy.finish()[0] == "watched held 1"
+    assert copy.decide("stop") == "gone"
+    assert host_shell.listing() == ["web (39)-flat.vmdk", "web (39).vmdk"]
+
+
 def test_a_file_that_is_not_ours_is_never_touched(host_shell):
     source, target = host_shell.volume / "a.vmx", host_shell.volume / "b.vmx"
     source.write_text("new")
