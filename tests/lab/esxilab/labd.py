@@ -20,7 +20,7 @@ from typing import Any
 
 from esxilab import hostroot, inventory, rpc, sshd, status, sysimage, topology, volumes
 from esxilab.errors import LabError
-from esxilab.faults import NETWORK, Network, typed
+from esxilab.faults import MACHINE, NETWORK, MachineFaults, Network, typed
 from esxilab.hostd import Hostd
 from esxilab.hostroot import LabPaths
 from esxilab.locks import LockTable
@@ -101,7 +101,8 @@ class Daemon:
             port=machine.port,
             target_port=hostroot.inner_port(machine),
         )
-        node = Node(machine, running, Network(machine, self.proxy))
+        own = MachineFaults(machine, self.paths.root(machine), running.enter_command)
+        node = Node(machine, running, Network(machine, self.proxy), own)
         node.network.apply()
         self.nodes[machine.name] = node
         if machine.is_esxi:
@@ -109,6 +110,7 @@ class Daemon:
             node.hostd = hostd = Hostd(machine.config, self.paths.volumes, self.locks, root=root)
             if machine.switches["ssh_memory_mb"]:
                 node.memory_cap = MemoryCap(lambda: hostd.ssh_memory_mb, root / "scratch/log/vmkernel.log")
+            node.hostd.reboot_machine = lambda: self.power(node, True)
             self._serve(self.paths.sockets(machine) / "labd.sock", lambda channel: self._host_connection(node, channel))
 
     def _bring_up(self, node: Node, first: bool) -> None:
@@ -237,21 +239,26 @@ class Daemon:
             name = arguments.get("name")
             if name is None or name in NETWORK:
                 node.network.clear(name, listening=node.wanted_up)
-            if node.hostd is not None and name not in NETWORK:
+            if name is None or name in MACHINE:
+                node.own.clear(name)
+            if node.hostd is not None and name not in NETWORK and name not in MACHINE:
                 node.hostd.fault("clear", **arguments)
             return self.faults_of(node)
         if kind in NETWORK:
             return {**node.network.fault(kind, arguments), **self.faults_of(node)}
+        if kind in MACHINE and node.machine.is_esxi:
+            node.own.fault(kind, arguments)
+            return self.faults_of(node)
         if node.hostd is None:
             raise LabError(f"{node.machine.name} is a backup server: it has the faults {', '.join(NETWORK)}")
         try:
             node.hostd.fault(kind, **arguments)
         except ValueError as error:
-            raise LabError(f"{error}; and of the network: {', '.join(NETWORK)}") from error
+            raise LabError(f"{error}; and of machine and network: {', '.join([*MACHINE, *NETWORK])}") from error
         return self.faults_of(node)
 
     def faults_of(self, node: Node) -> dict[str, Any]:
-        found: dict[str, Any] = {"network": node.network.set}
+        found: dict[str, Any] = {"network": node.network.set, "machine": node.own.set}
         if node.hostd is not None:
             found["hostd"] = node.hostd.status()["faults"]
         return found
@@ -267,6 +274,7 @@ class Daemon:
             if node.memory_cap is not None:
                 node.memory_cap.stop()
             node.running.kill()
+            node.own.rebooted()
             self._guarded.discard(node.namespace)
             # The next ramdisk may get the device number of this one, and is to be guarded anew.
             self.locks.exec_unguard(node.ramdisk)
@@ -345,6 +353,7 @@ class Daemon:
 
     def stop(self) -> None:
         for node in self.nodes.values():
+            node.own.rebooted()
             node.running.kill()
         for node in self.nodes.values():
             if node.hostd is not None:

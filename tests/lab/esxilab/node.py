@@ -14,7 +14,7 @@ from typing import Any
 
 from esxilab import hostroot
 from esxilab.errors import LabError
-from esxilab.faults import Network
+from esxilab.faults import MachineFaults, Network
 from esxilab.hostd import Hostd
 from esxilab.machine import RunningMachine
 from esxilab.memcap import MemoryCap
@@ -58,8 +58,9 @@ class ProxyProcess:
 class Node:
     """One machine with everything that belongs to it."""
 
-    def __init__(self, machine: Machine, running: RunningMachine, network: Network) -> None:
+    def __init__(self, machine: Machine, running: RunningMachine, network: Network, own: MachineFaults) -> None:
         self.machine = machine
+        self.own = own
         self.running = running
         self.network = network
         self.hostd: Hostd | None = None

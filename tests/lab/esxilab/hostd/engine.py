@@ -82,12 +82,12 @@ class Engine:
         """Open the VM's disks, take its locks, boot the guest."""
         self._take_locks(vm)
         try:
-            self._open[vm.vmid] = self._open_disks(vm)
+            self._open[vm.cartel] = self._open_disks(vm)
         except disks.DiskError:
             self._drop_locks(vm)
             raise
         guest = GuestWriter(
-            self._open[vm.vmid],
+            self._open[vm.cartel],
             rate=max(0.2, float(self.host.switches["guest_kib_per_second"]) * 1024 / RECORD),
             vm_uuid=uuid.UUID(dashed(vm.config.values.get("uuid.bios")) or str(uuid.uuid4())).bytes,
             on_error=lambda error: self._out_of_space(vm, error),
@@ -128,7 +128,7 @@ class Engine:
         return opened
 
     def _close(self, vm: Vm, clean: bool) -> None:
-        for disk in self._open.pop(vm.vmid, []):
+        for disk in self._open.pop(vm.cartel, []):
             disk.close(clean)
 
     @contextlib.contextmanager
@@ -150,12 +150,12 @@ class Engine:
                 guest.resume()
 
     def _flush(self, vm: Vm) -> None:
-        for disk in self._open.get(vm.vmid, []):
+        for disk in self._open.get(vm.cartel, []):
             disk.flush()
 
     def suspend_disks(self, vm: Vm) -> None:
         """Close the disks of a stunned VM so that its top links can be merged; `reopen` follows."""
-        for disk in self._open.get(vm.vmid, []):
+        for disk in self._open.get(vm.cartel, []):
             disk.close()
 
     def reopen(self, vm: Vm) -> None:
@@ -165,11 +165,11 @@ class Engine:
             return
         held = guest.paused
         guest.pause()
-        old = self._open.get(vm.vmid, [])
+        old = self._open.get(vm.cartel, [])
         for disk in old:
             disk.close()
         self._take_locks(vm)
-        self._open[vm.vmid] = fresh = self._open_disks(vm)
+        self._open[vm.cartel] = fresh = self._open_disks(vm)
         guest.swap(fresh)
         if not held:
             guest.resume()
@@ -211,7 +211,7 @@ class Engine:
 
     def _owner(self, vm: Vm) -> str:
         """Each VM holds its locks for itself; what VMFS shows of the owner is the host, the first word."""
-        return f"{self.host.lock_owner} vm {vm.vmid}"
+        return f"{self.host.lock_owner} vm {vm.cartel}"
 
     def _take_locks(self, vm: Vm) -> None:
         """Top links exclusive, all below shared. A file that another VM holds makes it fail. NFS has no locks.

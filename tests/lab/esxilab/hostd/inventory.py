@@ -52,6 +52,10 @@ class Inventory:
         )
         replace_text(self.path, f"{HEAD}{body}  <!-- lastObjID {self._last} -->\n{TAIL}", 0o644)
 
+    @property
+    def next_id(self) -> int:
+        return self._last + 1
+
     def add(self, vmx_path: str) -> str:
         self._last += 1
         vmid = str(self._last)

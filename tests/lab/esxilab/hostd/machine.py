@@ -55,6 +55,8 @@ class Vm:
     def __init__(self, host: Hostd, vmid: str, vmx_path: str) -> None:
         self.host = host
         self.vmid = vmid
+        #: What its running part is known by, whatever happens to its vmid.
+        self.cartel = vmid
         self.vmx_path = vmx_path
         self.power = "poweredOff"
         self.boot_time: datetime | None = None

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from . import power, snapshots
 from .clock import Clock
 from .engine import Engine
 from .errors import AlreadyExists, InvalidPowerState, ManagedObjectNotFound, NoSuchVm, ObjectNotFound, VimFault
-from .faults import Faults, fill
+from .faults import Fault, Faults, fill, fill_slowly
 from .inventory import Inventory
 from .machine import Vm
 from .profiles import profile_of
@@ -119,6 +119,10 @@ class Hostd:
         self._pids = itertools.count(2099000, 7)
         self._questions = itertools.count(1)
         self._habits: dict[str, set[str]] = {}
+        #: Bumped by a restart of hostd: who waits for an answer of the old one gets none.
+        self.hostd_life = 0
+        #: How a fault has the whole machine reboot; the lab's daemon puts it in.
+        self.reboot_machine: Callable[[], None] = lambda: None
         self._rebuild()
 
     def _rebuild(self) -> None:
@@ -178,6 +182,15 @@ class Hostd:
             if name in (vm.vmid, vm.safe_name, os.path.basename(os.path.dirname(vm.vmx_path))):
                 return vm
         raise KeyError(f"{self.name} has no VM {name!r}; it has {', '.join(vm.safe_name for vm in self.vms())}")
+
+    def renumber(self, vm: Vm) -> str:
+        """The VM goes on under another id, as after an unregistration and a registration."""
+        with self._lock:
+            self.inventory.remove(vm.vmid)
+            del self._vms[vm.vmid]
+            vm.vmid = self.inventory.add(vm.vmx_path)
+            self._vms[vm.vmid] = vm
+        return vm.vmid
 
     def register(self, vmx_path: str, name: str = "") -> str:
         """solo/registervm: the path may use the datastore's name or uuid, or be `[ds] dir/x.vmx`."""
@@ -250,6 +263,9 @@ class Hostd:
         fault = self.faults.get("stuck_task", vm.safe_name)
         if fault is not None and fault.args.get("op") in (None, operation):
             self.faults.wait_while(fault)
+        for slow in self.faults.all("slow_task"):
+            if slow.args.get("vm") in (None, vm.safe_name) and slow.args.get("op") in (None, operation):
+                self.clock.sleep(float(slow.args.get("seconds", 5)))
 
     def habits_of(self, vm: Vm) -> set[str]:
         return self._habits.get(vm.config.bios_uuid, set())
@@ -279,7 +295,7 @@ class Hostd:
         with found.operation("powerOff"):
             power.power_off(found)
 
-    def fault(self, name: str, **args: Any) -> dict[str, Any]:
+    def fault(self, name: str, /, **args: Any) -> dict[str, Any]:
         """Set a fault, or `clear` (all, or `name=` and `vm=` only); returns what is set now."""
         if name == "clear":
             gone = self.faults.clear(args.get("name"), args.get("vm"))
@@ -292,15 +308,26 @@ class Hostd:
                 if vm.valid and vm.power == "poweredOn" and vm.config.has_tools and not vm.has_fault("tools_stop"):
                     vm.tools_running = True
             return {"faults": self.faults.listing()}
-        for size in ("rate", "leave"):
+        for size in ("rate", "leave", "bytes", "bytes_per_second"):
             if size in args:
                 args[size] = parse_size(args[size])
         if "vm" in args:
             args["vm"] = self.vm_named(str(args["vm"])).safe_name
-        if name == "datastore_full":
+        if name in ("hostd_restart", "reboot") and not args.get("op"):
+            self.strike(Fault(name, args))
+            return {"faults": self.faults.listing()}
+        if name == "vmid_changes":
+            self.renumber(self.vm_named(str(args["vm"])))
+            return {"faults": self.faults.listing()}
+        if name in ("datastore_full", "datastore_fills"):
             volume = self.volumes.by_name(str(args.get("datastore") or self.volumes.all[0].name))
             if volume is None:
                 raise ValueError(f"{self.name} has no datastore {args.get('datastore')!r}")
+        if name == "datastore_fills":
+            fault = self.faults.add(name, **args)
+            fill_slowly(self.faults, fault, volume.path)
+            return {"faults": self.faults.listing()}
+        if name == "datastore_full":
             # The lab's filler lies in the datastore itself, so that every program finds it full.
             self.faults.clear(name)
             self.faults.add(name, **args).ballast = fill(volume.path, int(args.get("leave", 0)))
@@ -311,6 +338,28 @@ class Hostd:
                 if vm.valid and vm.has_fault("tools_stop"):
                     vm.tools_running = False
         return {"faults": self.faults.listing()}
+
+    def strike(self, fault: Fault) -> None:
+        """What a fault does that hits the whole host."""
+        self.faults.drop(fault)
+        if fault.name == "reboot":
+            threading.Thread(target=self.reboot_machine, name="reboot", daemon=True).start()
+        else:
+            self.restart(float(fault.args.get("seconds", 5)))
+
+    def restart(self, seconds: float) -> None:
+        """hostd ends and starts again: VMs run on, and so does the work of their tasks; nobody is told how it ends."""
+        self.faults.add("hostd_down")
+        self.hostd_life += 1
+        self.tasks = TaskList(self.clock)
+        for vm in self.vms():
+            vm.reload()
+
+        def up() -> None:
+            self.clock.sleep(seconds)
+            self.faults.clear("hostd_down")
+
+        threading.Thread(target=up, name="hostd-restart", daemon=True).start()
 
     def status(self) -> dict[str, Any]:
         return {

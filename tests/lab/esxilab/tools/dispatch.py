@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from esxilab.hostd import calls
+
 from . import esxcli, grants, identity, services, vimcmd, vmkload, vmkvsitools, vsish
 from .answer import Answer
 
@@ -45,7 +47,8 @@ def handle(host: Hostd, request: Mapping[str, Any]) -> dict[str, Any]:
     run = TOOLS.get(tool)
     if run is None:
         return Answer(stderr=f"-sh: {tool}: not found\n", rc=127).as_dict()
-    answer = run(host, argv).as_dict()
+    call = calls.answer(host, argv, lambda: run(host, argv)) if run is vimcmd.run else run(host, argv)
+    answer = call.as_dict()
     if answer["rc"] == 137 and not answer["stdout"]:
         return {"signal": 9, "rc": 137}
     return answer

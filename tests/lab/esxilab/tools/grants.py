@@ -14,15 +14,26 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from esxilab.hostd import calls
+
 if TYPE_CHECKING:
     from esxilab.hostd import Hostd
 
 
 def handle(host: Hostd, request: Mapping[str, Any]) -> dict[str, Any]:
-    """`ask` is one of: host, grant, lock-info."""
+    """`ask` is one of: host, grant, locks; and reached, ended, with which a run tells how far it is."""
     ask = request.get("ask")
+    argv = [str(word) for word in request.get("argv", ())]
     if ask == "host":
+        if argv:
+            calls.hold(host, "vmkfstools", argv, "before")
         return describe(host)
+    if ask in ("reached", "ended"):
+        calls.hold(host, "vmkfstools", argv, "during" if ask == "reached" else "after")
+        hangs = host.faults.get("clone_hangs") if ask == "reached" else None
+        if hangs is not None:
+            host.faults.wait_while(hangs)
+        return {}
     if ask == "grant":
         return grant(host, request)
     if ask == "locks":
@@ -32,6 +43,9 @@ def handle(host: Hostd, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe(host: Hostd) -> dict[str, Any]:
     """What the process must know of its host: release, datastores, modules, and the faults that hit clones."""
+    stops = [f for f in host.faults.all("hold", "clone_hangs") if f.name != "hold" or f.args.get("when") == "during"]
+    short = host.faults.get("clone_short")
+    after = any(fault.args.get("when") == "after" for fault in host.faults.all("hold"))
     slow, fails = host.faults.get("slow_clone"), host.faults.get("clone_fails_at")
     return {
         "version": host.profile.version,
@@ -42,6 +56,11 @@ def describe(host: Hostd) -> dict[str, Any]:
         "error_first": bool(host.switches["clone_error_first"]),
         "buffered": bool(host.switches["vmkfstools_buffered"]),
         "rate": float(slow.args.get("rate", 4 << 20)) if slow else None,
+        "stop_at": min((int(fault.args.get("percent", 50)) for fault in stops), default=None),
+        "tell_end": after,
+        "short": {"bytes": int(short.args.get("bytes", 1 << 20)), "hole": bool(short.args.get("hole"))}
+        if short
+        else None,
         "fail": {
             "percent": int(fails.args.get("percent", 50)),
             "code": int(fails.args.get("code", 327689)),

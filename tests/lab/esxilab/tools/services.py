@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,7 @@ def hostd(host: Hostd, argv: Sequence[str]) -> Answer:
         host.faults.clear("hostd_down")
         return Answer("hostd started.\n")
     if action == "restart":
-        _restart(host)
+        host.restart(RESTART_SECONDS)
         return Answer("hostd stopped.\nhostd started.\n")
     return Answer(stderr="Usage: /etc/init.d/hostd {start|stop|restart|status}\n", rc=1)
 
@@ -38,21 +37,8 @@ def hostd(host: Hostd, argv: Sequence[str]) -> Answer:
 def all_services(host: Hostd, argv: Sequence[str]) -> Answer:
     if argv[:1] != ["restart"]:
         return Answer(stderr="Usage: services.sh {start|stop|restart}\n", rc=1)
-    _restart(host)
+    host.restart(RESTART_SECONDS)
     return Answer("hostd stopped.\nhostd started.\n")
-
-
-def _restart(host: Hostd) -> None:
-    """The running hostd forgets its cached configurations, and does not answer until it is up again."""
-    host.faults.add("hostd_down")
-    for vm in host.vms():
-        vm.reload()
-
-    def up() -> None:
-        host.clock.sleep(RESTART_SECONDS)
-        host.faults.clear("hostd_down")
-
-    threading.Thread(target=up, name="hostd-restart", daemon=True).start()
 
 
 def quiet(host: Hostd, argv: Sequence[str]) -> Answer:

@@ -129,7 +129,9 @@ def _trouble(host: Hostd) -> Answer | None:
         return Answer(stderr="Connect to localhost failed: Connection failure\n", rc=1)
     if host.faults.take("vimcmd_reset"):
         return Answer(stderr="Failed to login: Connection reset by peer\n", rc=1)
-    if host.faults.take("vimcmd_killed"):
+    if any(
+        not fault.args.get("goes_on") and host.faults.take_this(fault) for fault in host.faults.all("vimcmd_killed")
+    ):
         return Answer(stderr="Killed\n", rc=137)
     slow = host.faults.seconds("hostd_slow") + float(host.switches["vimcmd_seconds"])
     if slow:

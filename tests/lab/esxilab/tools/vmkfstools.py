@@ -37,9 +37,11 @@ class Failure(Exception):
 class Tool:
     """One run: the host's properties, and the output that is kept back until it is due."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, arguments: Sequence[str] = ()) -> None:
         self.lab = lab
-        self.host = lab.call({"tool": "vmkfstools", "ask": "host"})
+        self.arguments = list(arguments)
+        self.host = lab.call({"tool": "vmkfstools", "ask": "host", "argv": self.arguments})
+        self._told = False
         self._kept = ""
         self._percent = -1
         self._asked = time.monotonic()
@@ -69,6 +71,13 @@ class Tool:
             self._asked = time.monotonic()
         found: float | None = self.host["rate"]
         return found
+
+    def tell(self, percent: int) -> None:
+        """Tell the host once that the copy has come to where a fault waits for it."""
+        stop_at = self.host.get("stop_at")
+        if stop_at is not None and percent >= stop_at and not self._told:
+            self._told = True
+            self.lab.call({"tool": "vmkfstools", "ask": "reached", "argv": self.arguments})
 
     # --- the host --------------------------------------------------------------------------------------------
 
@@ -106,7 +115,14 @@ def write(descriptor: int, text: str) -> None:
 
 def main(arguments: Sequence[str], lab: Lab) -> int:
     """Run one command line; returns the exit status."""
-    tool = Tool(lab)
+    tool = Tool(lab, arguments)
+    status = _run(tool, arguments)
+    if tool.host.get("tell_end"):
+        lab.call({"tool": "vmkfstools", "ask": "ended", "argv": list(arguments)})
+    return status
+
+
+def _run(tool: Tool, arguments: Sequence[str]) -> int:
     try:
         request = parse(arguments)
     except BadArguments as error:
@@ -176,6 +192,9 @@ def _clone(tool: Tool, request: Request) -> None:
         )
     except disks.DiskError as error:
         raise Failure(f"Failed to clone disk: {error.vmware_text}") from error
+    short = tool.host.get("short")
+    if short:
+        _fall_short(target, int(short["bytes"]), bool(short["hole"]))
     tool.say("\n")
 
 
@@ -188,8 +207,19 @@ def _watched(tool: Tool, label: str) -> Callable[[int], None]:
             tool.progress(label, min(percent, int(fail["percent"])))
             raise Failure(f"Failed to clone disk: {fail['text']} ({fail['code']}).")
         tool.progress(label, percent)
+        tool.tell(percent)
 
     return progress
+
+
+def _fall_short(target: str, missing: int, hole: bool) -> None:
+    """An injected fault: what was written last never arrived, and nobody says so."""
+    descriptor = disks.read_descriptor(target)
+    extent = descriptor.beside(descriptor.extents[-1].file)
+    size = os.path.getsize(extent)
+    os.truncate(extent, max(0, size - missing))
+    if hole:
+        os.truncate(extent, size)
 
 
 # --- other disk operations ----------------------------------------------------------------------------------------
