@@ -22,6 +22,7 @@ from esxilab import hostroot, inventory, rpc, sshd, status, sysimage, topology, 
 from esxilab.errors import LabError
 from esxilab.faults import NETWORK, Network, typed
 from esxilab.hostd import Hostd
+from esxilab.hostevents import NodeEvents
 from esxilab.hostroot import LabPaths
 from esxilab.locks import LockTable
 from esxilab.machine import RunningMachine
@@ -105,6 +106,7 @@ class Daemon:
         if machine.is_esxi:
             root = self.paths.root(machine)
             node.hostd = Hostd(machine.config, self.paths.volumes, self.locks, root=root)
+            node.hostd.machine_events = NodeEvents(self, node)
             self._serve(self.paths.sockets(machine) / "labd.sock", lambda channel: self._host_connection(node, channel))
 
     def _bring_up(self, node: Node, first: bool) -> None:
@@ -112,7 +114,7 @@ class Daemon:
         node.running.wait_ready()
         node.boots += 1
         if node.hostd is not None:
-            if node.machine.switches["exec_installed_only"]:
+            if node.hostd.switches["exec_installed_only"]:
                 self._guard(node)
             if first:
                 node.hostd.provision()

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 LAB = Path(__file__).resolve().parents[2] / "lab"
-if str(LAB) not in sys.path:
-    sys.path.insert(0, str(LAB))
+# Beside the lab this folder itself: the bench of one file serves others.
+for place in (str(LAB), str(Path(__file__).parent)):
+    if place not in sys.path:
+        sys.path.insert(0, place)
 
 
 @pytest.fixture
