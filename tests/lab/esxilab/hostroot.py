@@ -15,7 +15,9 @@ from pathlib import Path
 
 from esxilab import hostpython, interpreters, seccomp, sshd, sysimage
 from esxilab.errors import LabError
+from esxilab.hostd.profiles import profile_of
 from esxilab.interpreters import Interpreter
+from esxilab.tools.bootbanks import system_volumes
 from esxilab.topology import DOMAIN, Machine, Topology, parse_size
 
 PACKAGE = Path(__file__).resolve().parent
@@ -121,9 +123,7 @@ def prepare(paths: LabPaths, topology: Topology, machine: Machine) -> None:
 
 def _prepare_esxi(root: Path, machine: Machine) -> None:
     folders = "bin sbin usr/lib/vmware/openssh/bin dev proc tmp vmfs/volumes vmfs/devices/disks var/run/sshd"
-    folders += (
-        " var/run/faillock var/spool/cron/crontabs var/lock scratch/log scratch/core bootbank .lab/run .lab/esxilab"
-    )
+    folders += " var/run/faillock var/spool/cron/crontabs var/lock scratch/log scratch/core .lab/run .lab/esxilab"
     for folder in folders.split():
         (root / folder).mkdir(parents=True)
     for library in Path("/usr/lib").glob("*-linux-gnu*"):
@@ -138,9 +138,16 @@ def _prepare_esxi(root: Path, machine: Machine) -> None:
     for store in machine.datastores:
         (root / "vmfs/volumes" / store.volume.uuid).mkdir()
         (root / "vmfs/volumes" / store.name).symlink_to(store.volume.uuid)
+    for system in system_volumes(machine.name, profile_of(machine.profile)):
+        (root / "vmfs/volumes" / system.uuid).mkdir()
+        if system.label:
+            (root / "vmfs/volumes" / system.label).symlink_to(system.uuid)
+        if system.link:
+            (root / system.link).symlink_to(f"/vmfs/volumes/{system.uuid}")
     for folder in ("etc/vmware/hostd", "etc/vmware/firewall", "etc/rc.local.d", "etc/init.d"):
         (root / folder).mkdir(parents=True)
     (root / "etc/init.d/hostd").symlink_to("/.lab/client.py")
+    _text(root / "etc/vmware/hostd/pools.xml", "<ConfigRoot>\n</ConfigRoot>\n")
     _text(root / "etc/rc.local.d/local.sh", "#!/bin/sh\n\nexit 0\n", 0o755)
     _text(root / "etc/profile", "export PATH=/bin:/sbin\nPS1='[\\u@\\h:\\w] '\n")
     _text(root / "etc/resolv.conf", "")

@@ -22,6 +22,7 @@ from esxilab import hostroot, inventory, rpc, sshd, status, sysimage, topology, 
 from esxilab.errors import LabError
 from esxilab.faults import MACHINE, NETWORK, MachineFaults, Network, typed
 from esxilab.hostd import Hostd
+from esxilab.hostevents import NodeEvents
 from esxilab.hostroot import LabPaths
 from esxilab.locks import LockTable
 from esxilab.machine import RunningMachine
@@ -111,6 +112,7 @@ class Daemon:
             if machine.switches["ssh_memory_mb"]:
                 node.memory_cap = MemoryCap(lambda: hostd.ssh_memory_mb, root / "scratch/log/vmkernel.log")
             node.hostd.reboot_machine = lambda: self.power(node, True)
+            node.hostd.machine_events = NodeEvents(self, node)
             self._serve(self.paths.sockets(machine) / "labd.sock", lambda channel: self._host_connection(node, channel))
 
     def _bring_up(self, node: Node, first: bool) -> None:
@@ -120,7 +122,7 @@ class Daemon:
         if node.memory_cap is not None:
             node.memory_cap.start(node.running.pid_inside(), node.running.sshd_pid())
         if node.hostd is not None:
-            if node.machine.switches["exec_installed_only"]:
+            if node.hostd.switches["exec_installed_only"]:
                 self._guard(node)
             if first:
                 node.hostd.provision()

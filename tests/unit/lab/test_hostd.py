@@ -410,7 +410,8 @@ def test_the_owner_of_a_lock_is_shown_as_the_host(bench: Callable[..., Bench]) -
     lab = bench([running()])
     path = lab.host.volumes.inside_of(lab.folder() / "web-flat.vmdk")
     (lock,) = lab.host.handle({"tool": "vmkfstools", "ask": "locks", "paths": [path], "pid": 1})["locks"]
-    assert lock == {"mode": 1, "owner": lab.host.lock_owner, "readers": 1}
+    owner = lab.host.lock_owner
+    assert lock == {"mode": 1, "owner": owner, "readers": 1, "owners": [owner]}
 
 
 def test_nfs_knows_no_locks(bench: Callable[..., Bench]) -> None:

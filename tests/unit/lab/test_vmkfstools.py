@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from typing import Any
 import pytest
 from esxilab import disks
 from esxilab.tools import grants
+from esxilab.tools import vmkfstools_query as query
+from esxilab.tools.vmkfstools_args import Request
 
 MIB = 1 << 20
 LAB = Path(__file__).parents[2] / "lab"
@@ -316,6 +319,110 @@ def test_an_unquoted_blank_in_a_path_is_too_many_arguments(source: Path) -> None
     code, _, err = run(source, "-i", "a.vmdk", "two", "words.vmdk")
     assert code == 255
     assert err.startswith("Extra arguments at the end of the command line.\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["-C", "vmfs6", "x"], ["-y", "x"], ["-L", "lunreset", "x"], ["-B", "x"], ["-M", "a.vmdk"], ["-Q", "a.vmdk"]],
+)
+def test_what_is_not_simulated_is_answered_as_bad_arguments_and_changes_nothing(source: Path, words: list[str]) -> None:
+    before = sorted(os.listdir(source))
+    code, out, err = run(source, *words)
+    assert (code, out) == (255, "")
+    assert err.startswith("OPTIONS FOR FILE SYSTEMS:\n")
+    assert sorted(os.listdir(source)) == before
+
+
+def test_a_clone_to_a_raw_device_says_its_line_and_finds_no_device(source: Path) -> None:
+    device = "/vmfs/devices/disks/naa.600508b1001c7ba8871f691e550a30fc"
+    code, out, err = run(source, "-i", "a.vmdk", "-d", f"rdm:{device}", "b.vmdk")
+    assert out == f"Destination disk format: raw disk mapping to '{device}'\nCloning disk 'a.vmdk'...\n"
+    assert (code, err) == (1, "Failed to clone disk: The system cannot find the file specified (25).\n")
+    assert run(source, "-z", device, "c.vmdk")[0] == 1
+    assert sorted(os.listdir(source)) == ["a-flat.vmdk", "a.vmdk"]
+
+
+def test_a_sparse_disk_of_the_hosted_products_must_be_cloned_first(source: Path) -> None:
+    run(source, "-i", "a.vmdk", "-d", "2gbsparse", "s.vmdk")
+    for words in (["-X", "48M"], ["-K"], ["-j"], ["-k"], ["-w"]):
+        code, _, err = run(source, *words, "s.vmdk")
+        assert (code, err.strip().endswith("Object type requires hosted I/O")) == (1, True), words
+    assert run(source, "-i", "s.vmdk", "-d", "thin", "t.vmdk")[0] == 0
+    assert content(source / "t.vmdk") == content(source / "a.vmdk")
+
+
+@pytest.mark.parametrize(("deprecated", "adapter"), [(False, "ide"), (True, "lsilogic")])
+def test_the_adapter_type_of_a_clone_is_heard_on_old_releases_only(
+    source: Path, deprecated: bool, adapter: str
+) -> None:
+    assert run(source, "-i", "a.vmdk", "-a", "ide", "b.vmdk", adapter_deprecated=deprecated)[0] == 0
+    assert disks.read_descriptor(str(source / "b.vmdk")).ddb["ddb.adapterType"] == adapter
+    assert run(source, "-i", "a.vmdk", "-a", "floppy", "c.vmdk", adapter_deprecated=deprecated)[0] == 255
+
+
+@pytest.mark.parametrize("physical", [True, False])
+def test_a_raw_device_mapping_names_its_kind_and_its_device(source: Path, physical: bool) -> None:
+    disks.create_rdm(str(source / "r.vmdk"), 8 * MIB, physical=physical)
+    out = run(source, "-q", "r.vmdk")[1].splitlines()
+    kind = "Passthrough" if physical else "Non-passthrough"
+    assert out[0] == f"Disk r.vmdk is a {kind} Raw Device Mapping"
+    assert out[1].startswith("Maps to: vml.0200")
+
+
+def test_zeros_can_be_written_and_a_repair_says_so(source: Path) -> None:
+    assert run(source, "-w", "a.vmdk")[1].endswith("\rWriting zeros: 100% done.\n")
+    assert content(source / "a.vmdk") == bytes(24 * MIB)
+    assert run(source, "-k", "a.vmdk")[1].endswith("\rEagerly zeroing: 100% done.\n")
+    assert run(source, "-x", "repair", "a.vmdk")[1] == "Disk was successfully repaired.\n"
+
+
+def volume_of(folder: Path, kind: str) -> dict[str, Any]:
+    """A datastore as the host describes it; the test's folder plays its place."""
+    return {"name": "datastore1", "uuid": "u1", "type": kind, "device": "naa.6006", "remote": ""}
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "mode", "native"),
+    [
+        ("vmfs6", "VMFS-6.82 (Raw Major Version: 24)", "public ATS-only", "YES"),
+        ("vmfs5", "VMFS-5.61 (Raw Major Version: 14)", "public ATS-only", "YES"),
+        ("nfs", "NFS-1.00", "public", "NO"),
+    ],
+)
+def test_a_file_system_is_described_in_the_known_lines(
+    tmp_path: Path, kind: str, head: str, mode: str, native: str
+) -> None:
+    tool: Any = type("Tool", (), {"volume_of": lambda self, path: volume_of(tmp_path, kind)})()
+    stat = os.statvfs(tmp_path)
+    lines = query.file_system(tool, Request("P", str(tmp_path), {"P": ""})).splitlines()
+    assert lines[0] == f"{head} file system spanning 1 partitions."
+    assert lines[1:3] == ["File system label (if any): datastore1", f"Mode: {mode}"]
+    assert lines[3].startswith(f"Capacity {stat.f_blocks * stat.f_frsize} (")
+    assert lines[-1] == f"Is Native Snapshot Capable: {native}"
+    human = query.file_system(tool, Request("P", str(tmp_path), {"P": "", "h": ""}))
+    assert re.search(r"^Capacity \d+\.\d\d GB, ", human, re.MULTILINE)
+    if kind != "nfs":
+        verbose = query.file_system(tool, Request("P", str(tmp_path), {"P": "", "v": "10"}))
+        assert "Large File Blocks (total/used/file block clusters): " in verbose
+
+
+def test_a_boot_bank_is_the_recorded_text(tmp_path: Path) -> None:
+    bank = {
+        "path": str(tmp_path), "label": "BOOTBANK2", "uuid": "10096f8b-d044b0e9-8697-0c6ccda4bf06",
+        "size": 4293591040, "free": 4120444928, "device": "naa.600508b1001c7ba8871f691e550a30fc:6",
+    }  # fmt: skip
+    tool: Any = type("Tool", (), {"volume_of": lambda self, path: None, "host": {"banks": [bank]}})()
+    printed = query.file_system(tool, Request("P", str(tmp_path), {"P": ""}))
+    assert printed == (Path(__file__).parent / "transcripts/queryfs-vfat-7.0.txt").read_text()
+
+
+def test_two_hosts_that_read_a_file_are_both_named_in_its_lock(source: Path) -> None:
+    owners = ["4fbbf995-325ce3c2-e7ee-bcaec58ad83d", "5fbbf995-325ce3c2-e7ee-bcaec58ad83e"]
+    lock = {"mode": 2, "owner": owners[0], "owners": owners}
+    out = run(source, "-D", "a-flat.vmdk", lock=lock)[1]
+    assert " num 2 gblnum 0 gblgen 0 gblbrk 0]\n" in out
+    assert "".join(f"RO Owner[{n}] HB Offset 3907584 {owner}\n" for n, owner in enumerate(owners)) in out
+    assert re.search(r"^len 25165824, nb \d+ tbz 0, cow 0, newSinceEpoch \d+, zla 1, bs 1048576$", out, re.MULTILINE)
 
 
 def test_the_help_tells_whether_the_adapter_type_is_still_taken(source: Path) -> None:

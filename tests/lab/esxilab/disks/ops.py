@@ -221,10 +221,12 @@ def clone(
     rate: copying.Rate = None,
     preallocate: bool = True,
     release: str = "7.0",
+    adapter: str | None = None,
 ) -> Descriptor:
     """Copy the merged view of a chain into a new disk without a parent.
 
-    New CID, uuid and longContentID. On an error the unfinished target stays; the caller decides.
+    New CID, uuid and longContentID; the adapter type is the source's unless one is given.
+    On an error the unfinished target stays; the caller decides.
     """
     with open_chain(src_desc, resolve=resolve) as source:
         base = source.links[-1].descriptor
@@ -232,7 +234,7 @@ def clone(
             dst_desc,
             source.capacity,
             fmt,
-            base.ddb.get("ddb.adapterType", "lsilogic"),
+            adapter or base.ddb.get("ddb.adapterType", "lsilogic"),
             base.ddb.get("ddb.virtualHWVersion", "14"),
             release=release,
             preallocate=preallocate and fmt != "eagerzeroedthick",

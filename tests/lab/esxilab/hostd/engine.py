@@ -76,6 +76,11 @@ class Engine:
             return disks.read_descriptor(self._out(path)).create_type == "vmfsPassthroughRawDeviceMap"
         return False
 
+    def is_hosted(self, path: str) -> bool:
+        with contextlib.suppress(disks.DiskError):
+            return any(line.kind == "SPARSE" for line in disks.read_descriptor(self._out(path)).extents)
+        return False
+
     # --- running VMs -----------------------------------------------------------------------------------------
 
     def start(self, vm: Vm) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .vmodl import FaultObj
+from .vmodl import UNSET, FaultObj
 
 
 class VimFault(Exception):
@@ -137,6 +137,45 @@ class NotSupported(VimFault):
 
     def __init__(self, msg: str = "The operation is not supported on the object.") -> None:
         super().__init__(msg)
+
+
+class InvalidArgument(VimFault):
+    type = "vmodl.fault.InvalidArgument"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"A specified parameter was not correct: {name}", [("invalidProperty", name)])
+
+
+class InvalidName(VimFault):
+    type = "vim.fault.InvalidName"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The name '{name}' is not valid.", [("name", name)])
+
+
+class Timedout(VimFault):
+    type = "vim.fault.Timedout"
+
+    def __init__(self) -> None:
+        super().__init__("Operation timed out.")
+
+
+class HostConfigFault(VimFault):
+    type = "vim.fault.HostConfigFault"
+
+
+class DuplicateName(VimFault):
+    type = "vim.fault.DuplicateName"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The name '{name}' already exists.", [("name", name)])
+
+
+class ResourceInUse(VimFault):
+    type = "vim.fault.ResourceInUse"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The resource '{name}' is in use.", [("type", UNSET), ("name", name)])
 
 
 class RequestCanceled(VimFault):

@@ -51,6 +51,7 @@ def power_on(vm: Vm, wait_for_answer: bool = True) -> None:
     for disk in vm.live_disks():
         if not host.outside(disk.path).is_file():
             raise VimFault(f"File {disk.path} was not found")
+    _refuse_hosted_disks(vm)
     _ask_if_needed(vm, wait_for_answer)
     resumed = vm.power == "suspended"
     _write_running_config(vm)
@@ -74,6 +75,16 @@ def power_on(vm: Vm, wait_for_answer: bool = True) -> None:
     if resumed:
         _drop_suspend_files(vm)
     _later(vm, host.tools_delay, _tools_up)
+
+
+def _refuse_hosted_disks(vm: Vm) -> None:
+    """A sparse disk of the hosted products (2gbsparse) has to be cloned into a VMFS format first."""
+    for disk in vm.live_disks():
+        if vm.host.engine.is_hosted(disk.path):
+            vm.log.write(f"DISKLIB-VMFS: Failed to open '{disk.path}': Object type requires hosted I/O", "vmx", 5)
+            raise GenericVmConfigFault(
+                f"Unsupported or invalid disk type 7 for '{disk.node}'. Ensure that the disk has been imported."
+            )
 
 
 def _as_fault(vm: Vm, error: Exception) -> VimFault:

@@ -37,6 +37,12 @@ class Profile:
     releases_by_r: bool = False
 
     @property
+    def release_number(self) -> tuple[int, int]:
+        """(8, 0) of 8.0.2."""
+        major, minor = self.version.split(".")[:2]
+        return int(major), int(minor)
+
+    @property
     def full_name(self) -> str:
         return f"VMware ESXi {self.version} build-{self.build}"
 

@@ -17,11 +17,14 @@ from typing import Any
 
 from esxilab.topology import parse_size
 
-from . import power, snapshots
+from . import mounts, power, snapshots
+from .autostart import AutoStart
 from .clock import Clock
 from .engine import Engine
 from .errors import AlreadyExists, InvalidPowerState, ManagedObjectNotFound, NoSuchVm, ObjectNotFound, VimFault
+from .events import MachineEvents
 from .faults import Fault, Faults, fill, fill_slowly
+from .firewall import Firewall
 from .inventory import Inventory
 from .machine import Vm
 from .profiles import profile_of
@@ -109,11 +112,16 @@ class Hostd:
         self.modules_loaded: set[str] = set()
         #: The cap of the SSH group as it is now; a session may raise it until the next boot.
         self.ssh_memory_mb = int(self.switches.get("ssh_memory_mb") or 0)
-        self.rulesets: dict[str, bool] = {"sshServer": True, "sshClient": False, "nfsClient": True}
+        self.options: dict[str, int] = {}
+        self.boot_exec_installed_only = bool(self.switches.get("exec_installed_only"))
+        self._booted_volumes = list(self.volumes.all)
+        self.machine_events = MachineEvents()
         self.started = self.clock.now()
         folder = Path(root or host_config["root"])
         self.root = folder
         self.inventory = Inventory(folder / "etc/vmware/hostd/vmInventory.xml")
+        self.firewall = Firewall(folder / "etc/vmware/firewall")
+        self.autostart = AutoStart(folder / "etc/vmware/hostd/vmAutoStart.xml")
         self._vms: dict[str, Vm] = {}
         self._lock = threading.RLock()
         self._pids = itertools.count(2099000, 7)
@@ -218,6 +226,7 @@ class Hostd:
             raise InvalidPowerState("poweredOff", vm.power)
         with vm.operation("unregister"), self._lock:
             self.inventory.remove(vmid)
+            self.autostart.forget(vmid)
             del self._vms[vmid]
 
     def destroy(self, vmid: str) -> None:
@@ -230,6 +239,7 @@ class Hostd:
                 self.engine.delete_vm_files(vm)
             with self._lock:
                 self.inventory.remove(vmid)
+                self.autostart.forget(vmid)
                 del self._vms[vmid]
 
     def check_alive(self, vm: Vm) -> None:
@@ -394,20 +404,37 @@ class Hostd:
                 vm.power = "poweredOff"
 
     def reboot(self, crash: bool = True, autostart: bool = False) -> None:
-        """The host restarts: memory is lost, the files are what they are. VMs come back only by `autostart`."""
+        """The host restarts: memory is lost, the files are what they are.
+
+        VMs come back by the host's autostart list; with `autostart` all that ran.
+        """
         running = [vm.vmid for vm in self.vms() if vm.power == "poweredOn"]
         self.shutdown(crash)
         self.stopped = False
         self.maintenance = False
         self.modules_loaded.clear()
         self.ssh_memory_mb = int(self.switches.get("ssh_memory_mb") or 0)
+        self.switches["exec_installed_only"] = self.boot_exec_installed_only
+        self.firewall.reboot()
+        mounts.restore(self, self._booted_volumes)
         self.tasks = TaskList(self.clock)
         self.started = self.clock.now()
         self.inventory.load()
         self._rebuild()
-        for vmid in running if autostart else []:
+        if autostart:
+            self._start(running)
+        elif self.autostart.starting():
+            # A VM that asks a question holds up those after it, not the host.
+            threading.Thread(
+                target=self._start, args=(self.autostart.starting(),), name="autostart", daemon=True
+            ).start()
+
+    def _start(self, vmids: list[str]) -> None:
+        for vmid in vmids:
             with contextlib.suppress(VimFault):
-                power.power_on(self.vm(vmid))
+                vm = self.vm(vmid)
+                with vm.operation("powerOn"):
+                    power.power_on(vm)
 
     # --- commands --------------------------------------------------------------------------------------------
 

@@ -69,6 +69,10 @@ class TaskList:
             task.completed = self._clock.now()
         task.done.set()
 
+    def all(self) -> list[Task]:
+        with self._lock:
+            return list(self._tasks)
+
     def of(self, entity: str) -> list[Task]:
         with self._lock:
             return [task for task in self._tasks if task.entity == entity]

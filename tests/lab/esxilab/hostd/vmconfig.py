@@ -153,6 +153,15 @@ class VmConfig:
             found.append(DiskDevice(node, bus_type, bus, unit, value, self.absolute(value), mode, sharing))
         return sorted(found, key=lambda disk: disk.key)
 
+    @staticmethod
+    def key_of(node: str) -> int:
+        """The device key of a slot such as scsi0:1."""
+        match = _NODE.match(f"{node}.fileName")
+        if match is None:
+            return -1
+        first, per_bus, _ = _KEYS[match.group(1).lower()]
+        return first + per_bus * int(match.group(2)) + int(match.group(3))
+
     def controllers(self) -> list[Controller]:
         found = []
         for key, value in self.values.items():

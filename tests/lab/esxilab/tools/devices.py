@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from esxilab import disks
 from esxilab.hostd.vmodl import NOTHING, UNSET, Arr, Null, Obj, Ref
 
+from . import devices_fixed
+
 if TYPE_CHECKING:
     from esxilab.hostd.machine import Vm
     from esxilab.hostd.vmconfig import Controller, DiskDevice, Nic
@@ -36,12 +38,14 @@ def _info(label: str, summary: str) -> tuple[str, Obj]:
 def devices(vm: Vm) -> Arr:
     config = vm.config
     items: list[Obj] = [_plain_controller("VirtualIDEController", 200 + bus, f"IDE {bus}", bus) for bus in (0, 1)]
+    items += devices_fixed.controllers(vm, devices_fixed.pci_members(vm))
     found = config.disks()
     items += [
         _controller(item, [disk.key for disk in found if disk.controller_key == item.key], number)
         for number, item in enumerate(config.controllers())
     ]
     items += [_disk(vm, disk, number) for number, disk in enumerate(found, 1)]
+    items += devices_fixed.others(vm)
     items += [_nic(nic) for nic in config.nics()]
     return Arr(DEVICE, items)
 
@@ -289,12 +293,24 @@ def file_layout(vm: Vm) -> Obj:
     for disk in config.disks():
         chains.append((disk.key, links(disk.path)))
     snapshots = vm.snapshots()
+    kept = []
     for snapshot in snapshots.snapshots:
-        add(f"{config.folder}/{snapshot.filename}", "snapshotData")
+        data = add(f"{config.folder}/{snapshot.filename}", "snapshotData")
+        memory = -1
         if snapshot.memory:
-            add(f"{config.folder}/{snapshot.filename.replace('.vmsn', '.vmem')}", "snapshotMemory")
-        for name in snapshot.disks.values():
-            links(config.absolute(name))
+            memory = add(f"{config.folder}/{snapshot.filename.replace('.vmsn', '.vmem')}", "snapshotMemory")
+        frozen = [(config.key_of(node), links(config.absolute(name))) for node, name in snapshot.disks.items()]
+        kept.append(
+            Obj(
+                "vim.vm.FileLayoutEx.SnapshotLayout",
+                [
+                    ("key", Ref(f"vim.vm.Snapshot:{vm.vmid}-snapshot-{snapshot.uid}")),
+                    ("dataKey", data),
+                    ("memoryKey", memory),
+                    ("disk", _disk_layouts(frozen)),
+                ],
+            )
+        )
     for name in sorted(os.listdir(vm.folder)):
         if name.startswith("vmware") and name.endswith(".log"):
             add(f"{config.folder}/{name}", "log")
@@ -324,24 +340,30 @@ def file_layout(vm: Vm) -> Obj:
                 ],
             )
         )
-    unit = "vim.vm.FileLayoutEx.DiskUnit"
-    layout = [
-        Obj(
-            "vim.vm.FileLayoutEx.DiskLayout",
-            [("key", key), ("chain", Arr(unit, [Obj(unit, [("fileKey", Arr("int", pair))]) for pair in chain]))],
-        )
-        for key, chain in chains
-    ]
     from esxilab.hostd.clock import iso
 
     return Obj(
         "vim.vm.FileLayoutEx",
         [
             ("file", Arr("vim.vm.FileLayoutEx.FileInfo", items)),
-            ("disk", Arr("vim.vm.FileLayoutEx.DiskLayout", layout) if layout else NOTHING),
+            ("disk", _disk_layouts(chains)),
+            ("snapshot", Arr("vim.vm.FileLayoutEx.SnapshotLayout", kept) if kept else NOTHING),
             ("timestamp", iso(vm.host.clock.now())),
         ],
     )
+
+
+def _disk_layouts(chains: list[tuple[int, list[tuple[int, int]]]]) -> Any:
+    """The file keys of each disk's chain, base first."""
+    unit = "vim.vm.FileLayoutEx.DiskUnit"
+    layouts = [
+        Obj(
+            "vim.vm.FileLayoutEx.DiskLayout",
+            [("key", key), ("chain", Arr(unit, [Obj(unit, [("fileKey", Arr("int", pair))]) for pair in chain]))],
+        )
+        for key, chain in chains
+    ]
+    return Arr("vim.vm.FileLayoutEx.DiskLayout", layouts) if layouts else NOTHING
 
 
 def old_file_layout(vm: Vm) -> Obj:

@@ -41,11 +41,17 @@ def main(arguments: Sequence[str], lab: Any) -> int:
         return 1
     number = human if "h" in options else str
     rows = [["Filesystem", "Size" if "h" in options else "Bytes", "Used", "Available", "Use%", "Mounted on"]]
-    for volume in lab.call({"tool": "vmkfstools", "ask": "host"})["volumes"]:
+    description = lab.call({"tool": "vmkfstools", "ask": "host"})
+    for volume in description["volumes"]:
         space = os.statvfs(f"/vmfs/volumes/{volume['uuid']}")
         size, free = space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
         cells = [number(value) for value in (size, size - free, free)]
         percent = f"{(size - free) * 100 // size}%"
         rows.append([TYPE_NAMES[volume["type"]], *cells, percent, f"/vmfs/volumes/{volume['name'] or volume['uuid']}"])
+    for system in description["system"]:
+        used = system["size"] - system["free"]
+        cells = [number(value) for value in (system["size"], used, system["free"])]
+        where = f"/vmfs/volumes/{system['label'] or system['uuid']}"
+        rows.append([system["kind"], *cells, f"{used * 100 // system['size']}%", where])
     sys.stdout.write(render(rows))
     return 0

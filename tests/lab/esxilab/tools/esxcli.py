@@ -26,6 +26,8 @@ class Result:
     single: bool = False
     text: str | None = None
     headed: str = ""
+    #: Several blocks of fields without a heading, a blank line between them.
+    blocks: bool = False
 
 
 class CliError(Exception):
@@ -43,9 +45,19 @@ class CliCommand:
 
 
 def commands() -> dict[str, CliCommand]:
-    from .esxcli_commands import COMMANDS
+    from . import esxcli_commands, esxcli_network, esxcli_system
 
-    return COMMANDS
+    return {**esxcli_commands.COMMANDS, **esxcli_network.COMMANDS, **esxcli_system.COMMANDS}
+
+
+def truth(options: dict[str, str], name: str) -> bool:
+    """A boolean option as esxcli takes it."""
+    value = options[name].lower()
+    if value in ("true", "1", "yes", "t", "y"):
+        return True
+    if value in ("false", "0", "no", "f", "n"):
+        return False
+    raise CliError(f"Error: Invalid value for parameter {name}: {options[name]}")
 
 
 def run(host: Hostd, argv: Sequence[str]) -> Answer:
@@ -133,6 +145,8 @@ def _render(result: Result, formatter: str | None) -> str:
         return machine(result.rows, result.columns, str(formatter), result.single)
     if result.single:
         return fields(result.rows[0]) if result.rows else ""
+    if result.blocks:
+        return "\n".join(fields({key: row[key] for key in result.columns}) for row in result.rows)
     if result.headed:
         return "\n".join(
             f"{row[result.headed]}\n" + fields({key: row[key] for key in result.columns}) for row in result.rows

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from esxilab.hostd import calls
 
+from .bootbanks import banks, system_volumes
+
 if TYPE_CHECKING:
     from esxilab.hostd import Hostd
 
@@ -68,6 +70,8 @@ def describe(host: Hostd) -> dict[str, Any]:
         }
         if fails
         else None,
+        "banks": banks(host),
+        "system": [vars(one) for one in system_volumes(host.name, host.profile)],
         "volumes": [
             {
                 "name": volume.name,
@@ -117,4 +121,6 @@ def lock_info(host: Hostd, path: str) -> dict[str, Any]:
     found = host.locks.state(str(outside)) if host.locks is not None else None
     if found is None:
         return {"mode": 0, "owner": "", "readers": 0}
-    return {"mode": found.mode, "owner": found.owner.partition(" ")[0], "readers": len(found.owners)}
+    # Two VMs of one host that read the same base are one holder: the lock belongs to the host.
+    owners = list(dict.fromkeys(owner.partition(" ")[0] for owner in found.owners))
+    return {"mode": found.mode, "owner": found.owner.partition(" ")[0], "readers": len(owners), "owners": owners}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from typing import Any, Union
+from xml.sax.saxutils import escape
 
 Value = Union[str, int, bool]
 Row = dict[str, Value]
@@ -59,17 +60,47 @@ def machine(rows: Sequence[Row], columns: Sequence[str], formatter: str, single:
     if formatter == "json":
         data: Any = [{_camel(key): row[key] for key in columns} for row in rows]
         return json.dumps(data[0] if single else data) + "\n"
+    if formatter == "xml":
+        return _xml(rows, columns, single)
+    if formatter == "html":
+        return _html(rows, columns)
     if formatter == "python":
         return repr([{_camel(key): row[key] for key in columns} for row in rows]) + "\n"
     lines = []
     for number, row in enumerate(rows):
         for column in columns:
-            kind = (
-                "boolean" if isinstance(row[column], bool) else "integer" if isinstance(row[column], int) else "string"
-            )
+            kind = _kind(row[column])
             prefix = "" if single else f"[{number}]"
             lines.append(f"Result{prefix}.{_camel(column)}.{kind}={_text(row[column])}\n")
     return "".join(lines)
+
+
+def _kind(value: Value) -> str:
+    return "boolean" if isinstance(value, bool) else "integer" if isinstance(value, int) else "string"
+
+
+def _xml(rows: Sequence[Row], columns: Sequence[str], single: bool) -> str:
+    """One structure per row; a list of them where the command gives a list."""
+    structures = []
+    for row in rows:
+        cells = "".join(
+            f'<field name="{_camel(column)}"><{_kind(row[column])}>{escape(_text(row[column]))}'
+            f"</{_kind(row[column])}></field>\n"
+            for column in columns
+        )
+        structures.append(f'<structure typeName="Result">\n{cells}</structure>\n')
+    body = "".join(structures)
+    if not single:
+        body = f'<list type="structure">\n{body}</list>\n'
+    return f'<?xml version="1.0" encoding="utf-8"?>\n<output>\n<root>\n{body}</root>\n</output>\n'
+
+
+def _html(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(_text(row[column]))}</td>" for column in columns) + "</tr>\n" for row in rows
+    )
+    return f"<table>\n<tr>{head}</tr>\n{body}</table>\n"
 
 
 def _csv(value: Value) -> str:

@@ -53,9 +53,10 @@ CATALOGUE = ("hbrsvc/", "hostsvc/", "internalsvc/", "proxysvc/", "solo/", "vimsv
 
 
 def commands() -> dict[str, Command]:
-    from . import vimcmd_hostsvc, vimcmd_info, vimcmd_vmsvc
+    from . import vimcmd_autostart, vimcmd_hostsvc, vimcmd_info, vimcmd_vmsvc
 
-    return {**vimcmd_vmsvc.COMMANDS, **vimcmd_info.COMMANDS, **vimcmd_hostsvc.COMMANDS}
+    found = (vimcmd_vmsvc, vimcmd_info, vimcmd_hostsvc, vimcmd_autostart)
+    return {name: command for module in found for name, command in module.COMMANDS.items()}
 
 
 def run(host: Hostd, argv: Sequence[str]) -> Answer:

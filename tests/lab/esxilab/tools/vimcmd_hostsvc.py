@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from esxilab.hostd import maintenance, mounts, settings
 from esxilab.hostd.clock import iso
-from esxilab.hostd.errors import InvalidState, ObjectNotFound
+from esxilab.hostd.errors import InvalidArgument, InvalidName, ObjectNotFound
 from esxilab.hostd.vmodl import UNSET, Arr, Null, Obj, Ref
 
+from . import vimcmd_browse as browse
 from .answer import Answer
 from .vimcmd import Call, Command
 
@@ -57,7 +59,6 @@ def _info(call: Call) -> Answer:
         ("url", volume.mount_point),
         ("freeSpace", free),
         ("maxFileSize", 70368744177664),
-        ("maxVirtualDiskCapacity", 68169720922112),
         ("timestamp", iso(call.host.clock.now())),
     ]
     if not volume.is_vmfs:
@@ -198,17 +199,11 @@ def _hosthardware(call: Call) -> Answer:
 
 
 def _maintenance(enter: bool) -> Any:
-    operation = "enterMaintenanceMode" if enter else "exitMaintenanceMode"
+    """Prints its task and does not wait for it: a host enters when its last VM is off."""
 
     def run(call: Call) -> Answer:
-        host = call.host
-        if enter and any(vm.power == "poweredOn" for vm in host.vms()):
-            raise InvalidState("The operation is not allowed while virtual machines are powered on.")
-        if host.maintenance == enter:
-            raise InvalidState()
-        task = host.tasks.begin("ha-host", "vim.HostSystem", host.name, operation)
-        host.maintenance = enter
-        host.tasks.end(task)
+        timeout = float(call.arg(0, "0") or 0) if call.arg(0, "0").isdigit() else 0.0
+        task = maintenance.begin(call.host, enter, timeout)
         return Answer(f"'{task.moref}'\n")
 
     return run
@@ -240,8 +235,42 @@ def port_groups(host: Hostd) -> list[str]:
     return list(host.host_config.get("port_groups", ["VM Network", "Management Network"]))
 
 
-def _autostart(call: Call) -> Answer:
-    return Answer(call.printer.text(Arr("vim.host.AutoStartManager.AutoPowerInfo", [])))
+def _option(host: Hostd, name: str) -> settings.Setting:
+    found = settings.find(host, name)
+    if found is None:
+        raise InvalidName(name)
+    return found
+
+
+def _advopt_view(call: Call) -> Answer:
+    setting = _option(call.host, call.args[0])
+    fields: list[tuple[str, Any]] = [("key", setting.name), ("value", settings.value(call.host, setting))]
+    items = [Obj("vim.option.OptionValue", fields)]
+    return Answer(call.printer.text(Arr("vim.option.OptionValue", items)))
+
+
+def _advopt_update(call: Call) -> Answer:
+    """hostsvc/advopt/update name type value"""
+    setting = _option(call.host, call.args[0])
+    if call.args[1] not in ("int", "long") or not call.args[2].lstrip("-").isdigit():
+        raise InvalidArgument("value")
+    try:
+        settings.put(call.host, setting, int(call.args[2]))
+    except ValueError as error:
+        raise InvalidArgument("value") from error
+    return Answer()
+
+
+def _nas_create(call: Call) -> Answer:
+    """hostsvc/datastore/nas_create name type share readonly server: arguments in the order that tools give them."""
+    name, kind, share, _, server = (*call.args, "", "")[:5]
+    mounts.add(call.host, name, kind, server, share)
+    return Answer()
+
+
+def _destroy(call: Call) -> Answer:
+    mounts.remove(call.host, call.args[0])
+    return Answer()
 
 
 def _quiet(call: Call) -> Answer:
@@ -258,7 +287,15 @@ COMMANDS = {
     "hostsvc/maintenance_mode_enter": Command(0, 1, "[timeout]", "Enter maintenance mode.", _maintenance(True)),
     "hostsvc/maintenance_mode_exit": Command(0, 1, "[timeout]", "Exit maintenance mode.", _maintenance(False)),
     "hostsvc/net/info": Command(0, 0, "", "Information about the networks of the host.", _networks),
-    "hostsvc/autostartmanager/get_autostartseq": Command(0, 0, "", "Get the autostart sequence.", _autostart),
+    "hostsvc/datastore/nas_create": Command(
+        5, 5, "localName type remotePath readOnly remoteHost", "Mount a NAS datastore.", _nas_create
+    ),
+    "hostsvc/datastore/destroy": Command(1, 1, "datastoreName", "Unmount a NAS datastore.", _destroy),
+    "hostsvc/datastorebrowser/search": Command(
+        2, 2, "subfolders datastorePath", "Search a folder of a datastore.", browse.search
+    ),
+    "hostsvc/advopt/view": Command(1, 1, "name", "View an advanced option.", _advopt_view),
+    "hostsvc/advopt/update": Command(3, 3, "name type value", "Change an advanced option.", _advopt_update),
     "hostsvc/enable_ssh": Command(0, 0, "", "Enable SSH.", _quiet),
     "hostsvc/start_ssh": Command(0, 0, "", "Start SSH.", _quiet),
     "internalsvc/refresh_services": Command(0, 0, "", "Refresh the services.", _quiet),

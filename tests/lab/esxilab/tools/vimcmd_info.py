@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from esxilab.hostd.clock import iso
 from esxilab.hostd.errors import InvalidPowerState, InvalidState
+from esxilab.hostd.guestos import full_name
 from esxilab.hostd.vmodl import NOTHING, UNSET, Arr, Null, Obj, Ref
 
 from . import devices
@@ -96,10 +97,10 @@ def summary(vm: Vm) -> Obj:
     uptime = int((host.clock.now() - vm.boot_time).total_seconds()) if vm.boot_time else 0
     guest = [
         ("guestId", config.guest_id if vm.tools_running else UNSET),
-        ("guestFullName", UNSET),
+        ("guestFullName", full_name(config.guest_id) if vm.tools_running else UNSET),
         *_tools(vm),
         ("hostName", config.name if vm.tools_running else UNSET),
-        ("ipAddress", _address(vm) if vm.tools_running else UNSET),
+        ("ipAddress", guest_address(vm) if vm.tools_running else UNSET),
     ]
     described = [
         ("name", config.name),
@@ -114,7 +115,7 @@ def summary(vm: Vm) -> Obj:
         ("uuid", config.bios_uuid),
         ("instanceUuid", config.instance_uuid),
         ("guestId", config.guest_id),
-        ("guestFullName", config.guest_id),
+        ("guestFullName", full_name(config.guest_id)),
         ("annotation", config.annotation),
         ("product", Null("vim.vApp.ProductInfo")),
         ("installBootRequired", False),
@@ -160,7 +161,7 @@ def _space(vm: Vm) -> tuple[int, int]:
     return committed, max(0, capacity - committed)
 
 
-def _address(vm: Vm) -> str:
+def guest_address(vm: Vm) -> str:
     digest = vm.config.bios_uuid[-4:] or "0101"
     return f"10.20.{int(digest[:2], 16)}.{int(digest[2:], 16)}"
 
@@ -195,7 +196,7 @@ def config_info(vm: Vm) -> Obj:
             ("changeVersion", iso(vm.host.clock.now())),
             ("modified", "1970-01-01T00:00:00Z"),
             ("name", config.name),
-            ("guestFullName", config.guest_id),
+            ("guestFullName", full_name(config.guest_id)),
             ("version", f"vmx-{config.hardware:02d}"),
             ("uuid", config.bios_uuid),
             ("instanceUuid", config.instance_uuid),
@@ -233,6 +234,18 @@ def _volumes_of(vm: Vm) -> list[Volume]:
 
 def guest(vm: Vm) -> Obj:
     running = vm.tools_running
+    later: list[tuple[str, Any]] = []
+    if vm.host.profile.release_number >= (7, 0):
+        customization = [
+            ("customizationStatus", "TOOLSDEPLOYPKG_IDLE"),
+            ("startTime", UNSET),
+            ("endTime", UNSET),
+            ("errorMsg", ""),
+        ]
+        later = [
+            ("toolsHealthEvents", UNSET),
+            ("customizationInfo", Obj("vim.vm.GuestInfo.CustomizationInfo", customization)),
+        ]
     return Obj(
         "vim.vm.GuestInfo",
         [
@@ -242,9 +255,9 @@ def guest(vm: Vm) -> Obj:
             ("toolsUpdateStatus", Null("vim.vm.GuestInfo.ToolsUpdateStatus")),
             ("guestId", vm.config.guest_id if running else UNSET),
             ("guestFamily", "linuxGuest" if running else UNSET),
-            ("guestFullName", vm.config.guest_id if running else UNSET),
+            ("guestFullName", full_name(vm.config.guest_id) if running else UNSET),
             ("hostName", vm.config.name if running else UNSET),
-            ("ipAddress", _address(vm) if running else UNSET),
+            ("ipAddress", guest_address(vm) if running else UNSET),
             ("guestState", "running" if running else "notRunning"),
             ("appHeartbeatStatus", "appStatusGray"),
             ("guestKernelCrashed", False if running else UNSET),
@@ -253,6 +266,7 @@ def guest(vm: Vm) -> Obj:
             ("interactiveGuestOperationsReady", False),
             ("guestStateChangeSupported", running),
             ("hwVersion", f"vmx-{vm.config.hardware:02d}"),
+            *later,
         ],
     )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from esxilab.hostd import power, snapshots
 from esxilab.hostd.clock import iso
-from esxilab.hostd.errors import InvalidState, NotFound, VimFault
+from esxilab.hostd.errors import InvalidPowerState, InvalidState, ManagedObjectNotFound, VimFault
 from esxilab.hostd.vmodl import UNSET, Arr, FaultObj, Null, Obj, Ref
 
 from .answer import Answer
@@ -180,10 +180,15 @@ def _get_tasklist(call: Call) -> Answer:
     return Answer(call.printer.text(Arr("ManagedObjectReference", refs)))
 
 
+def _task_list(call: Call) -> Answer:
+    refs = [Ref(task.moref) for task in call.host.tasks.all()]
+    return Answer(call.printer.text(Arr("ManagedObjectReference", refs)))
+
+
 def _task_info(call: Call) -> Answer:
     task = call.host.tasks.find(call.args[0])
     if task is None:
-        raise NotFound("The object or item referred to could not be found.", [("obj", Ref(f"vim.Task:{call.args[0]}"))])
+        raise ManagedObjectNotFound(Ref(f"vim.Task:{call.args[0]}"))
     return Answer(call.printer.text(task_dump(task)))
 
 
@@ -251,7 +256,7 @@ def _message(call: Call) -> Answer:
 def _reload(call: Call) -> Answer:
     vm = call.host.vm(call.args[0])
     if vm.power == "poweredOn":
-        return Answer()
+        raise InvalidPowerState("poweredOff", vm.power)
     vm.reload()
     if vm.valid and vm.config.values.get("checkpoint.vmState").endswith(".vmss"):
         vm.power = "suspended"
@@ -321,5 +326,6 @@ COMMANDS = {
     "vmsvc/unregister": Command(1, 1, "vmid", "Unregister the virtual machine.", _unregister),
     "vmsvc/destroy": Command(1, 1, "vmid", "Delete the virtual machine and its files.", _destroy),
     "solo/registervm": Command(1, 3, "cfgPath [name] [resourcePool]", "Register a virtual machine.", _register),
+    "vimsvc/task_list": Command(0, 0, "", "Get the list of tasks.", _task_list),
     "vimsvc/task_info": Command(1, 1, "taskId", "Get the information of a task.", _task_info),
 }  # fmt: skip

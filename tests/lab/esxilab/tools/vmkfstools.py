@@ -151,6 +151,8 @@ def _extents(chain: Sequence[disks.Descriptor], write_: bool) -> list[tuple[str,
 
 def _format(tool: Tool, request: Request, default: str = "zeroedthick") -> str:
     wanted = request.options.get("d", default)
+    if wanted.startswith(("rdm:", "rdmp:")) and request.action == "i":
+        return wanted
     if wanted not in tool.host["formats"]:
         raise BadArguments(f"Invalid disk format '{wanted}'.\n")
     return wanted
@@ -173,9 +175,14 @@ def _clone(tool: Tool, request: Request) -> None:
         tool.grant(_extents(chain, False))
     except disks.FileLocked as error:
         raise Failure(f"Failed to open '{source}': {error.vmware_text}") from error
-    tool.say(f"Destination disk format: {DESTINATIONS[fmt]}\nCloning disk '{source}'...\n")
+    raw = fmt.partition(":")[2]
+    described = f"raw disk mapping to '{raw}'" if raw else DESTINATIONS[fmt]
+    tool.say(f"Destination disk format: {described}\nCloning disk '{source}'...\n")
     if not tool.host["error_first"]:
         tool.flush()
+    if raw:
+        # The lab's hosts have no raw devices: /vmfs/devices/disks is empty.
+        raise Failure("Failed to clone disk: The system cannot find the file specified (25).")
     if fmt == "2gbsparse" and not tool.host["multiextent"]:
         raise Failure("Failed to clone disk: The system cannot find the file specified (25).")
     if fmt == "eagerzeroedthick" and tool.on_nfs(target):
@@ -189,6 +196,7 @@ def _clone(tool: Tool, request: Request) -> None:
             rate=tool.rate,
             preallocate=not tool.on_nfs(target),
             release=tool.host["version"],
+            adapter=None if tool.host["adapter_deprecated"] else request.options.get("a"),
         )
     except disks.DiskError as error:
         raise Failure(f"Failed to clone disk: {error.vmware_text}") from error
@@ -270,7 +278,10 @@ def _change(label: str, failed: str, action: Callable[[Tool, Request, Callable[[
 
     def run(tool: Tool, request: Request) -> None:
         try:
-            tool.grant(_extents([disks.read_descriptor(request.path)], True))
+            descriptor = disks.read_descriptor(request.path)
+            if any(line.kind == "SPARSE" for line in descriptor.extents):
+                raise Failure(f"{failed}: Object type requires hosted I/O")
+            tool.grant(_extents([descriptor], True))
             action(tool, request, lambda percent: tool.progress(label, percent))
         except disks.DiskError as error:
             raise Failure(f"{failed}: {error.vmware_text}") from error
@@ -354,6 +365,11 @@ def _text(build: Callable[[Tool, Request], str]) -> Any:
     return run
 
 
+def _raw_device(tool: Tool, request: Request) -> None:
+    """-r and -z: a mapping of a device, of which the lab's hosts have none."""
+    raise Failure("Failed to create virtual disk: The system cannot find the file specified (25).")
+
+
 ACTIONS: dict[str, Callable[[Tool, Request], None]] = {
     "i": _clone,
     "c": _create,
@@ -379,6 +395,8 @@ ACTIONS: dict[str, Callable[[Tool, Request], None]] = {
     "e": _chain,
     "x": _fix,
     "q": _rdm,
+    "r": _raw_device,
+    "z": _raw_device,
     "P": _text(query.file_system),
     "D": _text(query.lock_dump),
     "t": _text(query.block_map),

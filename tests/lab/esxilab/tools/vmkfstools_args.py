@@ -22,7 +22,8 @@ LONG = {
     "chainConsistent": "e", "uniqueblocks=": "uniqueblocks", "lock=": "L", "breaklock=": "B", "help": "H",
 }  # fmt: skip
 #: Options that say what to do; the others modify.
-ACTIONS = "PcwjkKUEiXqxeDt"
+ACTIONS = "PcwjkKUEiXqxeDtrz"
+ADAPTERS = ("buslogic", "lsilogic", "ide", "lsisas", "pvscsi")
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -66,6 +67,8 @@ def parse(arguments: Sequence[str]) -> Request:
         raise BadArguments()
     if len(operands) > 1:
         raise BadArguments("Extra arguments at the end of the command line.\n")
+    if options.get("a", ADAPTERS[0]) not in ADAPTERS:
+        raise BadArguments(f"Invalid adapter type '{options['a']}'.\n")
     return Request(chosen[0], operands[0], options)
 
 

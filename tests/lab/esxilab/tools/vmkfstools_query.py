@@ -21,9 +21,9 @@ ZERO_OWNER = "00000000-00000000-0000-000000000000"
 
 def file_system(tool: Tool, request: Request) -> str:
     stat = os.statvfs(request.path)
-    volume = tool.volume_of(request.path.rstrip("/") + "/.") or {
-        "type": "vmfs6", "name": "", "uuid": "", "device": "", "remote": ""
-    }  # fmt: skip
+    volume = tool.volume_of(request.path.rstrip("/") + "/.")
+    if volume is None:
+        return _system_volume(tool, os.path.realpath(request.path))
     capacity, free = stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize
     if str(volume["type"]).startswith("nfs"):
         return (
@@ -41,6 +41,42 @@ def file_system(tool: Tool, request: Request) -> str:
         f"{'64 TB' if 'h' in request.options else 70368744177664}\n"
         f'Disk Block Size: 512/512/0\nUUID: {volume["uuid"]}\nPartitions spanned (on "lvm"):\n'
         f"        {volume['device']}:1\nIs Native Snapshot Capable: YES\n"
+    ) + _block_pools(request, capacity, free)
+
+
+def _block_pools(request: Request, capacity: int, free: int) -> str:
+    """What `-v 10` adds: the lines whose form is known, with the numbers of a volume of this size."""
+    verbosity = request.options.get("v", "0")
+    if not verbosity.isdigit() or int(verbosity) < 10:
+        return ""
+    large = capacity // (512 << 20)
+    return (
+        "Ptr Blocks (max/free): 64512/64496\nSub Blocks (max/free): 32000/31996\n"
+        f"Large File Blocks (total/used/file block clusters): {large}/0/{large}\n"
+        "Volume Metadata size: 1504247808\n"
+    )
+
+
+def _system_volume(tool: Tool, path: str) -> str:
+    """A boot bank is vfat; everything else that is no datastore is the ramdisk file system."""
+    for bank in tool.host.get("banks", ()):
+        if path == bank["path"] or path.startswith(bank["path"] + "/"):
+            block = 65536
+            return (
+                "vfat-0.04 (Raw Major Version: 0) file system spanning 1 partitions.\n"
+                f"File system label (if any): {bank['label']}\nMode: private\n"
+                f"{_capacity(bank['size'], bank['free'], block, False)}, max supported file size 0\n"
+                f'Disk Block Size: 512/0/0\nUUID: {bank["uuid"]}\nPartitions spanned (on "disks"):\n'
+                f"        {bank['device']}\nIs Native Snapshot Capable: NO\n"
+            )
+    stat = os.statvfs(path)
+    capacity, free = stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize
+    return (
+        "visorfs-1.00 (Raw Major Version: 0) file system spanning 1 partitions.\n"
+        "File system label (if any): \nMode: private\n"
+        f"{_capacity(capacity, free, 4096, False)}, max supported file size 0\n"
+        f'Disk Block Size: 4096/0/0\nUUID: {ZERO_OWNER}\nPartitions spanned (on "notDCS"):\n'
+        "        memory\nIs Native Snapshot Capable: NO\n"
     )
 
 
@@ -67,10 +103,11 @@ def lock_dump(tool: Tool, request: Request) -> str:
     text = (
         f"Lock [type 10c00001 offset {offset} v 582, hb offset 3907584\n"
         f"gen 4851, mode {mode}, owner {owner if mode == 1 else ZERO_OWNER} "
-        f"mtime {mtime} num {1 if mode == 2 else 0} gblnum 0 gblgen 0 gblbrk 0]\n"
+        f"mtime {mtime} num {len(lock.get('owners') or [owner]) if mode == 2 else 0} gblnum 0 gblgen 0 gblbrk 0]\n"
     )
     if mode == 2:
-        text += f"RO Owner[0] HB Offset 3907584 {owner}\n"
+        owners = lock.get("owners") or [owner]
+        text += "".join(f"RO Owner[{number}] HB Offset 3907584 {one}\n" for number, one in enumerate(owners))
     blocks = -(-stat.st_blocks * 512 // BLOCK)
     return text + (
         f"Addr <4, {stat.st_ino % 1024}, {stat.st_ino % 64}>, gen 573, links {stat.st_nlink}, type reg, flags 0, "
