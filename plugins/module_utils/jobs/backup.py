@@ -241,7 +241,11 @@ def _new_job(context: Context, vm: VirtualMachine, how: How, state: str, boot: s
         lease_seconds=context.lease_seconds,
         disks=tuple(dict(disk) for disk in entry["disks"]),
         policy=dict(entry["policy"]),
-        extra={"why": how.why, "warnings": list(entry.get("warnings") or ())},
+        extra={
+            "why": how.why,
+            "warnings": list(entry.get("warnings") or ()),
+            "needs_key_provider": entry.get("needs_key_provider") or "",
+        },
     )
 
 
@@ -355,5 +359,8 @@ def _manifest(
         "files": [vars(file) for file in points.list_files(context.host.session, job.partial)],
         "still": dict(proof),
         "readable": "descriptor, capacity, extents, first and last sector, chain",
+        # What no one here can decrypt, no one here has proven.
+        "needs_key_provider": job.extra.get("needs_key_provider") or "",
+        "proven": not job.extra.get("needs_key_provider"),
         "policy": dict(job.policy),
     }

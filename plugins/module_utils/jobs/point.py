@@ -258,7 +258,14 @@ def _point_disk(
     )
 
 
-_ROLES = (("vmx", ".vmx"), ("nvram", ".nvram"), ("vmsd", ".vmsd"), ("vmxf", ".vmxf"), ("disk", ".vmdk"))
+_ROLES = (
+    ("vmx", ".vmx"),
+    ("vmx", ".vmtx"),
+    ("nvram", ".nvram"),
+    ("vmsd", ".vmsd"),
+    ("vmxf", ".vmxf"),
+    ("disk", ".vmdk"),
+)
 
 
 def list_files(session: Session, folder: str) -> tuple[PointFile, ...]:

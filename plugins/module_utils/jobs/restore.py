@@ -110,6 +110,7 @@ class RestorePlan:
             "disks": [dict(disk) for disk in self.disks],
             "files": [dict(file) for file in self.files],
             "notes": list(self.notes),
+            "needs_key_provider": self.point.needs_key_provider,
             "room_needed": self.room_needed,
             "already": self.already,
             "vmid": self.vmid,
@@ -200,12 +201,18 @@ def plan_restore(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target) -> R
         point=point,
         disks=disks,
         files=files,
-        notes=written.notes,
+        notes=(*written.notes, *_key_note(point)),
         room_needed=room,
         already=len(same) == 1,
         vmid=same[0].vmid if len(same) == 1 else None,
         problems=problems,
     )
+
+
+def _key_note(point: RestorePoint) -> tuple[str, ...]:
+    if not point.needs_key_provider:
+        return ()
+    return (f"{point.needs_key_provider}: it starts only on a host that has its key provider",)
 
 
 def _files(point: RestorePoint, directory: str, stem: str) -> tuple[Mapping[str, str], ...]:

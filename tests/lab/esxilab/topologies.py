@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from esxilab.zoo import zoo
+
 Description = dict[str, Any]
 
 
@@ -192,4 +194,4 @@ def fleet(count: int) -> Description:
     }
 
 
-BUILT_IN: dict[str, Callable[[], Description]] = {"demo": demo, "test": test}
+BUILT_IN: dict[str, Callable[[], Description]] = {"demo": demo, "test": test, "zoo": zoo}
