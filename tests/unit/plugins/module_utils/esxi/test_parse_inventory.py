@@ -119,7 +119,8 @@ def test_a_template_is_a_row_like_any_other() -> None:
 
 
 def test_a_row_that_cannot_be_read_is_kept_where_its_id_is_known_from_elsewhere() -> None:
-    text = "Vmid   Name   File   Guest OS   Version   Annotation\n4      x      [st[x]ore] x/x.vmx   otherGuest   vmx-14   \n"
+    header = "Vmid   Name   File   Guest OS   Version   Annotation"
+    text = f"{header}\n4      x      [st[x]ore] x/x.vmx   otherGuest   vmx-14   \n"
     assert parse_getallvms(text) == ()
     assert [row.vmid for row in unparsed_rows(text, {4, 5})] == [4]
     assert unparsed_rows(text, {5}) == ()
