@@ -28,6 +28,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import E
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     AmbiguousVm,
     BootUnknown,
+    ConfigNotCopied,
     LockLost,
     NotStill,
     PendingQuestion,
@@ -297,6 +298,11 @@ def commit(context: Context, copies: Sequence[Mapping[str, Any]]) -> tuple[dict[
     disks = points.prove_disks(context.host, job.vm, job.partial, wanted, job.policy["disk_format"])
     log.beat()
     manifest = _manifest(context, vm, job, proof, disks, copies)
+    if not any(file["role"] == "vmx" for file in manifest["files"]):
+        # Nobody could restore from it: better no point than one that looks whole.
+        raise ConfigNotCopied(
+            path=job.vmx_path, vm=job.vm, target=job.partial, reason="it is not among the copied files"
+        )
     log.note("commit-intent", partial=job.partial, final=job.final)
     point = points.commit(context.host.session, job, manifest)
     log.note("commit-done", final=job.final)

@@ -272,10 +272,16 @@ def why_not_as_planned(facts: VmFacts, planned: Mapping[str, str], policy: VmPol
 
 def room_needed(disk: PlannedDisk, disk_format: str) -> int:
     """What the copy may take. A thin copy never takes more than its chain holds, nor more than its capacity."""
+    return room_for(disk.bytes_to_read, disk.capacity_bytes, disk_format)
+
+
+def room_for(data_bytes: int, capacity_bytes: int, disk_format: str) -> int:
     if disk_format in ("zeroedthick", "eagerzeroedthick"):
-        return disk.capacity_bytes
-    # Grain tables and descriptors of sparse copies: 64 bytes a 64 KiB grain group, rounded up generously.
-    return disk.bytes_to_read + disk.capacity_bytes // 1024 + 1024 * 1024
+        return capacity_bytes
+    # A sparse disk has two tables of 4 bytes a grain of 64 KiB, empty or not. A thin one costs the file system its
+    # block pointers, 8 bytes a block of 1 MiB, here twice: a disk of 2 TiB that is nearly empty fits nearly everywhere.
+    tables = capacity_bytes // (8192 if disk_format == "2gbsparse" else 65536)
+    return data_bytes + tables + 1024 * 1024
 
 
 def volume_of(path: str, volumes: Sequence[Volume]) -> Volume | None:

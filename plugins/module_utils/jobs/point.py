@@ -76,7 +76,7 @@ done
 _SIZES = r"""
 cd "$1" || exit 1
 for file in * .*; do
-    [ -f "$file" ] && stat -c '%s %b %B' "$file" && printf '%s\n' "$file"
+    [ -f "./$file" ] && stat -c '%s %b %B' "./$file" && printf '%s\n' "$file"
 done
 exit 0
 """

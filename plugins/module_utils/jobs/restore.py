@@ -23,7 +23,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import human, is_point_name, slug
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import Volume, volume_of
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import Volume, room_for, volume_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.vmxedit import (
     RESTORED_FROM,
     NewPlace,
@@ -226,9 +226,7 @@ def _files(point: RestorePoint, directory: str, stem: str) -> tuple[Mapping[str,
 
 
 def _room(disk: Mapping[str, Any], disk_format: str) -> int:
-    if disk_format in ("zeroedthick", "eagerzeroedthick"):
-        return int(disk["capacity_bytes"])
-    return int(disk["bytes_to_read"]) + int(disk["capacity_bytes"]) // 1024 + 1024 * 1024
+    return room_for(int(disk["bytes_to_read"]), int(disk["capacity_bytes"]), disk_format)
 
 
 def _problems(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target, room: int) -> list[dict[str, str]]:
