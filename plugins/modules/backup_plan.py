@@ -307,6 +307,11 @@ plan:
           type: list
           elements: dict
           returned: success
+        needs_key_provider:
+          description: Why the copy can be used only where the VM's key provider is; empty where it needs none.
+          type: str
+          returned: success
+          sample: it has a virtual TPM
         warnings:
           description: What the operator should know.
           type: list

@@ -157,6 +157,11 @@ plan:
       type: list
       elements: str
       returned: success
+    needs_key_provider:
+      description: Why the VM starts only where its key provider is; empty where it needs none.
+      type: str
+      returned: success
+      sample: it has a virtual TPM
     room_needed:
       description: What it may take on the target datastore.
       type: int

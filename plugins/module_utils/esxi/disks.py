@@ -127,6 +127,9 @@ class DiskReader:
         return read_chain(self.read_text, path, self._resolve)
 
     def allocated_bytes(self, chain: Chain) -> int:
+        """What a reader of the chain may have to read. A mapping file says nothing of what its device holds."""
+        if chain.base.descriptor.kind == "rdm-virtual":
+            return chain.capacity_bytes
         files = set(chain.extent_paths) | set(chain.paths)
         return sum(self.entries[path].allocated_bytes for path in files if path in self.entries)
 

@@ -17,6 +17,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_inventory 
     parse_getallvms,
     parse_invalid_vmids,
     parse_vm_inventory,
+    unparsed_rows,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import Vmx, parse_vmx, uuid_of
@@ -54,6 +55,9 @@ def list_vms(host: Host) -> list[VirtualMachine]:
         path = _path_of(host, row, paths.get(row.vmid))
         if path is not None:
             places[row.vmid] = (row, path)
+    for row in unparsed_rows(listing.stdout, set(paths) - set(places)):
+        # A row that hostd's file vouches for, in a shape that names have broken.
+        places[row.vmid] = (row, _path_of(host, row, paths[row.vmid]) or paths[row.vmid])
     texts = host.read_texts(path for _row, path in places.values())
     vms: list[VirtualMachine] = []
     for vmid, (row, path) in sorted(places.items()):

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
 _COLUMNS = ("Vmid", "Name", "File", "Guest OS", "Version", "Annotation")
 _ROW = re.compile(r"^(\d+) ")
-_TAIL = re.compile(r"^\[([^\]]+)\] (.+?\.vmx) +(\S+) +(vmx-\d+)(?: {3}| |$)(.*)$", re.IGNORECASE)
+_TAIL = re.compile(r"^\[([^\]]+)\] (.+?\.vm(?:x|tx)) +(\S+) +(vmx-\d+)(?: {3}| |$)(.*)$", re.IGNORECASE)
 _INVALID = re.compile(r"^Skipping invalid VM '(\d+)'", re.MULTILINE)
 
 
@@ -46,6 +47,12 @@ def parse_getallvms(text: str) -> tuple[InventoryRow, ...]:
         InventoryRow(r.vmid, r.name, r.datastore, r.path, r.guest, r.version, "\n".join(note).strip())
         for r, note in zip(rows, notes)
     )
+
+
+def unparsed_rows(text: str, known: Set[int]) -> tuple[InventoryRow, ...]:
+    """Rows of VMs that are known from elsewhere and begin a line here, but say nothing more that can be told apart."""
+    heads = {int(match.group(1)) for match in map(_ROW.match, text.split("\n")) if match}
+    return tuple(InventoryRow(vmid, "", "", "", "", "", "") for vmid in sorted(heads & known))
 
 
 def parse_invalid_vmids(text: str) -> tuple[int, ...]:

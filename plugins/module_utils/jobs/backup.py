@@ -28,6 +28,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import E
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     AmbiguousVm,
     BootUnknown,
+    ConfigNotCopied,
     LockLost,
     NotStill,
     PendingQuestion,
@@ -243,7 +244,11 @@ def _new_job(context: Context, vm: VirtualMachine, how: How, state: str, boot: s
         lease_seconds=context.lease_seconds,
         disks=tuple(dict(disk) for disk in entry["disks"]),
         policy=dict(entry["policy"]),
-        extra={"why": how.why, "warnings": list(entry.get("warnings") or ())},
+        extra={
+            "why": how.why,
+            "warnings": list(entry.get("warnings") or ()),
+            "needs_key_provider": entry.get("needs_key_provider") or "",
+        },
     )
 
 
@@ -295,6 +300,11 @@ def commit(context: Context, copies: Sequence[Mapping[str, Any]]) -> tuple[dict[
     disks = points.prove_disks(context.host, job.vm, job.partial, wanted, job.policy["disk_format"])
     log.beat()
     manifest = _manifest(context, vm, job, proof, disks, copies)
+    if not any(file["role"] == "vmx" for file in manifest["files"]):
+        # Nobody could restore from it: better no point than one that looks whole.
+        raise ConfigNotCopied(
+            path=job.vmx_path, vm=job.vm, target=job.partial, reason="it is not among the copied files"
+        )
     log.note("commit-intent", partial=job.partial, final=job.final)
     point = points.commit(context.host.session, job, manifest)
     log.note("commit-done", final=job.final)
@@ -357,5 +367,8 @@ def _manifest(
         "files": [vars(file) for file in points.list_files(context.host.session, job.partial)],
         "still": dict(proof),
         "readable": "descriptor, capacity, extents, first and last sector, chain",
+        # What no one here can decrypt, no one here has proven.
+        "needs_key_provider": job.extra.get("needs_key_provider") or "",
+        "proven": not job.extra.get("needs_key_provider"),
         "policy": dict(job.policy),
     }

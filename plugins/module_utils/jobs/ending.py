@@ -101,6 +101,7 @@ def _finish_entry(
         why=job.extra.get("why"),
         error=None if status == "ok" else problem,
         restore_point=_restore_point(job) if events.committed else None,
+        proven=events.committed and not job.extra.get("needs_key_provider") if job.kind == "backup" else None,
         ended_at=iso(now),
         seconds=_seconds_between(entry.get("started_at"), iso(now)),
         downtime_seconds=downtime if downtime is not None else downtime_seconds(events.entries),

@@ -73,6 +73,11 @@ class RestorePoint:
         """The absolute path of the vmx, nvram, vmsd or vmxf file."""
         return next((posixpath.join(self.path, file.name) for file in self.files if file.role == role), None)
 
+    @property
+    def needs_key_provider(self) -> str:
+        """Why it can be used only where the VM's key provider is; empty where it needs none."""
+        return str(self.manifest.get("needs_key_provider") or "")
+
     def summary(self) -> dict[str, Any]:
         return {
             "path": self.path,
@@ -82,6 +87,8 @@ class RestorePoint:
             "host": self.host,
             "bytes": self.bytes,
             "disks": [disk.key for disk in self.disks],
+            "needs_key_provider": self.needs_key_provider,
+            "proven": not self.needs_key_provider,
         }
 
 

@@ -65,7 +65,7 @@ class VmFacts:
     passthrough: tuple[str, ...] = ()
     tools_running: bool = True
     consolidation_needed: bool = False
-    encrypted: bool = False
+    key_provider: str = ""
     fault: Mapping[str, Any] | None = None
 
 
@@ -120,6 +120,7 @@ class VmPlan:
     problems: tuple[Mapping[str, Any], ...]
     warnings: tuple[str, ...]
     policy: VmPolicy
+    needs_key_provider: str = ""
 
     @property
     def ready(self) -> bool:
@@ -238,11 +239,24 @@ def _action(disk: DiskFacts, how: How, policy: VmPolicy) -> tuple[str, str]:
         return "cannot", disk.fault
     if disk.mode.lower().startswith("independent") and how.snapshot:
         return "excluded", f"{disk.mode}: snapshots leave independent disks out; only a cold backup reads it"
-    if disk.sharing.lower().replace("-", "") == "multiwriter":
+    if _is_multi_writer(disk):
         return "cannot", "multi-writer: another VM may write to it at any moment"
     if disk.bus_sharing not in ("", "none") and how.snapshot:
         return "cannot", f"its controller is shared ({disk.bus_sharing}): no snapshot is possible while the VM runs"
+    if disk.kind == "rdm-virtual":
+        return "copy", "virtual raw device mapping: what its device holds is copied into a disk of its own"
     return "copy", ""
+
+
+def _is_multi_writer(disk: DiskFacts) -> bool:
+    return disk.sharing.lower().replace("-", "") == "multiwriter"
+
+
+def _is_shared(disk: DiskFacts) -> str:
+    """How other VMs get to the disk, in words; empty where they do not."""
+    if _is_multi_writer(disk):
+        return "multi-writer"
+    return "" if disk.bus_sharing in ("", "none") else f"on a shared controller ({disk.bus_sharing})"
 
 
 def why_not_as_planned(facts: VmFacts, planned: Mapping[str, str], policy: VmPolicy, host: str) -> JobError | None:
@@ -258,10 +272,16 @@ def why_not_as_planned(facts: VmFacts, planned: Mapping[str, str], policy: VmPol
 
 def room_needed(disk: PlannedDisk, disk_format: str) -> int:
     """What the copy may take. A thin copy never takes more than its chain holds, nor more than its capacity."""
+    return room_for(disk.bytes_to_read, disk.capacity_bytes, disk_format)
+
+
+def room_for(data_bytes: int, capacity_bytes: int, disk_format: str) -> int:
     if disk_format in ("zeroedthick", "eagerzeroedthick"):
-        return disk.capacity_bytes
-    # Grain tables and descriptors of sparse copies: 64 bytes a 64 KiB grain group, rounded up generously.
-    return disk.bytes_to_read + disk.capacity_bytes // 1024 + 1024 * 1024
+        return capacity_bytes
+    # A sparse disk has two tables of 4 bytes a grain of 64 KiB, empty or not. A thin one costs the file system its
+    # block pointers, 8 bytes a block of 1 MiB, here twice: a disk of 2 TiB that is nearly empty fits nearly everywhere.
+    tables = capacity_bytes // (8192 if disk_format == "2gbsparse" else 65536)
+    return data_bytes + tables + 1024 * 1024
 
 
 def volume_of(path: str, volumes: Sequence[Volume]) -> Volume | None:
@@ -287,6 +307,11 @@ def plan_vm(facts: VmFacts, policy: VmPolicy, target: str, host: str) -> VmPlan:
         warnings.append("VMware Tools do not run: the guest cannot be asked to shut down, and force_off is not allowed")
     if facts.consolidation_needed:
         warnings.append("the host says that its disks need consolidation")
+    if facts.key_provider:
+        warnings.append(f"{facts.key_provider}: its copy needs its key provider, and is not proven")
+    if facts.passthrough:
+        devices = ", ".join(facts.passthrough)
+        warnings.append(f"it has pass-through devices ({devices}): they are named in its copy, and not part of it")
     if how.snapshot and policy.quiesce and not facts.tools_running:
         warnings.append("VMware Tools do not run: the snapshot will not be quiesced")
     return VmPlan(
@@ -306,6 +331,7 @@ def plan_vm(facts: VmFacts, policy: VmPolicy, target: str, host: str) -> VmPlan:
         problems=tuple(problems),
         warnings=tuple(warnings),
         policy=policy,
+        needs_key_provider=facts.key_provider,
     )
 
 
@@ -313,12 +339,6 @@ def _problems(facts: VmFacts, policy: VmPolicy, how: How, disks: Sequence[Planne
     found: list[JobError] = []
     if facts.question:
         found.append(PendingQuestion(vm=facts.name, host=host, question=facts.question))
-    if facts.encrypted:
-        found.append(
-            HowNotPossible(
-                vm=facts.name, how=how.effective, reason="it is encrypted by the host", instead="nothing yet"
-            )
-        )
     present = {disk.key for disk in disks}
     for option in ("include", "exclude"):
         for key in getattr(policy.disks, option):
@@ -329,6 +349,12 @@ def _problems(facts: VmFacts, policy: VmPolicy, how: How, disks: Sequence[Planne
     for disk in disks:
         if disk.action == "cannot":
             found.append(DiskCannotBeCopied(vm=facts.name, disk=disk.key, reason=disk.reason))
+    for disk, fact in zip(disks, facts.disks):
+        # Left out of the copy or not: the host takes no snapshot of a VM that has such a disk.
+        shared = _is_shared(fact)
+        if shared and how.snapshot and disk.action != "cannot":
+            reason = f"the host takes no snapshot of it, because its disk {fact.key} is {shared}"
+            found.append(HowNotPossible(vm=facts.name, how=how.effective, reason=reason, instead="cold"))
     if facts.passthrough and how.effective == "hot":
         devices = ", ".join(facts.passthrough)
         reason = f"it has pass-through devices ({devices}), which forbid snapshots while it runs"

@@ -76,7 +76,7 @@ done
 _SIZES = r"""
 cd "$1" || exit 1
 for file in * .*; do
-    [ -f "$file" ] && stat -c '%s %b %B' "$file" && printf '%s\n' "$file"
+    [ -f "./$file" ] && stat -c '%s %b %B' "./$file" && printf '%s\n' "$file"
 done
 exit 0
 """
@@ -262,7 +262,14 @@ def _point_disk(
     )
 
 
-_ROLES = (("vmx", ".vmx"), ("nvram", ".nvram"), ("vmsd", ".vmsd"), ("vmxf", ".vmxf"), ("disk", ".vmdk"))
+_ROLES = (
+    ("vmx", ".vmx"),
+    ("vmx", ".vmtx"),
+    ("nvram", ".nvram"),
+    ("vmsd", ".vmsd"),
+    ("vmxf", ".vmxf"),
+    ("disk", ".vmdk"),
+)
 
 
 def list_files(session: Session, folder: str) -> tuple[PointFile, ...]:

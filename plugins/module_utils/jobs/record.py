@@ -54,6 +54,8 @@ def new_entry(
         "seconds": None,
         "downtime_seconds": None,
         "restore_point": None,
+        "needs_key_provider": "",
+        "proven": None,
         "started_at": None,
         "ended_at": None,
         "warnings": [],
@@ -159,6 +161,7 @@ def entry_of_plan(run_id: str, host: str, vm: Mapping[str, Any], kind: str = "ba
         effective_how=vm.get("effective_how"),
         why=vm.get("why"),
         warnings=list(vm.get("warnings") or ()),
+        needs_key_provider=vm.get("needs_key_provider") or "",
     )
     problems = vm.get("problems") or []
     if problems:
@@ -248,6 +251,8 @@ def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str
     for entry in entries:
         seconds = "-" if entry["seconds"] is None else f"{entry['seconds']:.0f} s"
         tail = entry["restore_point"] or (entry["error"] or {}).get("message", "")
+        if entry.get("needs_key_provider"):
+            tail += f"  not proven: needs its key provider ({entry['needs_key_provider']})"
         lines.append(
             f"  {entry['host']}  {entry['vm']}  {entry['status']}  {entry['effective_how'] or '-'}  "
             f"{human(entry['bytes'])}  {seconds}  {tail}".rstrip()

@@ -23,7 +23,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import human, is_point_name, slug
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import Volume, volume_of
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import Volume, room_for, volume_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.vmxedit import (
     RESTORED_FROM,
     NewPlace,
@@ -110,6 +110,7 @@ class RestorePlan:
             "disks": [dict(disk) for disk in self.disks],
             "files": [dict(file) for file in self.files],
             "notes": list(self.notes),
+            "needs_key_provider": self.point.needs_key_provider,
             "room_needed": self.room_needed,
             "already": self.already,
             "vmid": self.vmid,
@@ -200,12 +201,18 @@ def plan_restore(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target) -> R
         point=point,
         disks=disks,
         files=files,
-        notes=written.notes,
+        notes=(*written.notes, *_key_note(point)),
         room_needed=room,
         already=len(same) == 1,
         vmid=same[0].vmid if len(same) == 1 else None,
         problems=problems,
     )
+
+
+def _key_note(point: RestorePoint) -> tuple[str, ...]:
+    if not point.needs_key_provider:
+        return ()
+    return (f"{point.needs_key_provider}: it starts only on a host that has its key provider",)
 
 
 def _files(point: RestorePoint, directory: str, stem: str) -> tuple[Mapping[str, str], ...]:
@@ -219,9 +226,7 @@ def _files(point: RestorePoint, directory: str, stem: str) -> tuple[Mapping[str,
 
 
 def _room(disk: Mapping[str, Any], disk_format: str) -> int:
-    if disk_format in ("zeroedthick", "eagerzeroedthick"):
-        return int(disk["capacity_bytes"])
-    return int(disk["bytes_to_read"]) + int(disk["capacity_bytes"]) // 1024 + 1024 * 1024
+    return room_for(int(disk["bytes_to_read"]), int(disk["capacity_bytes"]), disk_format)
 
 
 def _problems(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target, room: int) -> list[dict[str, str]]:

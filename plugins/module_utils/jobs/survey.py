@@ -90,9 +90,17 @@ def vm_facts(host: Host, vm: VirtualMachine, info: Mapping[str, Any]) -> VmFacts
         passthrough=tuple(info.get("passthrough_devices") or ()),
         tools_running=bool((info.get("guest") or {}).get("tools_running")),
         consolidation_needed=bool(info.get("consolidation_needed")),
-        encrypted=bool(info.get("encrypted")),
+        key_provider=key_provider(info),
         fault=fault,
     )
+
+
+def key_provider(info: Mapping[str, Any]) -> str:
+    """Why what is copied of the VM can be used only where its key provider is; empty where it needs none."""
+    reasons = [
+        text for key, text in (("encrypted", "it is encrypted"), ("vtpm", "it has a virtual TPM")) if info.get(key)
+    ]
+    return " and ".join(reasons)
 
 
 def disk_facts(disk: Mapping[str, Any]) -> DiskFacts:

@@ -115,7 +115,8 @@ def parse_descriptor(text: str, path: str) -> Descriptor:
     settings: dict[str, str] = {}
     ddb: dict[str, str] = {}
     extents: list[Extent] = []
-    for raw in text.splitlines():
+    # Not splitlines: a file name may hold characters that Unicode calls line ends.
+    for raw in text.split("\n"):
         line = raw.strip()
         if not line or line.startswith("#"):
             continue

@@ -185,7 +185,7 @@ class Vmx(Dictionary):
 
     @property
     def encrypted(self) -> bool:
-        return "encryption.keySafe" in self or "encryption.data" in self
+        return any(key in self for key in ("encryption.keySafe", "encryption.data", "encryption.bundle"))
 
 
 def parse_vmx(text: str, path: str) -> Vmx:

@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         return verb
 
     up = add("up", up_verb, "Start a lab and wait until everything in it answers.")
-    up.add_argument("--topology", default="demo", help="demo, test, releases, fleet:N or a JSON file (default: demo)")
+    up.add_argument(
+        "--topology", default="demo", help="demo, test, releases, zoo, fleet:N or a JSON file (default: demo)"
+    )
     up.add_argument("--base-address", default="127.0.21.0", help="machines get the addresses after this one")
     up.add_argument("--port", type=int, default=2222, help="the SSH port of every machine (default: 2222)")
     up.add_argument("--python", help="the interpreter of the backup servers (default: the one that runs this)")
@@ -152,7 +154,7 @@ def _description(what: str) -> Any:
     try:
         return json.loads(Path(what).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise LabError(f"{what!r} is neither a built-in topology (demo, test, fleet:N) nor a file") from error
+        raise LabError(f"{what!r} is neither a built-in topology (demo, test, zoo, fleet:N) nor a file") from error
     except json.JSONDecodeError as error:
         raise LabError(f"{what}: not JSON: {error}") from error
 

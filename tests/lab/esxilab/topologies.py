@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from esxilab.zoo import zoo
+
 Description = dict[str, Any]
 RELEASES = ("6.0", "6.7", "7.0", "8.0", "9.0")
 
@@ -220,4 +222,4 @@ def fleet(count: int) -> Description:
     }
 
 
-BUILT_IN: dict[str, Callable[[], Description]] = {"demo": demo, "test": test, "releases": releases}
+BUILT_IN: dict[str, Callable[[], Description]] = {"demo": demo, "test": test, "releases": releases, "zoo": zoo}

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from esxilab import topologies
+from esxilab import topologies, vmspec
 from esxilab.errors import LabError
 
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -80,6 +80,7 @@ class Datastore:
     name: str
     volume: Volume
     server: str | None = None
+    lost: bool = False  # gone once its VMs are made
 
 
 @dataclass
@@ -135,7 +136,7 @@ class Topology:
 
 
 def describe(what: str) -> topologies.Description:
-    """The description of a built-in topology: demo, test, releases or fleet:N."""
+    """The description of a built-in topology: demo, test, releases, zoo or fleet:N."""
     if not what.startswith("fleet:"):
         return topologies.BUILT_IN[what]()
     count = what.partition(":")[2]
@@ -267,6 +268,7 @@ def _complete_host(
         for missing in sorted(used - set(names)):
             raise LabError(f"{machine.name}: VM {full['name']!r} is on datastore {missing!r}, which the host lacks")
         vms.append(full)
+    vmspec.check(machine.name, vms, names)
     machine.config = dict(
         entry,
         name=machine.name,
@@ -286,6 +288,7 @@ def _complete_host(
                 server=store.server,
                 server_share=f"/srv/{store.name}" if store.server else None,
                 shared_id=store.volume.shared_id,
+                lost=store.lost,
             )
             for store in machine.datastores
         ],
@@ -323,7 +326,10 @@ def _datastore(
     volume = volumes.setdefault(key, Volume(uuid, kind, size, shared))
     if (volume.type, volume.size) != (kind, size):
         raise LabError(f"{place}: it is shared under {key!r}, but elsewhere with another type or size")
-    found = Datastore(name, volume, server)
+    lost = bool(store.get("lost"))
+    if lost and (server is not None or shared):
+        raise LabError(f"{place}: a datastore that others see cannot be lost by one host")
+    found = Datastore(name, volume, server, lost)
     if server is not None and volume.uuid not in [other.volume.uuid for other in served.setdefault(str(server), [])]:
         served[str(server)].append(found)
     return found

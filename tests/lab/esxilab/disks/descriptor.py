@@ -18,7 +18,7 @@ NO_PARENT = "ffffffff"
 NEVER_WRITTEN = "fffffffe"
 CHILD_TYPES = ("vmfsSparse", "seSparse")
 
-_EXTENT = re.compile(r'^(RW|RDONLY|NOACCESS)\s+(\d+)\s+([A-Z0-9]+)(?:\s+"([^"]*)"(?:\s+(\d+))?)?\s*$')
+_EXTENT = re.compile(r'^(RW|RDONLY|NOACCESS)\s+(\d+)\s+([A-Z0-9]+)(?:\s+"(.*)"(?:\s+(\d+))?)?\s*$')
 _DDB = re.compile(r'^(ddb\.\S+)\s*=\s*"(.*)"\s*$')
 _FIELD = re.compile(r'^(\w+)\s*=\s*"?(.*?)"?\s*$')
 
@@ -154,7 +154,7 @@ def parse_descriptor(text: str, path: str) -> Descriptor:
     if not text.lstrip().startswith("# Disk DescriptorFile"):
         raise NotADisk(path, "no '# Disk DescriptorFile' line")
     found = Descriptor(path=path, cid="", create_type="", encoding=None)
-    for raw in text.splitlines():
+    for raw in text.split("\n"):
         line = raw.strip()
         if not line or line.startswith("#"):
             continue

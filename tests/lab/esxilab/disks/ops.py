@@ -108,8 +108,8 @@ def create_rdm(
 ) -> Descriptor:
     """A raw device mapping: the pointer file has the length of the device and no blocks."""
     stem, sectors = stem_of(desc_path), size // SECTOR
-    kind, suffix = ("VMFSPASSTHROUGHRDM", "rdmp") if physical else ("VMFSRDM", "rdm")
-    line = ExtentLine("RW", sectors, kind, f"{os.path.basename(stem)}-{suffix}.vmdk")
+    suffix = "rdmp" if physical else "rdm"
+    line = ExtentLine("RW", sectors, "VMFSRDM", f"{os.path.basename(stem)}-{suffix}.vmdk")
     create_type = "vmfsPassthroughRawDeviceMap" if physical else "vmfsRawDeviceMap"
     if os.path.lexists(desc_path):
         raise FileExists(desc_path)
@@ -239,7 +239,8 @@ def clone(
             release=release,
             preallocate=preallocate and fmt != "eagerzeroedthick",
         )
-        for key in ("ddb.toolsInstallType", "ddb.toolsVersion"):
+        # The filter's mark stays with what is copied as ciphertext.
+        for key in ("ddb.toolsInstallType", "ddb.toolsVersion", "ddb.iofilters"):
             if key in base.ddb:
                 target.ddb[key] = base.ddb[key]
         target.new_content_id()

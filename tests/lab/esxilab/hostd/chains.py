@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,8 @@ class Chains:
             chain = self.chain(top)
             for child, parent in zip(reversed(chain[:-1]), reversed(chain[1:])):
                 merge = Merge(node, child, parent)
+                if not _one_vm(child, parent):
+                    continue
                 if parent not in self.frozen and len(self.children_of(parent)) == 1 and merge not in found:
                     found.append(merge)
         return found
@@ -84,9 +87,23 @@ class Chains:
     def consolidation_needed(self) -> bool:
         return bool(self.merges())
 
+    def own(self) -> set[str]:
+        """Of the descriptors that chains go through, those that are this VM's: the parent of a linked clone is not."""
+        found = set()
+        for _, top in self.tops():
+            chain = self.chain(top)
+            end = next((n for n, pair in enumerate(zip(chain, chain[1:]), 1) if not _one_vm(*pair)), len(chain))
+            found.update(chain[:end])
+        return found
+
     def referenced(self) -> set[str]:
         """Every descriptor that some chain still goes through."""
         return {path for _, top in self.tops() for path in self.chain(top)}
+
+
+def _one_vm(child: str, parent: str) -> bool:
+    """All links of a VM's own disk lie in one folder; a linked clone's parent lies in another VM's."""
+    return os.path.dirname(child) == os.path.dirname(parent)
 
 
 def consolidate(vm: Vm, snapshots: SnapshotDict) -> None:

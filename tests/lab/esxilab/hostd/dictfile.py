@@ -29,7 +29,7 @@ class DictFile:
 
     def __init__(self, text: str = "") -> None:
         self._values: dict[str, tuple[str, str]] = {}
-        for line in text.splitlines():
+        for line in text.split("\n"):
             match = LINE.match(line)
             if match:
                 self.set(match.group(1), decode(match.group(2)))

@@ -354,7 +354,7 @@ class Engine:
         from .chains import Chains
 
         own = vm.config.base_name
-        for path in Chains(vm).referenced() | {disk.path for disk in vm.live_disks()}:
+        for path in Chains(vm).own() | {disk.path for disk in vm.live_disks()}:
             self.delete(path)
         for snapshot in vm.snapshots().snapshots:
             for name in (snapshot.filename, snapshot.filename.replace(".vmsn", ".vmem")):

@@ -18,6 +18,7 @@ from .errors import (
     InsufficientRoom,
     InvalidPowerState,
     InvalidState,
+    NotSupported,
     ToolsUnavailable,
     VimFault,
 )
@@ -44,6 +45,8 @@ def power_on(vm: Vm, wait_for_answer: bool = True) -> None:
         raise InvalidState("The operation is not allowed while the host is in maintenance mode.")
     if vm.has_fault("power_on_fails"):
         raise GenericVmConfigFault("Failed to power on the virtual machine: File system specific implementation failed")
+    if vm.vmx_path.endswith(".vmtx"):
+        raise NotSupported("The operation is not supported on a template.")
     if vm.config.hardware > host.profile.hardware_max:
         raise GenericVmConfigFault(
             f"This virtual machine uses hardware version {vm.config.hardware}, which is not supported by this host."

@@ -207,7 +207,7 @@ class Hostd:
             holder = self.inventory.holder(path)
             if holder is not None:
                 raise AlreadyExists(holder)
-            if not path.endswith(".vmx") or not self.outside(path).is_file():
+            if not path.endswith((".vmx", ".vmtx")) or not self.outside(path).is_file():
                 raise ObjectNotFound()
             vmid = self.inventory.add(path)
             vm = self._vms[vmid] = Vm(self, vmid, path)

@@ -41,7 +41,7 @@ def create(vm: Vm, name: str, description: str, memory: bool, quiesce: bool) -> 
     """Freeze every dependent disk, by a stun of the guest where it runs."""
     host, engine = vm.host, vm.host.engine
     snapshots = vm.snapshots()
-    _refuse_impossible(vm, snapshots.depth(snapshots.current))
+    _refuse_impossible(vm, snapshots.depth(snapshots.current), memory)
     if vm.has_fault("snapshot_fails"):
         raise GenericVmConfigFault("An error occurred while taking a snapshot: Failed to create the snapshot.")
     if vm.power == "suspended" and snapshots.current is not None and not _changed_since(vm, snapshots.current):
@@ -98,9 +98,11 @@ def _undo(vm: Vm, snapshot: Snapshot, made: list[str], before: DictFile) -> None
         (vm.folder / name).unlink(missing_ok=True)
 
 
-def _refuse_impossible(vm: Vm, depth: int) -> None:
+def _refuse_impossible(vm: Vm, depth: int, memory: bool) -> None:
     if depth + 1 >= MAX_LEVELS:
         raise TooManySnapshotLevels()
+    if memory and vm.power == "poweredOn" and vm.config.values.flag("pciPassthru0.present"):
+        raise NotSupported("Cannot take a memory snapshot of a virtual machine with a pass-through device.")
     for disk in vm.live_disks():
         if disk.sharing == "multi-writer":
             raise NotSupported("Cannot take a snapshot of a virtual machine with multi-writer disks.")

@@ -56,6 +56,7 @@ class Controller:
     bus_type: str
     bus: int
     device: str
+    sharing: str = "noSharing"
 
     @property
     def key(self) -> int:
@@ -88,7 +89,7 @@ class VmConfig:
     @property
     def base_name(self) -> str:
         """The .vmx's own name without its ending; logs, swap and snapshot files are named after it."""
-        return os.path.basename(self.vmx_path)[: -len(".vmx")]
+        return os.path.splitext(os.path.basename(self.vmx_path))[0]
 
     @property
     def name(self) -> str:
@@ -169,7 +170,9 @@ class VmConfig:
             if match and value.lower() == "true":
                 kind, bus = match.group(1).lower(), int(match.group(2))
                 device = self.values.get(f"{kind}{bus}.virtualDev") or {"scsi": "lsilogic"}.get(kind, kind)
-                found.append(Controller(kind, bus, device))
+                shared = {"virtual": "virtualSharing", "physical": "physicalSharing"}
+                sharing = shared.get(self.values.get(f"{kind}{bus}.sharedBus"), "noSharing")
+                found.append(Controller(kind, bus, device, sharing))
         return sorted(found, key=lambda item: item.key)
 
     def nics(self) -> list[Nic]:

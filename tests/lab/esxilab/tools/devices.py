@@ -96,7 +96,7 @@ def _controller(item: Controller, members: list[int], number: int) -> Obj:
         ("device", Arr("int", members) if members else NOTHING),
     ]
     if item.bus_type == "scsi":
-        fields += [("hotAddRemove", True), ("sharedBus", "noSharing"), ("scsiCtlrUnitNumber", 7)]
+        fields += [("hotAddRemove", True), ("sharedBus", item.sharing), ("scsiCtlrUnitNumber", 7)]
     return Obj(f"vim.vm.device.{kind}", fields)
 
 

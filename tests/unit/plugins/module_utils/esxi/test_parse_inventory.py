@@ -11,6 +11,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_inventory 
     parse_invalid_vmids,
     parse_registered_vmid,
     parse_vm_inventory,
+    unparsed_rows,
 )
 
 DATA = Path(__file__).parent / "data"
@@ -106,3 +107,20 @@ def test_a_damaged_inventory_file_gives_nothing(text):
 def test_the_id_of_a_new_registration():
     assert parse_registered_vmid("35\n") == 35
     assert parse_registered_vmid("") is None
+
+
+def test_a_template_is_a_row_like_any_other() -> None:
+    text = (
+        "Vmid     Name                     File                        Guest OS        Version   Annotation\n"
+        "8      template   [datastore1] template/template.vmtx   debian10_64Guest   vmx-14              \n"
+    )
+    (row,) = parse_getallvms(text)
+    assert (row.vmid, row.path) == (8, "template/template.vmtx")
+
+
+def test_a_row_that_cannot_be_read_is_kept_where_its_id_is_known_from_elsewhere() -> None:
+    header = "Vmid   Name   File   Guest OS   Version   Annotation"
+    text = f"{header}\n4      x      [st[x]ore] x/x.vmx   otherGuest   vmx-14   \n"
+    assert parse_getallvms(text) == ()
+    assert [row.vmid for row in unparsed_rows(text, {4, 5})] == [4]
+    assert unparsed_rows(text, {5}) == ()

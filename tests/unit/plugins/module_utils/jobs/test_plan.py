@@ -66,7 +66,7 @@ def test_what_does_not_run_is_never_started_stopped_or_snapshotted(
     [
         ({}, "hot", "copy", ""),
         ({"kind": "rdm-physical"}, "cold", "excluded", "physical raw device mapping"),
-        ({"kind": "rdm-virtual"}, "hot", "copy", ""),
+        ({"kind": "rdm-virtual"}, "hot", "copy", "virtual raw device mapping"),
         ({"mode": "independent-persistent"}, "hot", "excluded", "independent-persistent"),
         ({"mode": "independent-nonpersistent"}, "warm", "excluded", "independent-nonpersistent"),
         ({"mode": "independent-persistent"}, "cold", "copy", ""),
@@ -81,7 +81,7 @@ def test_every_disk_has_an_action_and_a_reason(changes: dict[str, Any], how: str
     plan = planned(replace(POLICY, how=how), disks=(make_disk("scsi0:0"), make_disk("scsi0:1", **changes)))
     disk = plan.disks[1]
     assert disk.action == action
-    assert word in disk.reason and bool(disk.reason) == (action != "copy")
+    assert word in disk.reason and bool(disk.reason) == bool(word)
 
 
 def test_a_disk_that_cannot_be_copied_keeps_its_machine_from_being_green() -> None:
@@ -114,7 +114,6 @@ def test_a_machine_without_a_disk_to_copy_is_a_problem(disks: Any) -> None:
     [
         ({"question": "moved or copied?"}, "hot", "pending-question"),
         ({"passthrough": ("pciPassthru0",)}, "hot", "how-not-possible"),
-        ({"encrypted": True}, "cold", "how-not-possible"),
         ({"fault": {"id": "vm-unusable", "message": "m", "hint": "", "data": {}}}, "hot", "vm-unusable"),
     ],
 )
@@ -127,6 +126,32 @@ def test_what_stands_in_the_way_is_told_before_anything_is_touched(
 def test_a_pass_through_device_forbids_hot_only() -> None:
     for how in ("warm", "cold"):
         assert planned(replace(POLICY, how=how), passthrough=("pciPassthru0",)).ready
+
+
+@pytest.mark.parametrize(
+    ("changes", "how", "ready"),
+    [
+        ({"sharing": "multi-writer"}, "hot", False),
+        ({"sharing": "multi-writer"}, "warm", False),
+        ({"sharing": "multi-writer"}, "cold", True),
+        ({"bus_sharing": "virtual"}, "hot", False),
+        ({"bus_sharing": "virtual"}, "cold", True),
+    ],
+)
+def test_leaving_a_shared_disk_out_does_not_make_a_snapshot_possible(
+    changes: dict[str, Any], how: str, ready: bool
+) -> None:
+    policy = replace(POLICY, how=how, disks=DiskChoice(exclude=("scsi1:0",)))
+    plan = planned(policy, disks=(make_disk("scsi0:0"), make_disk("scsi1:0", **changes)))
+    assert ids(plan) == ([] if ready else ["how-not-possible"])
+    assert ready or ("scsi1:0" in plan.problems[0]["message"] and "cold" in plan.problems[0]["hint"])
+
+
+@pytest.mark.parametrize("how", ["hot", "warm", "cold"])
+def test_a_machine_that_needs_its_key_provider_is_copied_and_says_so(how: str) -> None:
+    plan = planned(replace(POLICY, how=how), key_provider="it has a virtual TPM")
+    assert plan.ready and plan.as_dict()["needs_key_provider"] == "it has a virtual TPM"
+    assert any("key provider" in warning and "not proven" in warning for warning in plan.warnings)
 
 
 def test_a_guest_that_cannot_be_asked_is_warned_of() -> None:

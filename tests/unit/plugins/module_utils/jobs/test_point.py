@@ -283,3 +283,13 @@ def test_nothing_is_made_below_a_datastore_that_is_not_mounted(session: Session)
     with pytest.raises(StowageError) as caught:
         points.prepare(session, job)
     assert "/vmfs/volumes/gone" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "name", ["-n x.vmx", "--help.vmx", "$(touch boo) `touch boo`.vmx", " 'q\" [b]*?.vmx", ".hidden.vmx"]
+)
+def test_a_file_is_listed_whatever_its_name(session: Session, tmp_path: Path, name: str) -> None:
+    (tmp_path / "point").mkdir()
+    (tmp_path / "point" / name).write_text("x" * 7)
+    (found,) = points.list_files(session, str(tmp_path / "point"))
+    assert (found.name, found.size, found.role) == (name, 7, "vmx")

@@ -44,6 +44,17 @@ VMX = parse_vmx(
 )
 
 
+def test_a_point_that_needs_a_key_provider_is_never_called_proven() -> None:
+    plain, sealed = manifest_point(), manifest_point(needs_key_provider="it is encrypted", proven=True)
+    assert (plain.summary()["proven"], plain.summary()["needs_key_provider"]) == (True, "")
+    assert (sealed.summary()["proven"], sealed.summary()["needs_key_provider"]) == (False, "it is encrypted")
+
+
+def manifest_point(**changes: Any) -> RestorePoint:
+    folder = f"/vmfs/volumes/bk/web01-{identity_hash('id-1')}/20261122T200000Z"
+    return parse_manifest(render_manifest(manifest(**changes)), folder)
+
+
 def manifest(**changes: Any) -> dict[str, Any]:
     value: dict[str, Any] = {
         "time": "20261122T200000Z",

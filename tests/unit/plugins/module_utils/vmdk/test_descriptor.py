@@ -76,3 +76,10 @@ def test_what_is_not_a_descriptor_is_refused_with_its_name_and_reason(text, reas
     with pytest.raises(NotADescriptor) as caught:
         parse_descriptor(text, "/vmfs/volumes/ds/x.vmdk")
     assert "/vmfs/volumes/ds/x.vmdk" in caught.value.message and reason in caught.value.message
+
+
+@pytest.mark.parametrize("stem", ['quo"te', "line\u2028separator", "next\u0085line", "a = b", "$(x) `y`"])
+def test_an_extent_keeps_its_name_whatever_it_holds(stem: str) -> None:
+    head = '# Disk DescriptorFile\nversion=1\nCID=0000000a\nparentCID=ffffffff\ncreateType="vmfs"\n'
+    text = f'{head}RW 8 VMFS "{stem}-flat.vmdk"\n'
+    assert parse_descriptor(text, "x.vmdk").files == (f"{stem}-flat.vmdk",)
