@@ -111,7 +111,6 @@ class Daemon:
             node.hostd = hostd = Hostd(machine.config, self.paths.volumes, self.locks, root=root)
             if machine.switches["ssh_memory_mb"]:
                 node.memory_cap = MemoryCap(lambda: hostd.ssh_memory_mb, root / "scratch/log/vmkernel.log")
-            node.hostd.reboot_machine = lambda: self.power(node, True)
             node.hostd.machine_events = NodeEvents(self, node)
             self._serve(self.paths.sockets(machine) / "labd.sock", lambda channel: self._host_connection(node, channel))
 

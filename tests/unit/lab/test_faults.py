@@ -18,6 +18,7 @@ import pytest
 import test_hostd
 from esxilab import faults as machine_faults
 from esxilab.hostd import faults
+from esxilab.hostd.events import MachineEvents
 from test_hostd import Bench, disk, running
 
 README = Path(__file__).resolve().parents[2] / "lab" / "README.md"
@@ -171,15 +172,20 @@ def test_a_restart_of_hostd_loses_the_answer_and_the_task_and_not_the_work(bench
 
 def test_a_reboot_in_the_middle_of_a_call_is_asked_for_once(bench: Make) -> None:
     lab = bench([running()])
-    asked: list[float] = []
-    lab.host.reboot_machine = lambda: asked.append(time.monotonic())
+    asked: list[bool] = []
+
+    class Events(MachineEvents):
+        def power(self, again: bool, seconds: float) -> None:
+            asked.append(again)
+
+    lab.host.machine_events = Events()
     lab.host.fault("reboot", op="power.off", vm="web", after=0)
     lab.vim("vmsvc/power.getstate", "1")
     assert asked == []
     lab.vim("vmsvc/power.off", "1")
     lab.wait(lambda: asked, "the reboot")
     lab.run("vim-cmd", "vmsvc/power.off", "1")
-    assert len(asked) == 1
+    assert asked == [True]
 
 
 def test_a_vmid_that_changes_leaves_the_machine_running_under_another(bench: Make) -> None:

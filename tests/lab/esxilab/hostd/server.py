@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,6 @@ class Hostd:
         self._habits: dict[str, set[str]] = {}
         #: Bumped by a restart of hostd: who waits for an answer of the old one gets none.
         self.hostd_life = 0
-        #: How a fault has the whole machine reboot; the lab's daemon puts it in.
-        self.reboot_machine: Callable[[], None] = lambda: None
         self._rebuild()
 
     def _rebuild(self) -> None:
@@ -353,7 +351,7 @@ class Hostd:
         """What a fault does that hits the whole host."""
         self.faults.drop(fault)
         if fault.name == "reboot":
-            threading.Thread(target=self.reboot_machine, name="reboot", daemon=True).start()
+            self.machine_events.power(True, 0.0)
         else:
             self.restart(float(fault.args.get("seconds", 5)))
 
