@@ -131,4 +131,7 @@ def test_snapshots_and_power_are_driven_and_idempotent(releases: House, tmp_path
     book = tmp_path / "steps.yml"
     book.write_text(json.dumps([play]), encoding="utf-8")
     releases.controller.play(str(book)).must_end_with(0)
-    assert releases.differences(*ENDS.split(",")) == []
+    for host in ENDS.split(","):
+        on, off = releases.vm(host, name_of(host, "on")), releases.vm(host, name_of(host, "off"))
+        assert (on["power"], on["snapshots"], off["power"]) == ("poweredOn", [], "poweredOff")
+        assert releases.lab.left_behind(host) == []
