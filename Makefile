@@ -10,7 +10,7 @@ test:
 	@tests/tools/setup checks
 	@.venv/bin/python tests/tools/check.py --only "$(ONLY)"
 
-# The tests against the lab, one after the other, with those marked `soak` (none is yet: full counts are still to come).
+# The tests against the lab, one after the other, at full counts: the whole kill matrix and every fault in a job (hours).
 soak:
 	@tests/tools/setup
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m pytest -q --soak tests/system

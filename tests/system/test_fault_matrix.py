@@ -124,7 +124,8 @@ SAMPLE = list(ROWS)[:2]
 @pytest.mark.parametrize("name", [name if name in SAMPLE else pytest.param(name, marks=soak) for name in ROWS])
 def test_a_fault_is_told_and_leaves_nothing(story: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     how, faults, wanted = ROWS[name]
-    job = story(how)
+    # A guest that was asked to shut down is waited for as long as its policy says.
+    job = story(how, shutdown_timeout=25)
     known = listed(job.host)
     if "claims" in name:
         # What never happens need not be waited for as long as what is slow.

@@ -113,7 +113,6 @@ def test_a_controller_that_dies_at_a_step_of_hot_warm_and_cold_leaves_nothing_af
     rows = judged(house, dict(zip(VMS, SAMPLE)), tmp_path)
     assert all(at_once for _cell, at_once, _after in rows)
     assert [after for _cell, _at_once, after in rows] == [[], [], []]
-    assert house.controller.play("recover").must_end_with(0).changed == 0
 
 
 @pytest.mark.soak
