@@ -15,7 +15,6 @@ import pytest
 from animals import changes, left_behind, running, state
 from esxilab import topology, zoo
 from house import POINT, House
-from judge import same_content
 
 CANARY = zoo.CANARY.rsplit("/", 1)[-1]
 
@@ -86,8 +85,10 @@ def there_and_back(house: House, description: dict[str, Any]) -> None:
             assert folder.name == request["directory"].rsplit("/", 1)[-1]
             stem = folder / folder.name
             for number, disk in enumerate(point.manifest["disks"]):
-                back = Path(f"{stem}{f'_{number}' if number else ''}.vmdk")
-                assert "identical" in same_content(back, point.folder / disk["file"])
+                # qemu-img ends an extent's name at its first quote: the extents themselves are compared.
+                back = Path(f"{stem}{f'_{number}' if number else ''}-flat.vmdk")
+                kept = point.folder / disk["file"].replace(".vmdk", "-flat.vmdk")
+                assert back.read_bytes() == kept.read_bytes() and kept.stat().st_size == disk["capacity_bytes"]
     assert canaries(house) == []
     assert {path.name for path in house.lab.outside(POINT).iterdir() if path.is_dir()} == {
         point.folder.parent.name for point in house.points()

@@ -79,7 +79,7 @@ def nastiest() -> dict[str, Any]:
 
 
 def names(profiles: tuple[str, ...], everything: bool = False) -> dict[str, Any]:
-    """One host of each release with the nastiest VM and two names that look the same; or with all hostile names."""
+    """One host of each release with the nastiest VM, the first with two names that look the same; or all with all."""
     hosts = []
     for profile in profiles:
         store = "st[x] $(touch boo) `touch boo` '\";& {{ 1 }}"
@@ -94,7 +94,7 @@ def names(profiles: tuple[str, ...], everything: bool = False) -> dict[str, Any]
                     {"name": store, "type": "vmfs6" if float(profile) >= 6.5 else "vmfs5", "size": "256M"},
                     {"name": "backup", "type": "nfs", "size": "512M", "server": "bk1"},
                 ],
-                "vms": [nastiest(), *(all_of_them if everything else pair)],
+                "vms": [nastiest(), *(all_of_them if everything else pair if profile == profiles[0] else [])],
             }
         )
     return {"hosts": hosts, "backup_servers": [{"name": "bk1"}]}

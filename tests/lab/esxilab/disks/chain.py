@@ -186,6 +186,8 @@ def _shifted(disk: VirtualDisk, start: int) -> Callable[[int, int], bytes]:
 def open_extent(line: ExtentLine, descriptor: Descriptor, writable: bool, resolve: Resolve | None = None) -> Extent:
     path = descriptor.beside(line.file, resolve)
     size = line.sectors * SECTOR
+    if descriptor.create_type == "vmfsPassthroughRawDeviceMap":
+        raise NotADisk(descriptor.path, "a physical raw device mapping cannot be read through a file")
     if line.kind in ("VMFS", "FLAT", "VMFSRDM"):
         return FlatExtent(path, size, writable, (line.offset or 0) * SECTOR)
     kinds: dict[str, Callable[[str, int, bool], Extent]] = {
