@@ -33,6 +33,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal a
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
+    ConfigNotCopied,
     LockLost,
     NotReadable,
     NotStill,
@@ -431,6 +432,18 @@ def test_a_suspended_machine_is_copied_as_it_lies_and_stays_suspended(story: Any
         assert job.vm.power_state() == "suspended"
     finally:
         host.find_vm(name=NAME).power_on(quick())
+
+
+def test_no_job_is_begun_whose_point_would_lack_the_configuration(story: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = story()
+    copy_files = points.copy_files
+    # The .vmx is replaced by its owner (written anew beside it, then renamed) at the moment when it is looked for.
+    monkeypatch.setattr(
+        points, "copy_files", lambda s, vm, files, dest: copy_files(s, vm, [f"{files[0]}~", *files[1:]], dest)
+    )
+    with pytest.raises(ConfigNotCopied):
+        job.start()
+    assert job.end("failed", "given up").error is None
 
 
 def test_a_machine_that_was_registered_anew_since_the_plan_is_known_by_its_new_number(story: Any, host: Host) -> None:
