@@ -42,6 +42,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     VmLocked,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import ConnectionLost
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
 
 from .conftest import Lab
@@ -306,6 +307,36 @@ def test_a_full_datastore_keeps_no_snapshot_open_and_no_machine_off(story: Any, 
             retry = next(number for number, label in question.choices if "retry" in label.lower())
             job.host.vim("vmsvc/message", str(job.vm.vmid), question.id, str(retry))
     assert (ended.error, ended.entry["status"]) == (None, "failed")
+
+
+@pytest.mark.parametrize("by", ["the run itself", "recover"])
+def test_a_commit_whose_answer_was_lost_is_told_as_what_it_is(
+    story: Any, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    job = story()
+    job.start()
+    job.bracket()
+    job.copy()
+    note = IntentLog.note
+
+    def lost(log: IntentLog, event: str, **data: Any) -> None:
+        if event == "commit-done":
+            raise ConnectionLost(host=HOST, port=22, command="sh", reason="reset")
+        note(log, event, **data)
+
+    monkeypatch.setattr(IntentLog, "note", lost)
+    with pytest.raises(ConnectionLost):
+        job.commit()
+    monkeypatch.undo()
+    if by == "recover":
+        job.cut()
+        (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 120)
+        assert found.outcome == "recovered"
+    else:
+        assert job.end("failed", "the line was cut").error is None
+    entry = record.read_entry(job.state, job.context.run_id, HOST, job.entry["identity"])
+    assert entry is not None and (entry["status"] == "ok", entry["restore_point"]) == (False, job.job.final)
+    assert job.job.final in listed(job.host)
 
 
 def test_a_clone_that_runs_on_is_ended_before_the_snapshot_goes(story: Any) -> None:
