@@ -33,6 +33,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal a
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
+    ConfigNotCopied,
     LockLost,
     NotReadable,
     NotStill,
@@ -41,6 +42,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     VmLocked,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import ConnectionLost
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
 
 from .conftest import Lab
@@ -307,6 +309,36 @@ def test_a_full_datastore_keeps_no_snapshot_open_and_no_machine_off(story: Any, 
     assert (ended.error, ended.entry["status"]) == (None, "failed")
 
 
+@pytest.mark.parametrize("by", ["the run itself", "recover"])
+def test_a_commit_whose_answer_was_lost_is_told_as_what_it_is(
+    story: Any, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    job = story()
+    job.start()
+    job.bracket()
+    job.copy()
+    note = IntentLog.note
+
+    def lost(log: IntentLog, event: str, **data: Any) -> None:
+        if event == "commit-done":
+            raise ConnectionLost(host=HOST, port=22, command="sh", reason="reset")
+        note(log, event, **data)
+
+    monkeypatch.setattr(IntentLog, "note", lost)
+    with pytest.raises(ConnectionLost):
+        job.commit()
+    monkeypatch.undo()
+    if by == "recover":
+        job.cut()
+        (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 120)
+        assert found.outcome == "recovered"
+    else:
+        assert job.end("failed", "the line was cut").error is None
+    entry = record.read_entry(job.state, job.context.run_id, HOST, job.entry["identity"])
+    assert entry is not None and (entry["status"] == "ok", entry["restore_point"]) == (False, job.job.final)
+    assert job.job.final in listed(job.host)
+
+
 def test_a_clone_that_runs_on_is_ended_before_the_snapshot_goes(story: Any) -> None:
     job = story()
     job.start()
@@ -431,6 +463,18 @@ def test_a_suspended_machine_is_copied_as_it_lies_and_stays_suspended(story: Any
         assert job.vm.power_state() == "suspended"
     finally:
         host.find_vm(name=NAME).power_on(quick())
+
+
+def test_no_job_is_begun_whose_point_would_lack_the_configuration(story: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = story()
+    copy_files = points.copy_files
+    # The .vmx is replaced by its owner (written anew beside it, then renamed) at the moment when it is looked for.
+    monkeypatch.setattr(
+        points, "copy_files", lambda s, vm, files, dest: copy_files(s, vm, [f"{files[0]}~", *files[1:]], dest)
+    )
+    with pytest.raises(ConfigNotCopied):
+        job.start()
+    assert job.end("failed", "given up").error is None
 
 
 def test_a_machine_that_was_registered_anew_since_the_plan_is_known_by_its_new_number(story: Any, host: Host) -> None:

@@ -265,7 +265,10 @@ def _copy_config(context: Context, vm: VirtualMachine, job: Job) -> None:
     vmx = vm.reload_vmx()
     files = [vm.vmx_path, vm.vmsd_path]
     files += [posixpath.join(vm.directory, posixpath.basename(vmx[key])) for key in CONFIG if vmx.get(key)]
-    points.copy_files(context.host.session, vm.name, list(dict.fromkeys(files)), job.partial)
+    copied = points.copy_files(context.host.session, vm.name, list(dict.fromkeys(files)), job.partial)
+    if vm.vmx_path not in copied:
+        # All else may be absent; without its .vmx nothing could be restored.
+        raise ConfigNotCopied(path=vm.vmx_path, vm=vm.name, target=job.partial, reason="it is not there")
 
 
 # -- frozen ------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import Lo
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job, parse_job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import Sign
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import JOB_FOLDER
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import RemoteFileError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 
 LEASE = "lease"
@@ -168,7 +169,12 @@ def acquire(session: Session, directory: str) -> bool:
 
 
 def write_job(session: Session, folder: str, job: Job) -> None:
-    session.write_text(posixpath.join(folder, JOB_FILE), job.render())
+    """Puts the owner's name into a lock that was just made. One that cannot be named (no room) is given back."""
+    try:
+        session.write_text(posixpath.join(folder, JOB_FILE), job.render())
+    except RemoteFileError:
+        release(session, folder, job.job)
+        raise
 
 
 def read_job(session: Session, folder: str) -> Job | None:

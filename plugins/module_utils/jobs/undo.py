@@ -18,6 +18,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
     Events,
@@ -26,7 +27,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
     plan_undo,
     shutdown_grace,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RemoteStepFailed
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadManifest, RemoteStepFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import multiextent
 
@@ -126,7 +127,20 @@ class Undoer:
         now = survey.situation(self.host, vm, self.job, events, asked)
         return plan_undo(self.job, events, now), now, events
 
+    def _settle_commit(self) -> None:
+        """A commit whose answer was lost has happened all the same: the restore point is there and says whose it is."""
+        events = Events(tuple(self.log.read()))
+        if self.job.kind != "backup" or events.committed or events.last("commit-intent") is None:
+            return
+        try:
+            point = points.read_point(self.host, self.job.final)
+        except BadManifest:
+            return
+        if point.manifest.get("job") == self.job.job:
+            self.log.note("commit-done", final=self.job.final)
+
     def run(self, vm: VirtualMachine | None) -> Undone:
+        self._settle_commit()
         undo, now, _events = self.plan(vm)
         if undo.look_again and vm is not None:
             undo, now = self._wait_for_late_snapshot(vm, undo, now)

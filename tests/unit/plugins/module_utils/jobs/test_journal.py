@@ -18,6 +18,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal a
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import LockLost
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import parse_job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import Sign, is_stale
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import RemoteFileError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 from jobs_values import make_job
 
@@ -43,6 +44,19 @@ def locked(session: Session, directory: str, age: int = 0) -> str:
 def test_only_one_of_two_gets_the_lock(session: Session, directory: str) -> None:
     assert lock.acquire(session, directory) is True
     assert lock.acquire(session, directory) is False
+
+
+def test_a_lock_that_cannot_be_named_for_want_of_room_is_given_back(
+    session: Session, directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: str, text: str) -> None:
+        raise RemoteFileError(host="esx1", port=22, path=path, done="written", reason="No space left on device")
+
+    assert lock.acquire(session, directory)
+    monkeypatch.setattr(session, "write_text", full)
+    with pytest.raises(RemoteFileError):
+        lock.write_job(session, lock.folder_of(directory), JOB)
+    assert os.listdir(directory) == []
 
 
 def test_of_many_at_once_exactly_one_gets_the_lock(session: Session, directory: str) -> None:
