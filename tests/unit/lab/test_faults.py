@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_hostd
 from esxilab import faults as machine_faults
 from esxilab.hostd import faults
 from esxilab.hostd.events import MachineEvents
-from test_hostd import Bench, disk, running
+
+from .benches import Bench, disk, running
 
 README = Path(__file__).resolve().parents[2] / "lab" / "README.md"
 # The fixtures of the bench.
-bench, locks, _templates = test_hostd.bench, test_hostd.locks, test_hostd._templates
 Make = Callable[..., Bench]
 
 

@@ -14,12 +14,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-import test_hostd
 from esxilab.hostd.errors import InvalidState
 from esxilab.hostd.events import MachineEvents
-from test_hostd import Bench, running
 
-bench, locks, _templates = test_hostd.bench, test_hostd.locks, test_hostd._templates
+from .benches import Bench, running
+
 Make = Callable[..., Bench]
 OFF = {"name": "off", "power": "off", "disks": []}
 

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import test_hostd
 from esxilab import disks
-from test_hostd import Bench, disk, running
 
-bench, locks, _templates = test_hostd.bench, test_hostd.locks, test_hostd._templates
+from .benches import Bench, disk, running
+
 Make = Callable[..., Bench]
 
 

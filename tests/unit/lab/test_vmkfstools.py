@@ -289,9 +289,9 @@ def test_punching_gives_the_room_of_zeros_back_and_inflating_takes_it(source: Pa
     used = flat.stat().st_blocks
     before = content(source / "a.vmdk")
     assert run(source, "-K", "a.vmdk")[1].endswith("\rHole Punching: 100% done.\n")
-    assert flat.stat().st_blocks <= used - 4 * MIB // 512
-    assert run(source, "-j", "a.vmdk")[1].endswith("\rInflate: 100% done.\n")
     # The file system below may count blocks of its own.
+    assert flat.stat().st_blocks <= used - 4 * MIB // 512 + 128
+    assert run(source, "-j", "a.vmdk")[1].endswith("\rInflate: 100% done.\n")
     assert flat.stat().st_blocks * 512 >= 24 * MIB
     assert content(source / "a.vmdk") == before
 

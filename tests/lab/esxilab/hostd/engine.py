@@ -285,7 +285,7 @@ class Engine:
             return None
         return self.host.volumes.inside(folder, os.path.dirname(vm.vmx_path))
 
-    def create_delta(self, vm: Vm, parent: str, child: str) -> None:
+    def create_delta(self, vm: Vm | None, parent: str, child: str) -> None:
         """A new delta in the format of its datastore: SESparse on VMFS 6 and above 2 TB, VMFSsparse elsewhere."""
         volume = self.host.volumes.volume_of(child)
         large = disks.read_descriptor(self._out(parent)).capacity > 2 << 40
@@ -300,7 +300,7 @@ class Engine:
             kind,
             release=self.host.profile.version,
             hint=os.path.basename(parent) if same else parent,
-            extent_folder=self._extent_folder(vm),
+            extent_folder=self._extent_folder(vm) if vm else None,
             resolve=self.resolve,
         )
 

@@ -226,7 +226,7 @@ def _make_disk(
     full = f"{folder}/{path}"
     if disk.get("parent"):
         parent = f"{_folder(host, {**spec, 'dir': disk['parent']['dir']})}/{disk['parent']['file']}"
-        host.engine.create_delta(parent, full)
+        host.engine.create_delta(None, parent, full)
     else:
         _fill_disk(host, spec, disk, full)
     values.set(f"{node}.deviceType", "scsi-hardDisk" if controller.startswith("scsi") else "disk")
