@@ -55,6 +55,7 @@ class Undo:
     remove_temps: tuple[str, ...] = ()
     remove_partial: str = ""
     remove_snapshots: tuple[int, ...] = ()
+    consolidate: bool = False
     power_on: bool = False
     unregister: int | None = None
     remove_restored: bool = False
@@ -69,6 +70,7 @@ class Undo:
         words += [f"remove {path}" for path in self.remove_temps]
         words += [f"remove {self.remove_partial}"] if self.remove_partial else []
         words += [f"remove snapshot {number}" for number in self.remove_snapshots]
+        words += ["consolidate its disks"] if self.consolidate else []
         words += ["power on"] if self.power_on else []
         words += [f"unregister vmid {self.unregister}"] if self.unregister is not None else []
         words += ["remove the half restored VM's files"] if self.remove_restored else []
@@ -108,6 +110,11 @@ class Events:
         """Whether we loaded the kernel module and never wrote that we unloaded it."""
         return self.index(multiextent.LOADED) > self.index(multiextent.UNLOADED)
 
+    @property
+    def removal_open(self) -> bool:
+        """Whether the removal of our snapshot was begun and never proven: its entry may be gone, its delta not."""
+        return self.index("snapshot-remove-intent") > self.index("snapshot-remove-done")
+
     def snapshot_id(self) -> int | None:
         done = self.last("snapshot-done")
         return int(done["id"]) if done and done.get("id") is not None else None
@@ -129,6 +136,7 @@ def _undo_backup(job: Job, events: Events, now: Situation) -> Undo:
         remove_temps=_our_temps(job, now, left),
         remove_partial=_our_partial(job, now, left),
         remove_snapshots=snapshots,
+        consolidate=events.removal_open and not snapshots,
         power_on=power_on,
         look_again=intent_open and not snapshots,
         left=tuple(left),

@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter, WaitTimeout
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import JournalFailed, JournalLost
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
@@ -242,10 +243,18 @@ class Undoer:
                 self.failed.append(f"snapshot {number}: not removed while a reader of ours holds its disks")
                 continue
             self._step(f"removed snapshot {number}", partial(self._remove_snapshot, vm, number))
+        if undo.consolidate and readers_gone:
+            self._step("consolidated its disks", partial(self._consolidate, vm))
 
     def _remove_snapshot(self, vm: VirtualMachine, number: int) -> None:
         waiter = Waiter(self.consolidation_timeout, clock=self.host.clock, beat=self.log.beat)
         vm.remove_snapshot(number, False, waiter, self.log)
+
+    def _consolidate(self, vm: VirtualMachine) -> None:
+        """A removal that a reader of the base kept from its end: the snapshot's entry went, its delta stayed."""
+        waiter = Waiter(self.consolidation_timeout, clock=self.host.clock, beat=self.log.beat)
+        snapshots.consolidate(vm, waiter)
+        self.log.note("snapshot-remove-done")
 
     def _script(self, text: str, args: tuple[str, ...]) -> None:
         result = self.host.session.script(text, list(args), timeout_seconds=600)

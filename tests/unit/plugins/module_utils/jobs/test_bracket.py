@@ -217,3 +217,25 @@ def test_a_kernel_module_is_unloaded_only_where_the_journal_proves_that_we_loade
     undo = plan_undo(make_job(kind=kind), events, Situation(vmid=None))
     assert undo.unload_module is ours
     assert ("unload the kernel module multiextent" in undo.steps()) is ours
+
+
+@pytest.mark.parametrize(
+    ("entries", "there", "wanted"),
+    [
+        ((), False, False),
+        (("snapshot-remove-intent",), False, True),  # its entry went, its delta may have stayed
+        (("snapshot-remove-intent",), True, False),  # it is removed by its id first
+        (("snapshot-remove-intent", "snapshot-remove-done"), False, False),
+    ],
+)
+def test_disks_are_consolidated_where_a_removal_was_begun_and_never_proven(
+    entries: tuple[str, ...], there: bool, wanted: bool
+) -> None:
+    job = make_job()
+    events = Events(
+        ({"event": "snapshot-intent"}, {"event": "snapshot-done", "id": 4}, *({"event": e} for e in entries))
+    )
+    snapshots = ((4, job.snapshot_name),) if there else ()
+    undo = plan_undo(job, events, Situation(vmid=1, power_state="poweredOn", snapshots=snapshots))
+    assert undo.consolidate is wanted
+    assert (undo.remove_snapshots == (4,)) is there
