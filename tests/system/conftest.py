@@ -30,10 +30,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--soak"):
-        return
     for item in items:
-        if item.get_closest_marker("soak"):
+        if "lab" in getattr(item, "fixturenames", ()):
+            item.fixturenames.insert(0, "awake")
+        if item.get_closest_marker("soak") and not config.getoption("--soak"):
             item.add_marker(pytest.mark.skip(reason="full counts: run with --soak"))
 
 
@@ -175,6 +175,20 @@ class Lab:
         for machine in self.status()["machines"]:
             self.fault(machine["name"], "clear")
 
+    def running_vms(self) -> dict[str, set[str]]:
+        """The .vmx paths of the VMs that run, by host."""
+        return {
+            machine["name"]: {vm["vmx"] for vm in machine.get("vms", []) if vm["power"] == "poweredOn"}
+            for machine in self.status()["machines"]
+        }
+
+    def wake(self, wanted: dict[str, set[str]]) -> None:
+        """Power those VMs on that do not run, as after a reboot of their host."""
+        for machine in self.status()["machines"]:
+            for vm in machine.get("vms", []):
+                if vm["vmx"] in wanted[machine["name"]] and vm["power"] != "poweredOn":
+                    self.host(machine["name"]).run(f"vim-cmd vmsvc/power.on {vm['vmid']}")
+
 
 def free_base_address() -> str:
     """A loopback range of this process alone."""
@@ -200,6 +214,18 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         yield running
     finally:
         running.call("down")
+
+
+@pytest.fixture(scope="module")
+def awake(lab: Lab, _running_at_first: dict[str, set[str]]) -> None:
+    """No file finds faults, or VMs off, that another one left: a host that was rebooted has all of its VMs off."""
+    lab.clear()
+    lab.wake(_running_at_first)
+
+
+@pytest.fixture(scope="session")
+def _running_at_first(lab: Lab) -> dict[str, set[str]]:
+    return lab.running_vms()
 
 
 @pytest.fixture

@@ -135,9 +135,15 @@ def test_what_was_copied_of_raw_devices_clones_and_two_stores_is_whole(
         assert "one moment" in prove_disks(point.disks, tmp_path / name)
     (point,) = zoo.points("raw devices")
     assert [disk["key"] for disk in point.manifest["disks"]] == ["scsi0:0", "scsi0:2"]
-    device = zoo.folder("zoo70", "raw devices") / "raw devices_2-rdm.vmdk"
     copy = raw_copy(point.folder / "scsi0-2.vmdk", tmp_path / "rdm.raw")
-    assert copy.read_bytes() == device.read_bytes()
+    # The device is locked while its machine runs.
+    vmid = str(zoo.vm("zoo70", "raw devices")["vmid"])
+    zoo.lab.run("zoo70", "vim-cmd", "vmsvc/power.off", vmid)
+    try:
+        device = zoo.folder("zoo70", "raw devices") / "raw devices_2-rdm.vmdk"
+        assert copy.read_bytes() == device.read_bytes()
+    finally:
+        zoo.lab.run("zoo70", "vim-cmd", "vmsvc/power.on", vmid)
 
 
 def restored(zoo: House, host: str, names: list[str], tmp_path: Path, **more: Any) -> None:
