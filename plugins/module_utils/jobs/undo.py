@@ -74,15 +74,12 @@ _CLOSE_RESTORED = r"""
 dir=$1 unnamed=$2 lock=$3 job=$4
 [ -d "$dir" ] || exit 0
 grep -q -F -- "\"job\": \"$job\"" "$dir/$lock/job.json" || exit 6
-others=$(ls -A "$dir" | grep -v -x -F -- "$lock")
-if [ -z "$others" ] && mv "$dir" "$unnamed"; then
+if [ "$(ls -A "$dir")" = "$lock" ] && mv "$dir" "$unnamed"; then
     rm -rf "$unnamed/$lock"
     rmdir "$unnamed" 2>/dev/null && exit 0
     mv "$unnamed" "$dir"
-    ls -A "$dir"
-    exit 8
 fi
-printf '%s\n' "$others"
+ls -A "$dir"
 exit 7
 """
 
@@ -291,7 +288,8 @@ class Undoer:
             unnamed = names.unnamed_folder(self.job.directory, self.job.job)
             arguments = [self.job.directory, unnamed, posixpath.basename(self.folder), self.job.job]
             result = self.host.session.script(_CLOSE_RESTORED, arguments)
-            if result.rc in (7, 8):
-                left = tuple(f"{self.job.directory}/{name}: not ours" for name in result.stdout.split("\n") if name)
+            if result.rc == 7:
+                names_left = [name for name in result.stdout.split("\n") if name not in ("", arguments[2])]
+                left = tuple(f"{self.job.directory}/{name}: not ours" for name in names_left)
         lock.release(self.host.session, self.folder, self.job.job)
         return left
