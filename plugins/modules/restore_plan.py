@@ -17,7 +17,8 @@ description:
   - It fails, with every reason and way out, when the folder exists, the name is registered (running or not), the
     virtual hardware is too new for the host, a port group is missing and not mapped, or there is no room.
   - Where this very restore point was restored to this name and folder before, RV(plan.already) says so.
-  - Nothing is changed.
+  - Nothing is changed on the host. With O(run_id) the VM's entry of the run's record is written, also where the plan
+    fails, so that every VM that was asked for is in the record.
 extends_documentation_fragment:
   - stowage.esxi.connection
   - stowage.esxi.attributes
@@ -26,7 +27,7 @@ attributes:
   check_mode:
     support: full
     details:
-      - This module changes nothing.
+      - This module changes nothing, and writes no entry of the record then.
   diff_mode:
     support: none
   idempotent:
@@ -47,7 +48,8 @@ options:
         of a restore point's folder. Without it, the newest of all.
     type: str
   datastore:
-    description: The datastore to restore to. The VM gets a folder after its name there.
+    description:
+      - The datastore to restore to. The VM gets a folder after its name there. Needed unless O(directory) is given.
     type: str
   directory:
     description:
@@ -84,6 +86,15 @@ options:
     description: Share of the target datastore that must stay free.
     type: int
     default: 5
+  run_id:
+    description:
+      - Name of the run. Without it, no entry of a record is written.
+    type: str
+  state_dir:
+    description:
+      - Folder on the machine where the module runs that holds the run records and the mirror of the jobs' journals.
+    type: path
+    default: /var/lib/stowage
   inventory_host:
     description:
       - Name of the hypervisor in the inventory, as it shall stand in journals and records. Without it, O(hostname).
@@ -130,6 +141,26 @@ plan:
       description: The folder it goes to.
       type: str
       returned: success
+    datastore:
+      description: The name of its datastore.
+      type: str
+      returned: success
+      sample: datastore1
+    uuid:
+      description: V(keep) or V(new), as asked for.
+      type: str
+      returned: success
+    mac:
+      description: V(keep) or V(new), as asked for.
+      type: str
+      returned: success
+    networks:
+      description:
+        - Its network cards, with V(nic), V(was) (the port group it had), V(network) (the one it gets), V(connected) and
+          V(mac) (the address it had).
+      type: list
+      elements: dict
+      returned: success
     vmx_path:
       description: Its configuration file.
       type: str
@@ -174,6 +205,14 @@ plan:
       description: The id of that VM; null otherwise.
       type: int
       returned: success
+text:
+  description: The plan for people, one line a disk; also where the restore is refused for what the plan found.
+  returned: success
+  type: str
+entry:
+  description: The VM's entry of the record; also with a failure.
+  returned: with O(run_id), not in check mode
+  type: dict
 points:
   description: All restore points that were found, newest first.
   returned: success
@@ -212,21 +251,19 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.options import open_host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import arguments, restore
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import arguments, restore, restoreplanning
 
 
 def main():
-    module = AnsibleModule(
-        argument_spec=arguments.restore_spec(),
-        required_one_of=[("datastore", "directory")],
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(argument_spec=arguments.restore_spec(), supports_check_mode=True)
+    params = module.params
     try:
-        with open_host(module.params) as host:
-            answer = restore.answer(host, module.params)
+        restore.check_request(params)
+        with open_host(params) as host:
+            answer = restore.answer(host, params)
     except StowageError as error:
-        fail(module, error)
-    module.exit_json(changed=False, **answer)
+        fail(module, error, **restoreplanning.refused(params, error, module.check_mode))
+    module.exit_json(changed=False, **restoreplanning.noted(params, answer, module.check_mode))
 
 
 if __name__ == "__main__":

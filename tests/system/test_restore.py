@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,13 @@ def restore(house: House, host: str, vm: str, **more: Any) -> Run:
     return house.controller.play("restore", **given)
 
 
+def entry_of(house: House, run: Run) -> dict[str, Any]:
+    """The only machine of a restore's record."""
+    entries: list[dict[str, Any]] = house.record(run)["vms"]
+    assert len(entries) == 1
+    return entries[0]
+
+
 def settings(vmx: Path) -> dict[str, str]:
     return dict(re.findall(r'^(\S+) = "(.*)"$', vmx.read_text(encoding="utf-8"), re.M))
 
@@ -49,6 +57,14 @@ def test_a_restore_to_another_host_brings_back_the_same_disks(
     new = {"restore_name": "multi again", "restore_uuid": "new", "restore_mac": "new"}
     run = restore(house, "esx80", "multi", **new).must_end_with(0)
     assert run.stats["stowage_run"]["green"] is True
+    entry = entry_of(house, run)
+    assert (entry["vm"], entry["status"], entry["effective_how"]) == ("multi again", "ok", "restore")
+    assert all(disk["bytes"] > 0 and disk["bytes_read"] > 0 and disk["seconds"] > 0 for disk in entry["disks"])
+    assert run.stats["stowage_run"]["bytes"] == entry["bytes"] == sum(disk["bytes"] for disk in entry["disks"])
+    assert "1 of 1 VMs ok" in run.text and ", 0 B copied" not in run.text
+    assert entry["warnings"] == ["it gets a new identity when it is powered on"]
+    assert '    it gets a new identity when it is powered on"' in run.text  # in the summary; the plan has it as a note
+    assert "multi again: restore to esx80, ready" in run.text
     folder = house.folder("esx80", "multi again")
     values = settings(Path(house.lab.outside(house.vm("esx80", "multi again")["vmx"])))
     disks = [folder / values[f"{key}.fileName"] for key in ("scsi0:0", "scsi0:1", "scsi1:0")]
@@ -68,7 +84,12 @@ def test_a_second_restore_of_the_same_point_changes_nothing(house: House, points
     restore(house, "esx70", "two words", **new).must_end_with(0)
     files = {path.name: path.stat().st_mtime for path in house.folder("esx70", "second").iterdir()}
     again = restore(house, "esx70", "two words", **new).must_end_with(0)
-    assert again.changed <= 1  # the record of the run itself
+    assert (again.changed, again.stats["stowage_run"]["green"], again.stats["stowage_run"]["ok"]) == (0, True, 1)
+    entry = entry_of(house, again)
+    assert (entry["vm"], entry["status"], entry["error"]) == ("second", "ok", None)
+    assert entry["why"] == "already restored, left as it is"
+    assert "1 of 1 VMs ok on 1 hosts, 0 B copied" in again.text
+    assert re.search(r"second  ok  restore .* already restored, left as it is", again.text)
     assert {path.name: path.stat().st_mtime for path in house.folder("esx70", "second").iterdir()} == files
     forget(house, "esx70", "second")
 
@@ -88,14 +109,32 @@ def test_check_mode_says_what_a_restore_would_do_and_does_nothing(
 ) -> None:
     before = sorted(path.name for path in house.datastore("esx80", "datastore1").iterdir())
     given = {"restore_host": "esx80", "restore_vm": "multi", "restore_datastore": "datastore1", "restore_name": "dry"}
-    house.controller.play("restore", "--check", **given).must_end_with(0)
+    run = house.controller.play("restore", "--check", **given, restore_mac="new", restore_uuid="new").must_end_with(0)
+    moment = datetime.strptime(points["multi"].folder.name, "%Y%m%dT%H%M%SZ")
+    for line in (
+        "dry: restore to esx80, ready, room needed ",
+        f"from      multi of esx70 at {moment:%Y-%m-%dT%H:%M:%SZ}  /vmfs/volumes/",
+        "to        [datastore1] /vmfs/volumes/",
+        "to dry.vmdk, thin",
+        "to dry_1.vmdk, thin",
+        "to dry_2.vmdk, thin",
+        "ethernet0 network   'VM Network', connected",
+        "identity  gets new UUIDs when it is powered on; its network cards get new addresses",
+        "note: it gets a new identity when it is powered on",
+    ):
+        assert line in run.text, line
     assert sorted(path.name for path in house.datastore("esx80", "datastore1").iterdir()) == before
 
 
 def test_a_registered_name_and_an_existing_folder_are_refused(house: House, points: dict[str, RestorePoint]) -> None:
     run = restore(house, "esx70", "multi").must_end_with(2)
-    assert house.host_error(run, "esx70") == "restore-refused"
-    assert "multi" in run.text
+    record = house.record(run)
+    assert [(one["vm"], one["status"], one["error"]["id"]) for one in record["vms"]] == [
+        ("multi", "failed", "restore-refused")
+    ]
+    assert (record["hosts"][0]["error"], run.stats["stowage_run"]["failed"]) == (None, 1)
+    assert "0 of 1 VMs ok" in run.text and "multi: restore to esx70, PROBLEM" in run.text
+    assert "restore_name" in run.text and "restore_directory" in run.text
     assert house.differences("esx70") == []
 
 
@@ -114,6 +153,7 @@ def test_a_port_group_that_is_not_there_is_refused_unless_mapped(house: House, p
     new = {"restore_name": "mapped", "restore_uuid": "new", "restore_mac": "new"}
     run = restore(house, "esx80", "plain80", **new, restore_networks={"VM Network": "No such group"}).must_end_with(2)
     assert "No such group" in run.text
+    assert "map it in restore_networks to one of" in run.text and "restore_connect_networks" in run.text
     assert not (house.datastore("esx80", "datastore1") / "mapped").exists()
 
 
@@ -122,16 +162,27 @@ def test_a_point_that_is_not_there_is_an_error_that_says_what_there_is(
 ) -> None:
     run = restore(house, "esx80", "nobody").must_end_with(2)
     assert "nobody" in run.text and POINT in run.text
+    entry = entry_of(house, run)
+    assert (entry["vm"], entry["status"], entry["error"]["id"]) == ("nobody", "failed", "no-restore-point")
+    assert "0 of 1 VMs ok" in run.text and "Correct restore_vm or restore_point" in run.text
 
 
 def test_one_machine_that_cannot_be_restored_does_not_stop_the_next(
     house: House, points: dict[str, RestorePoint]
 ) -> None:
     new = {"uuid": "new", "mac": "new"}
-    wanted = [{"vm": "nobody", **new}, {"vm": "two words", "name": "third", **new}]
+    nowhere = {"vm": "multi", "datastore": "", **new}
+    wanted = [{"vm": "nobody", **new}, nowhere, {"vm": "two words", "name": "third", **new}]
     run = house.controller.play("restore", restore_host="esx80", restore_datastore="datastore1", restore_vms=wanted)
     assert run.rc == 2
     assert house.vm("esx80", "third")["power"] == "poweredOff"
+    assert {entry["vm"]: (entry["error"] or {}).get("id") for entry in house.record(run)["vms"]} == {
+        "nobody": "no-restore-point",
+        "multi": "bad-restore-request",
+        "third": None,
+    }
+    assert "1 of 3 VMs ok" in run.text and "Set restore_datastore" in run.text and "restore_directory" in run.text
+    assert ". \n" not in run.text and '. ",' not in run.text
     forget(house, "esx80", "third")
 
 
@@ -145,5 +196,8 @@ def test_a_restore_that_fails_half_way_leaves_nothing(house: House, points: dict
     house.lab.fault("esx80", "clone_fails_at", percent=60)
     run = restore(house, "esx80", "multi", restore_name="half", restore_uuid="new", restore_mac="new")
     assert run.rc == 2
+    entry = entry_of(house, run)
+    assert (entry["vm"], entry["status"], entry["error"]["id"]) == ("half", "failed", "copy-clone-failed")
+    assert house.record(run)["hosts"][0]["error"] is None
     assert not (house.datastore("esx80", "datastore1") / "half").exists()
     assert house.differences("esx80") == []

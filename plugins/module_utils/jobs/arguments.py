@@ -92,8 +92,8 @@ def record_spec() -> dict[str, dict[str, Any]]:
 
 def restore_spec() -> dict[str, dict[str, Any]]:
     return {
-        **connection_argument_spec(),
-        "inventory_host": {"type": "str"},
+        **_common(),
+        "run_id": {"type": "str"},
         "point": {"type": "str", "required": True},
         "vm": {"type": "str"},
         "at": {"type": "str"},

@@ -57,9 +57,10 @@ def end(
     undone = undoer.run(vm) if vm is not None or job.kind == "restore" else _gone(context, job)
     events = Events(tuple(undoer.log.read()))
     if outcome == "ok" and not events.committed:
+        what = f"No restore point of VM {job.vm!r} was committed"
         problem = problem or {
             "id": "not-committed",
-            "message": f"No restore point of VM {job.vm!r} was committed",
+            "message": f"The restore of VM {job.vm!r} did not come to its end" if job.kind == "restore" else what,
             "hint": "See the task that failed before this one.",
             "data": {},
         }

@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 
 
@@ -194,7 +197,7 @@ class NoRestorePoint(JobError):
 class AmbiguousRestorePoint(JobError):
     id = "ambiguous-restore-point"
     template = "{wanted!r} names {count} different VMs under {point}: {candidates}"
-    hint = "Give the UUID of the VM, or the folder of one restore point."
+    hint = "Give the UUID of the VM in restore_vm, or the folder of one restore point in restore_point."
     exit_code = 53
 
 
@@ -210,6 +213,15 @@ class RestoreRefused(JobError):
     template = "The restore of {vm!r} was refused: {reasons}"
     hint = "{ways_out}"
     exit_code = 55
+    # The plan that stands all the same, for whoever shows or records it; no part of the data.
+    plan: Mapping[str, Any] | None = None
+
+
+class BadRestoreRequest(JobError):
+    id = "bad-restore-request"
+    template = "The restore cannot be planned: {what}"
+    hint = "{way_out}"
+    exit_code = 51
 
 
 class VmUnusable(JobError):
@@ -222,5 +234,5 @@ class VmUnusable(JobError):
 class TargetNotMade(JobError):
     id = "target-not-made"
     template = "The folder {path} for the restored VM could not be made: {reason}"
-    hint = "Choose another directory or name; an existing folder is never used."
+    hint = "Choose another restore_directory or restore_name; an existing folder is never used."
     exit_code = 55

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import re
 import unicodedata
 from datetime import datetime, timezone
@@ -73,6 +74,11 @@ def is_point_name(text: str) -> bool:
 
 def partial_name(time: str, job: str) -> str:
     return f"{PARTIAL_PREFIX}{time}-{job}"
+
+
+def unnamed_folder(directory: str, job: str) -> str:
+    """Where a restore makes its folder, and where it goes away: only a folder with our lock in it has the VM's name."""
+    return posixpath.join(posixpath.dirname(directory), partial_name("restore", job))
 
 
 def disk_file_name(key: str) -> str:

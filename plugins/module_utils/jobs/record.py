@@ -94,8 +94,10 @@ def set_disk_statuses(entry: dict[str, Any], status: str) -> None:
 def add_copies(entry: dict[str, Any], copies: Iterable[Mapping[str, Any]]) -> None:
     """The measured figures of vmdk_copy's result."""
     by_key = {disk["key"]: disk for disk in entry["disks"]}
+    # A restore copies disks by their paths, where the key of a copy is a file's name.
+    by_dest = {disk["dest"]: disk for disk in entry["disks"] if disk["dest"]}
     for copy in copies:
-        disk = by_key.get(str(copy.get("key")))
+        disk = by_key.get(str(copy.get("key"))) or by_dest.get(copy.get("dest"))
         if disk is not None:
             disk["bytes"] = int(copy.get("copied_bytes") or 0)
             disk["bytes_read"] = int(copy.get("bytes_to_read") or 0)
@@ -160,7 +162,7 @@ def entry_of_plan(run_id: str, host: str, vm: Mapping[str, Any], kind: str = "ba
         how=vm.get("how"),
         effective_how=vm.get("effective_how"),
         why=vm.get("why"),
-        warnings=list(vm.get("warnings") or ()),
+        warnings=list(vm.get("warnings") or vm.get("notes") or ()),
         needs_key_provider=vm.get("needs_key_provider") or "",
     )
     problems = vm.get("problems") or []
@@ -251,12 +253,17 @@ def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str
     for entry in entries:
         seconds = "-" if entry["seconds"] is None else f"{entry['seconds']:.0f} s"
         tail = entry["restore_point"] or (entry["error"] or {}).get("message", "")
-        if entry.get("needs_key_provider"):
+        restored = entry["kind"] == "restore"
+        if restored and entry["why"]:
+            tail += f"  {entry['why']}"
+        if entry.get("needs_key_provider") and not restored:
             tail += f"  not proven: needs its key provider ({entry['needs_key_provider']})"
         lines.append(
             f"  {entry['host']}  {entry['vm']}  {entry['status']}  {entry['effective_how'] or '-'}  "
             f"{human(entry['bytes'])}  {seconds}  {tail}".rstrip()
         )
+        # What of a restored VM is not as it was backed up. What a backup warns of stands in its plan.
+        lines.extend(f"    {warning}" for warning in entry["warnings"] if restored)
     lines.extend(f"  {host['host']}  failed  {host['error']['message']}" for host in value["failed_hosts"])
     return "\n".join(lines) + "\n"
 

@@ -15,7 +15,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record, runlife
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, record, runlife
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events, downtime_seconds
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RecoverIncomplete, UndoIncomplete
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
@@ -24,9 +25,16 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.undo import Undo
 
 OUTCOMES = ("recovered", "live", "waiting", "vanished", "elsewhere", "failed")
 
-_EMPTY_FOLDER = r"""
-[ -d "$1" ] || { echo absent; exit 0; }
-rmdir "$1" 2>/dev/null && echo removed || echo used
+# A restore's folder under the name that only the job gives: it was to get the VM's name, or had lost it again.
+_UNNAMED = r"""
+root=$1 unnamed=$2 directory=$3 check=$4
+[ -d "$root/." ] || { echo unseen; exit 0; }
+[ -d "$unnamed" ] || { echo absent; exit 0; }
+[ "$check" = yes ] && { echo removed; exit 0; }
+for lock in "$unnamed/.stowage-job" "$unnamed"/.stowage-job.*; do [ -d "$lock" ] && rm -rf "$lock"; done
+rmdir "$unnamed" 2>/dev/null && { echo removed; exit 0; }
+[ -e "$directory" ] || { mv "$unnamed" "$directory" && { echo "kept $directory"; exit 0; }; }
+echo "kept $unnamed"
 """
 
 
@@ -208,6 +216,7 @@ def close_record(host: Host, job: Job, state_dir: str, events: Events, undone: U
         entry.update(effective_how=job.how, started_at=job.created_at)
     if entry["status"] == "ok":
         return
+    past = "restored" if job.kind == "restore" else "backed up"
     entry.update(
         status="interrupted",
         restore_point=job.final if events.committed and job.kind == "backup" else None,
@@ -218,8 +227,8 @@ def close_record(host: Host, job: Job, state_dir: str, events: Events, undone: U
         error=entry["error"]
         or {
             "id": "interrupted",
-            "message": f"The run that backed up VM {job.vm!r} was killed or cut off",
-            "hint": "What it had begun was undone by recover; run the backup again.",
+            "message": f"The run that {past} VM {job.vm!r} was killed or cut off",
+            "hint": f"What it had begun was undone by recover; run the {job.kind} again.",
             "data": {"job": job.job},
         },
     )
@@ -253,17 +262,33 @@ def _without_folder(host: Host, job: Job, state_dir: str, vms: Sequence[VirtualM
     """The mirror tells of a job whose folder this host cannot see (any more)."""
     there = any(vm.directory == job.directory for vm in vms)
     if job.kind == "restore":
-        said = "absent" if check else host.session.script(_EMPTY_FOLDER, [job.directory]).stdout.strip()
-        if said == "used":
-            left = (f"{job.directory} holds files, but no journal of ours: left alone",)
-            return Outcome(job.job, job.vm, job.kind, job.directory, "vanished", left=left)
-    elif not there:
+        return _unnamed(host, job, state_dir, check)
+    if not there:
         left = (f"VM {job.vm!r} ({job.identity}) and its folder {job.directory} are not on this host any more",)
         return Outcome(job.job, job.vm, job.kind, job.directory, "vanished", left=left)
     # The folder is gone although the VM is there: the job was ended, or undone by another backup server.
     if not check:
         jobs.remove_mirror(state_dir, job.job)
     return Outcome(job.job, job.vm, job.kind, job.directory, "recovered", done=("forgot a job that left no trace",))
+
+
+def _unnamed(host: Host, job: Job, state_dir: str, check: bool) -> Outcome:
+    """A restore whose folder has not got its name yet, or has lost it. Without our journal the name is no proof."""
+    what = (job.job, job.vm, job.kind, job.directory)
+    if runlife.lives(state_dir, job.run, job.lease_seconds):
+        return Outcome(*what, "live")
+    unnamed = names.unnamed_folder(job.directory, job.job)
+    arguments = [points.datastore_root(job.directory), unnamed, job.directory, "yes" if check else "no"]
+    result = host.session.script(_UNNAMED, arguments)
+    said = result.stdout.strip()
+    if result.rc != 0 or said == "unseen":
+        reason = result.output.strip() if result.rc != 0 else "its datastore is not there"
+        return Outcome(*what, "vanished", left=(f"{job.directory} cannot be looked at: {reason}",))
+    if not check:
+        jobs.remove_mirror(state_dir, job.job)
+    done = f"removed {unnamed}" if said == "removed" else "forgot a job that left no trace"
+    kept = said.partition("kept ")[2]
+    return Outcome(*what, "recovered", done=(done,), left=(f"{kept} holds files that are not ours",) if kept else ())
 
 
 def _outcome(

@@ -17,12 +17,18 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     AmbiguousRestorePoint,
     BadManifest,
-    BadPolicy,
+    BadRestoreRequest,
     NoRestorePoint,
     RestoreRefused,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import human, is_point_name, slug
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import (
+    human,
+    is_point_name,
+    iso,
+    slug,
+    valid_run_id,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import Volume, room_for, volume_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.vmxedit import (
     RESTORED_FROM,
@@ -84,9 +90,13 @@ class RestorePlan:
     host: str
     vm: str
     directory: str
+    datastore: str
     vmx_path: str
     vmx_text: str
     point: RestorePoint
+    uuid: str
+    mac: str
+    networks: tuple[Mapping[str, Any], ...]
     disks: tuple[Mapping[str, Any], ...]
     files: tuple[Mapping[str, str], ...]
     notes: tuple[str, ...]
@@ -104,9 +114,14 @@ class RestorePlan:
             # The target names the job: one run may bring the same VM back twice, to two places.
             "identity": f"restore:{self.vmx_path}",
             "directory": self.directory,
+            "datastore": self.datastore,
             "vmx_path": self.vmx_path,
             "vmx_text": self.vmx_text,
             "restore_point": self.point.summary(),
+            "effective_how": "restore",
+            "uuid": self.uuid,
+            "mac": self.mac,
+            "networks": [dict(network) for network in self.networks],
             "disks": [dict(disk) for disk in self.disks],
             "files": [dict(file) for file in self.files],
             "notes": list(self.notes),
@@ -124,7 +139,11 @@ def choose(found: Sequence[RestorePoint], place: str, vm: str | None, at: dateti
     mine = [point for point in found if vm is None or vm in (point.vm, point.identity) or vm.lower() == point.uuid]
     if not mine:
         names = ", ".join(sorted({point.vm for point in found})) or "nothing"
-        raise NoRestorePoint(wanted=f"of VM {vm!r}" if vm else "", point=place, found=f"Found there: {names}.")
+        raise NoRestorePoint(
+            wanted=f"of VM {vm!r}" if vm else "of any VM",
+            point=place,
+            found=f"Found there: {names}. Correct restore_vm or restore_point.",
+        )
     identities = {point.identity: point.vm for point in mine}
     if len(identities) > 1:
         listed = "; ".join(f"{name!r} ({identity})" for identity, name in sorted(identities.items()))
@@ -132,7 +151,8 @@ def choose(found: Sequence[RestorePoint], place: str, vm: str | None, at: dateti
     early = [point for point in mine if at is None or point.moment <= at]
     if not early:
         times = ", ".join(sorted(point.time for point in mine))
-        raise NoRestorePoint(wanted=f"at or before {at}", point=place, found=f"There are: {times}.")
+        wanted = f"of VM {mine[0].vm!r} at or before {iso(at) if at else ''}"
+        raise NoRestorePoint(wanted=wanted, point=place, found=f"There are: {times}. Give a later restore_at.")
     return max(early, key=lambda point: point.time)
 
 
@@ -143,7 +163,10 @@ def parse_at(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError as error:
-        raise BadPolicy(what=f"the time {text!r} is not ISO 8601, such as 2026-11-22T20:00:00Z") from error
+        raise BadRestoreRequest(
+            what=f"the time {text!r} is not ISO 8601",
+            way_out="Give restore_at a time such as 2026-11-22T20:00:00Z, or the name of a restore point's folder.",
+        ) from error
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
@@ -196,9 +219,13 @@ def plan_restore(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target) -> R
         host=target.host,
         vm=wish.name,
         directory=wish.directory,
+        datastore=target.volume.name if target.volume else "",
         vmx_path=vmx_path,
         vmx_text=written.vmx.render(),
         point=point,
+        uuid=wish.uuid,
+        mac=wish.mac,
+        networks=_networks(vmx, wish),
         disks=disks,
         files=files,
         notes=(*written.notes, *_key_note(point)),
@@ -206,6 +233,20 @@ def plan_restore(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target) -> R
         already=len(same) == 1,
         vmid=same[0].vmid if len(same) == 1 else None,
         problems=problems,
+    )
+
+
+def _networks(vmx: Vmx, wish: Wish) -> tuple[Mapping[str, Any], ...]:
+    wanted = wanted_networks(vmx, wish.networks)
+    return tuple(
+        {
+            "nic": f"ethernet{nic.index}",
+            "was": nic.network or "",
+            "network": wanted[nic.index],
+            "connected": wish.connect_networks and nic.connected,
+            "mac": nic.mac or "",
+        }
+        for nic in vmx.nics()
     )
 
 
@@ -234,34 +275,49 @@ def _problems(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target, room: i
     for vm in target.registered:
         if vm.name == wish.name or vm.directory == wish.directory:
             reason = f"VM {vm.name!r} (vmid {vm.vmid}) is registered on {target.host} and is {vm.power_state}"
-            found.append(_problem("vm-exists", reason, "give another name and directory, or remove that VM first"))
+            found.append(
+                _problem(
+                    "vm-exists", reason, "give another restore_name and restore_directory, or remove that VM first"
+                )
+            )
         elif vm.identity == point.identity and wish.uuid == "keep" and vm.power_state == "poweredOn":
             reason = f"VM {vm.name!r} with the same identity is running on {target.host}"
-            found.append(_problem("identity-in-use", reason, "set uuid to new (and mac to new), or power that VM off"))
+            found.append(
+                _problem(
+                    "identity-in-use", reason, "set restore_uuid to new (and restore_mac to new), or power that VM off"
+                )
+            )
     if target.directory_exists:
         reason = f"the folder {wish.directory} exists"
-        found.append(_problem("folder-exists", reason, "choose another directory or name, or remove the folder"))
+        found.append(
+            _problem("folder-exists", reason, "choose another restore_directory or restore_name, or remove the folder")
+        )
     version, limit = vmx.hardware_version, target.hardware_version_max
     if version is not None and limit is not None and version > limit:
         reason = f"its virtual hardware {version} is newer than {target.host} can run ({limit})"
-        found.append(_problem("hardware-too-new", reason, "restore to a host of a newer release"))
+        found.append(_problem("hardware-too-new", reason, "restore to a host of a newer release (restore_host)"))
     if wish.connect_networks:
         for index, network in sorted(wanted_networks(vmx, wish.networks).items()):
             if network not in target.networks:
                 reason = f"ethernet{index} needs the port group {network!r}, which {target.host} does not have"
                 known = ", ".join(target.networks) or "none"
-                advice = f"map it in networks to one of: {known}; or set connect_networks to false"
+                advice = f"map it in restore_networks to one of: {known}; or set restore_connect_networks to false"
                 found.append(_problem("network-missing", reason, advice))
     if target.volume is None:
         reason = f"{wish.directory} is not on a mounted datastore of {target.host}"
-        found.append(_problem("target-missing", reason, "name a datastore that the host has"))
+        found.append(
+            _problem(
+                "target-missing", reason, "name a datastore that the host has in restore_datastore or restore_directory"
+            )
+        )
     else:
         free, reserve = target.volume.free_bytes, target.volume.capacity_bytes * wish.reserve_percent // 100
         if room > free - reserve:
             reason = (
                 f"{human(room)} are needed on {target.volume.name}; {human(free)} are free, {human(reserve)} reserve"
             )
-            found.append(_problem("no-room", reason, "free some room, or choose another datastore or disk_format thin"))
+            advice = "free some room, or choose another restore_datastore, or restore_disk_format thin"
+            found.append(_problem("no-room", reason, advice))
     return found
 
 
@@ -270,12 +326,14 @@ def _problem(name: str, reason: str, advice: str) -> dict[str, str]:
 
 
 def refuse(plan: RestorePlan) -> RestoreRefused:
-    return RestoreRefused(
+    error = RestoreRefused(
         vm=plan.vm,
         reasons="; ".join(problem["message"] for problem in plan.problems),
         ways_out="Ways out: " + "; ".join(dict.fromkeys(problem["hint"] for problem in plan.problems)) + ".",
         problems=[dict(problem) for problem in plan.problems],
     )
+    error.plan = plan.as_dict()
+    return error
 
 
 # -- reading -----------------------------------------------------------------------------------------------------
@@ -301,12 +359,27 @@ def read_vmx(host: Host, point: RestorePoint) -> Vmx:
     return parse_vmx(host.read_text(path), path)
 
 
+def check_request(params: Mapping[str, Any]) -> None:
+    """What is wrong with a request can be said before any host is asked."""
+    if not params.get("datastore") and not params.get("directory"):
+        raise BadRestoreRequest(
+            what="neither a datastore nor a directory says where the VM shall go",
+            way_out="Set restore_datastore (the VM gets a folder after its name there) or restore_directory; "
+            "an item of restore_vms may have them as datastore and directory.",
+        )
+    if params.get("at"):
+        parse_at(params["at"])
+    if params.get("run_id") and not valid_run_id(params["run_id"]):
+        raise BadRestoreRequest(
+            what=f"the run id {params['run_id']!r} is none",
+            way_out="Up to 64 letters, digits, dots, dashes and underscores make one.",
+        )
+
+
 def target_folder(host: Host, datastore: str | None, directory: str | None, name: str) -> str:
     if directory:
         return host.resolve(directory.rstrip("/"))
-    if not datastore:
-        raise BadPolicy(what="neither datastore nor directory says where the VM shall go")
-    return posixpath.join(host.datastore(datastore).path, slug(name))
+    return posixpath.join(host.datastore(datastore or "").path, slug(name))
 
 
 def read_target(host: Host, label: str, wish: Wish, vmx: Vmx, identity: str) -> Target:

@@ -25,12 +25,37 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     VmLocked,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import RemoteFileError
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 
+# The folder is made under a name that only this job gives, and gets its own when our lock is in it: so there is never a
+# moment in which it could be taken for somebody else's, or somebody else's for ours.
 _MAKE = r"""
-root=$1 dir=$2
+root=$1 dir=$2 unnamed=$3
 [ -d "$root/." ] || { echo "no datastore at $root" >&2; exit 3; }
+[ -d "${dir%/*}/." ] || { echo "there is no folder ${dir%/*}" >&2; exit 3; }
 [ -e "$dir" ] && { echo "it exists" >&2; exit 4; }
-mkdir "$dir"
+rm -rf "$unnamed/.stowage-job"
+rmdir "$unnamed" 2>/dev/null
+mkdir "$unnamed"
+"""
+
+# `mv` would put it into a folder that somebody has made meanwhile.
+_NAME = r"""
+unnamed=$1 dir=$2
+[ -e "$dir" ] && { echo "it exists" >&2; exit 4; }
+mv "$unnamed" "$dir" || exit 1
+inside=$dir/${unnamed##*/}
+[ -d "$inside" ] || exit 0
+mv "$inside" "$unnamed"
+echo "somebody else has made it" >&2
+exit 4
+"""
+
+_DROP = r"""
+[ -d "$1" ] || exit 0
+rm -rf "$1/.stowage-job"
+rmdir "$1"
 """
 
 _COPY = r"""
@@ -49,16 +74,27 @@ def start(context: Context) -> tuple[Job, bool]:
     if context.check:
         return job, True
     jobs.write_mirror(context.state_dir, job)
-    session = context.host.session
-    made = session.script(_MAKE, [points.datastore_root(job.directory), job.directory])
-    if made.rc != 0:
-        jobs.remove_mirror(context.state_dir, job.job)
-        raise TargetNotMade(path=job.directory, reason=made.stderr.strip() or f"exit code {made.rc}")
-    if not lock.acquire(session, job.directory):
-        raise VmLocked(vm=job.vm, job="(not named yet)", owner="somebody else", age=0, lease=job.lease_seconds)
-    lock.write_job(session, context.folder, job)
+    session, unnamed = context.host.session, names.unnamed_folder(job.directory, job.job)
+    try:
+        _make_folder(session, job, unnamed)
+    except (TargetNotMade, RemoteStepFailed, RemoteFileError):
+        # The host has said no. What cannot be dropped now is recover's, which knows it from the mirror.
+        if session.script(_DROP, [unnamed]).rc == 0:
+            jobs.remove_mirror(context.state_dir, job.job)
+        raise
     IntentLog(session, context.folder, context.host.clock).note("started", job=job.job, directory=job.directory)
     return job, True
+
+
+def _make_folder(session: Session, job: Job, unnamed: str) -> None:
+    made = session.script(_MAKE, [points.datastore_root(job.directory), job.directory, unnamed])
+    if made.rc == 0:
+        if not lock.acquire(session, unnamed):
+            raise VmLocked(vm=job.vm, job="(not named yet)", owner="somebody else", age=0, lease=job.lease_seconds)
+        lock.write_job(session, lock.folder_of(unnamed), job)
+        made = session.script(_NAME, [unnamed, job.directory])
+    if made.rc != 0:
+        raise TargetNotMade(path=job.directory, reason=made.stderr.strip() or f"exit code {made.rc}")
 
 
 def _new_job(context: Context) -> Job:

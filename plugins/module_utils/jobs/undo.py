@@ -19,8 +19,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
     Events,
     Situation,
@@ -69,10 +69,17 @@ for file in "$@"; do rm -rf "./$file"; done
 exit 0
 """
 
+# The emptied folder loses its name while our lock is still in it: under the VM's name, an empty folder is not ours.
 _CLOSE_RESTORED = r"""
-[ -d "$1" ] || exit 0
-rmdir "$1" 2>/dev/null && exit 0
-ls -A "$1"
+dir=$1 unnamed=$2 lock=$3 job=$4
+[ -d "$dir" ] || exit 0
+grep -q -F -- "\"job\": \"$job\"" "$dir/$lock/job.json" || exit 6
+if [ "$(ls -A "$dir")" = "$lock" ] && mv "$dir" "$unnamed"; then
+    rm -rf "$unnamed/$lock"
+    rmdir "$unnamed" 2>/dev/null && exit 0
+    mv "$unnamed" "$dir"
+fi
+ls -A "$dir"
 exit 7
 """
 
@@ -276,9 +283,13 @@ class Undoer:
 
     def close(self, undone: Undone) -> tuple[str, ...]:
         """Gives the lock back after a clean undo; removes an emptied restore folder. Returns what is still there."""
-        lock.release(self.host.session, self.folder, self.job.job)
+        left: tuple[str, ...] = ()
         if self.job.kind == "restore" and "removed the half restored files" in undone.done:
-            result = self.host.session.script(_CLOSE_RESTORED, [self.job.directory])
+            unnamed = names.unnamed_folder(self.job.directory, self.job.job)
+            arguments = [self.job.directory, unnamed, posixpath.basename(self.folder), self.job.job]
+            result = self.host.session.script(_CLOSE_RESTORED, arguments)
             if result.rc == 7:
-                return tuple(f"{self.job.directory}/{name}: not ours" for name in result.stdout.split("\n") if name)
-        return ()
+                names_left = [name for name in result.stdout.split("\n") if name not in ("", arguments[2])]
+                left = tuple(f"{self.job.directory}/{name}: not ours" for name in names_left)
+        lock.release(self.host.session, self.folder, self.job.job)
+        return left

@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     AmbiguousRestorePoint,
     BadManifest,
-    BadPolicy,
+    BadRestoreRequest,
     NoRestorePoint,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import (
@@ -26,6 +26,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.restore import (
     RestorePlan,
     Target,
     Wish,
+    check_request,
     choose,
     mark_of,
     parse_at,
@@ -159,8 +160,31 @@ def test_what_is_not_there_is_told_with_what_is() -> None:
 
 
 def test_a_time_that_is_none_is_refused() -> None:
-    with pytest.raises(BadPolicy):
+    with pytest.raises(BadRestoreRequest) as caught:
         parse_at("last tuesday")
+    assert "restore_at" in caught.value.hint_text
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({}, ("restore_datastore", "restore_directory")),
+        ({"datastore": "", "directory": ""}, ("restore_datastore", "restore_directory")),
+        ({"datastore": "ds1", "at": "last tuesday"}, ("restore_at",)),
+        ({"datastore": "ds1", "run_id": "../x"}, ("letters",)),
+    ],
+)
+def test_a_request_that_cannot_work_is_refused_before_any_host_is_asked(
+    request_: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(BadRestoreRequest) as caught:
+        check_request(request_)
+    assert all(word in caught.value.hint_text for word in words)
+
+
+def test_a_request_with_one_target_is_none_of_them() -> None:
+    check_request({"datastore": "ds1", "directory": None, "at": "2026-11-22", "run_id": "run1"})
+    check_request({"directory": "[ds1] x"})
 
 
 # -- planning ----------------------------------------------------------------------------------------------------
@@ -216,6 +240,8 @@ def test_what_must_not_happen_is_refused_with_its_way_out(target: dict[str, Any]
     assert [found["id"] for found in plan.problems] == [problem]
     error = refuse(plan)
     assert plan.problems[0]["message"] in error.message and plan.problems[0]["hint"] in error.hint_text
+    assert error.plan == plan.as_dict()
+    assert "restore_" in error.hint_text
 
 
 def test_a_running_target_is_named_as_running() -> None:
