@@ -65,7 +65,10 @@ options:
         choices: [error, ignore]
         default: error
       vms:
-        description: Other settings for single VMs, by name or UUID. VMs that this host does not have are passed over.
+        description:
+          - Other settings for single VMs, by name or UUID. V(disks) is merged with that of O(policy.disks), V(keep)
+            replaces O(policy.keep).
+          - A key that no VM of this host has changes nothing; the plan lists it in RV(plan.warnings).
         type: dict
         default: {}
       point:
@@ -125,7 +128,8 @@ options:
       keep:
         description:
           - How many restore points stay, by V(last), V(hourly), V(daily), V(weekly), V(monthly), V(yearly) and
-            V(within_days), and never fewer than V(min). Without it the last 7.
+            V(within_days), and never fewer than V(min), which is 1 where it is not given. Without it the last 7.
+          - A rule that is not given keeps nothing. What O(policy.vms) says for a VM replaces this as a whole.
         type: dict
         default: {}
       rotate:
