@@ -123,7 +123,7 @@ summary:
   type: dict
   sample: {found: 1, recovered: 1, live: 0, waiting: 0, vanished: 0, elsewhere: 0, failed: 0}
 error:
-  description: What failed, for programs. Without a failure, that jobs could not be recovered (O(fail_incomplete=false)).
+  description: What failed, for programs; with O(fail_incomplete=false), also the jobs that could not be recovered.
   returned: failure, or something was left
   type: dict
   contains:

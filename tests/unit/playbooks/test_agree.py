@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def agree(tmp_path: Path, servers: dict[str, Any], *options: str) -> subprocess.CompletedProcess[str]:
-    """Runs agree.yml and, after it, a play that says which hypervisors are left; `servers` maps each to its variables."""
+    """Runs agree.yml, then a play that says which hypervisors are left; `servers` maps each to its variables."""
     inventory = {"all": {"children": {"esxi": {"hosts": servers}, "backup_servers": {"hosts": {"backup1": {}}}}}}
     (tmp_path / "hosts.json").write_text(json.dumps(inventory), encoding="utf-8")
     shown = {"ansible.builtin.debug": {"msg": "left: {{ inventory_hostname }}"}}

@@ -174,6 +174,20 @@ def test_the_page_of_faults_is_in_step_with_the_error_classes() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_every_id_of_an_error_is_on_the_page_of_faults() -> None:
+    """Looked for in another way than the page is made: every text that stands where an id stands."""
+    page = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    shapes = re.compile(r"""\bid\b["']?\s*[:=]\s*["']([a-z]+(?:-[a-z]+)*)["']|_problem\(\s*["']([a-z-]+)["']""")
+    found = set()
+    for path in [*ROOT.glob("plugins/module_utils/**/*.py"), *ROOT.glob("roles/*/*/*.yml")]:
+        for match in shapes.finditer(path.read_text(encoding="utf-8")):
+            found.add(match.group(1) or match.group(2))
+    # The root's own, which is never raised.
+    found -= {"error"}
+    assert {"host-not-run", "network-missing", "host-failed", "no-room"} <= found
+    assert sorted(name for name in found if f"| `{name}` |" not in page) == []
+
+
 def test_the_steps_of_a_backup_name_the_machine_by_the_number_it_has_now() -> None:
     """The plan may be hours old, and its number another machine's: only the job that was begun knows the one of now."""
     steps = tasks_in(load(ROOT / "roles" / "backup" / "tasks" / "vm.yml"))
