@@ -68,7 +68,7 @@ options:
         description:
           - Other settings for single VMs, by name or UUID. V(disks) is merged with that of O(policy.disks), V(keep)
             replaces O(policy.keep).
-          - A key that no VM of this host has changes nothing; the plan lists it in RV(plan.warnings).
+          - A key that no VM of this host has changes nothing; the plan lists it in RV(plan.policies_without_vm).
         type: dict
         default: {}
       point:
@@ -268,7 +268,7 @@ plan:
           returned: success
           sample: cold
         why:
-          description: The reason for that.
+          description: The reason for that. V(its own policy) where the VM has a V(how) of its own in O(policy.vms).
           type: str
           returned: success
           sample: "powered off: its disks are at rest"
@@ -325,6 +325,23 @@ plan:
           description: The settings that hold for this VM.
           type: dict
           returned: success
+    excluded:
+      description: Names of the VMs that O(policy.select) means and O(policy.exclude) takes out.
+      type: list
+      elements: str
+      returned: success
+    policies_with_vm:
+      description: Keys of O(policy.vms) that mean a VM of this host.
+      type: list
+      elements: str
+      returned: success
+    policies_without_vm:
+      description:
+        - Keys of O(policy.vms) that mean no VM of this host. The run's record warns of those that mean none on any
+          host.
+      type: list
+      elements: str
+      returned: success
     not_selected:
       description: Names of the VMs that were not selected.
       type: list

@@ -83,6 +83,15 @@ class Policy:
             value = _merge(value, self.overrides[name], f"vms[{name!r}].")
         return value
 
+    def is_own(self, setting: str, names: Sequence[str]) -> bool:
+        """Whether a VM with these names has a value of its own for a setting."""
+        return any(self.overrides[name].get(setting) is not None for name in keys_of(self.overrides, names))
+
+    def without_vm(self, vms: Sequence[Sequence[str]]) -> tuple[str, ...]:
+        """The overrides that mean none of these VMs, each known by its names."""
+        meant = {key for names in vms for key in keys_of(self.overrides, names)}
+        return tuple(key for key in self.overrides if key not in meant)
+
 
 _HOST_KEYS = ("select", "exclude", "vms", "allow_none", "unknown_names")
 

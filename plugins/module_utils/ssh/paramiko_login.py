@@ -264,7 +264,8 @@ def _keys(endpoint: Endpoint, *, jump: bool) -> list[Any]:
                 way_out="Name a file of that machine, or give the key through ansible_ssh_private_key_file",
             ) from error
     else:
-        keys = list(paramiko.Agent().get_keys()) if endpoint.use_agent else []
+        agent = options.agent_for_jump(endpoint) if jump else endpoint.use_agent
+        keys = list(paramiko.Agent().get_keys()) if agent else []
         if endpoint.password is None or jump:
             keys += _default_keys()
         return keys
