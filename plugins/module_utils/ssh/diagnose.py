@@ -76,10 +76,10 @@ def authentication_failed(endpoint: Endpoint, address: Address, reason: str, *, 
     tried = what_is_tried(endpoint, jump=via_jump)
     if via_jump:
         way_out = (
-            "The jump host gets the private key of the hypervisor's settings and the default keys of the user that runs "
-            "this module, on the machine where it runs; where the settings have no private key, also the keys of the "
-            "agent that SSH_AUTH_SOCK names there (from the controller: ForwardAgent in the ansible_ssh_common_args of "
-            "that machine). Let one of them in there"
+            "The jump host gets the private key of the hypervisor's settings and the default keys of the user that "
+            "runs this module, on the machine where it runs; where the settings have no private key, also the keys of "
+            "the agent that SSH_AUTH_SOCK names there (from the controller: ForwardAgent in the "
+            "ansible_ssh_common_args of that machine). Let one of them in there"
         )
     elif endpoint.password is not None:
         way_out = (

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import imports
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import SystemClock
-from ansible_collections.stowage.esxi.plugins.module_utils.ssh import diagnose, hostkeys, runtime
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh import diagnose, hostkeys, options, runtime
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Address, Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import BadEndpoint, SshError
 
