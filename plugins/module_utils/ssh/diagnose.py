@@ -121,7 +121,10 @@ def no_agent(endpoint: Endpoint) -> SshError:
     return BadEndpoint(
         host=endpoint.host,
         reason="the keys of an ssh-agent are asked for, but SSH_AUTH_SOCK names none where this module runs",
-        way_out="Allow agent forwarding to that machine (ForwardAgent in its ansible_ssh_common_args), or give a key",
+        way_out=(
+            "Allow agent forwarding to that machine (ForwardAgent in its ansible_ssh_common_args), or give a key. A "
+            "connection that Ansible has kept open since before (ControlPersist) does not have it yet"
+        ),
     )
 
 
