@@ -54,8 +54,9 @@ options:
   jump_host:
     description:
       - Jump host to go through, as V([user@]host[:port]), as seen from the machine where the module runs.
-      - It accepts the given key, or the default keys or the agent of the user that runs the module; a password is never
-        sent to it.
+      - It is offered O(private_key) or O(private_key_file), and the default keys of the user that runs the module.
+        Without either option it is also offered the keys of the ssh-agent that C(SSH_AUTH_SOCK) names where the module
+        runs, whatever O(use_agent) says, which is about the hypervisor. A password is never sent to it.
       - "Variable: C(stowage_jump_host)."
     type: str
   host_key_policy:
@@ -94,8 +95,8 @@ options:
     description:
       - Use the keys of the ssh-agent that C(SSH_AUTH_SOCK) names where the module runs.
       - "Set by itself where the module runs on the controller, neither password nor key is given, and an agent is
-        there. On another machine it needs agent forwarding; the variable C(stowage_agent_forwarding) says that it is
-        allowed."
+        there. On another machine it needs agent forwarding (C(ForwardAgent=yes) in its C(ansible_ssh_common_args)); the
+        variable C(stowage_agent_forwarding) says that it may be used for the hypervisor."
     type: bool
     default: false
   connect_timeout:

@@ -65,7 +65,10 @@ options:
         choices: [error, ignore]
         default: error
       vms:
-        description: Other settings for single VMs, by name or UUID. VMs that this host does not have are passed over.
+        description:
+          - Other settings for single VMs, by name or UUID. V(disks) is merged with that of O(policy.disks), V(keep)
+            replaces O(policy.keep).
+          - A key that no VM of this host has changes nothing; the plan lists it in RV(plan.policies_without_vm).
         type: dict
         default: {}
       point:
@@ -125,7 +128,8 @@ options:
       keep:
         description:
           - How many restore points stay, by V(last), V(hourly), V(daily), V(weekly), V(monthly), V(yearly) and
-            V(within_days), and never fewer than V(min). Without it the last 7.
+            V(within_days), and never fewer than V(min), which is 1 where it is not given. Without it the last 7.
+          - A rule that is not given keeps nothing. What O(policy.vms) says for a VM replaces this as a whole.
         type: dict
         default: {}
       rotate:
@@ -264,7 +268,7 @@ plan:
           returned: success
           sample: cold
         why:
-          description: The reason for that.
+          description: The reason for that. V(its own policy) where the VM has a V(how) of its own in O(policy.vms).
           type: str
           returned: success
           sample: "powered off: its disks are at rest"
@@ -321,6 +325,23 @@ plan:
           description: The settings that hold for this VM.
           type: dict
           returned: success
+    excluded:
+      description: Names of the VMs that O(policy.select) means and O(policy.exclude) takes out.
+      type: list
+      elements: str
+      returned: success
+    policies_with_vm:
+      description: Keys of O(policy.vms) that mean a VM of this host.
+      type: list
+      elements: str
+      returned: success
+    policies_without_vm:
+      description:
+        - Keys of O(policy.vms) that mean no VM of this host. The run's record warns of those that mean none on any
+          host.
+      type: list
+      elements: str
+      returned: success
     not_selected:
       description: Names of the VMs that were not selected.
       type: list

@@ -120,8 +120,17 @@ summary:
       type: int
       returned: success
     bytes:
-      description: Bytes that were copied.
+      description: Bytes that the copies occupy on the backup point (stored).
       type: int
+      returned: success
+    bytes_read:
+      description: Bytes that were read from the disks' chains, as plan and progress count them.
+      type: int
+      returned: success
+    warnings:
+      description: What the operator should look at although nothing failed, such as a policy for a VM that no host has.
+      type: list
+      elements: str
       returned: success
     seconds:
       description: Sum of the VMs' times.

@@ -41,6 +41,12 @@ options:
     description: Seconds that removing a snapshot may take.
     type: int
     default: 7200
+  fail_incomplete:
+    description:
+      - Whether a job that could not be recovered fails the task. With V(false) it is only told, in RV(error).
+      - A host that cannot be reached or read fails the task in any case.
+    type: bool
+    default: true
   inventory_host:
     description:
       - Name of the hypervisor in the inventory, as it shall stand in journals and records. Without it, O(hostname).
@@ -117,8 +123,8 @@ summary:
   type: dict
   sample: {found: 1, recovered: 1, live: 0, waiting: 0, vanished: 0, elsewhere: 0, failed: 0}
 error:
-  description: What failed, for programs.
-  returned: failure
+  description: What failed, for programs; with O(fail_incomplete=false), also the jobs that could not be recovered.
+  returned: failure, or something was left
   type: dict
   contains:
     id:
@@ -166,9 +172,12 @@ def main():
             )
     except StowageError as error:
         fail(module, error, jobs=[], summary=recover.summary([]))
+    result = {"changed": report.changed, "jobs": report.jobs, "summary": report.summary}
+    if report.error is not None and params["fail_incomplete"]:
+        fail(module, report.error, **result)
     if report.error is not None:
-        fail(module, report.error, changed=report.changed, jobs=report.jobs, summary=report.summary)
-    module.exit_json(changed=report.changed, jobs=report.jobs, summary=report.summary)
+        result["error"] = report.error.as_dict()
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

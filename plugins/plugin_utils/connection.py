@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any, ClassVar
 
-from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleValueOmittedError
 from ansible.plugins.action import ActionBase
 from ansible_collections.stowage.esxi.plugins.plugin_utils import resolve
 
@@ -34,6 +34,9 @@ class InventoryVariables:
             return None
         try:
             value = self._templar.template(self._task_vars[name])
+        except AnsibleValueOmittedError:
+            # "{{ omit }}" says that the host has no such setting.
+            return None
         except AnsibleError as error:
             raise AnsibleActionFail(f"The variable {name} of {self.name} cannot be resolved: {error}") from error
         return value
@@ -46,12 +49,14 @@ class InventoryVariables:
             with open(real, encoding="utf-8") as file:
                 return file.read()
         except (AnsibleError, OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+            there = os.path.exists(place)
+            reason = (getattr(error, "strerror", None) or str(error)).rstrip(".") if there else "there is no such file"
+            # Not "from error": Ansible appends the cause's own words, which are in ours.
             raise AnsibleActionFail(
                 f"The private key of {self.name} cannot be read on the controller: {place}: {reason}. Set "
                 "ansible_ssh_private_key_file to a file of the controller, or the option private_key_file to one of "
                 "the machine where the module runs"
-            ) from error
+            ) from None
 
 
 def _names_set(task: Any, task_vars: dict[str, Any], host: str) -> set[str]:
@@ -81,6 +86,12 @@ class EsxiActionBase(ActionBase):
 
     def module_args(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """The task's arguments (those of ``module_defaults`` are in them), completed from the inventory host."""
+        if not (self._task.args.get("hostname") or self._task.delegate_to or self.runs_on_controller()):
+            host = task_vars["inventory_hostname"]
+            raise AnsibleActionFail(
+                f"This task would run its module on {host} itself, where nothing of ours runs. Add delegate_to with "
+                'the backup server, for example delegate_to: "{{ stowage_backup_server }}"'
+            )
         variables = InventoryVariables(self._task, task_vars, self._templar, self._loader)
         try:
             return resolve.resolve(

@@ -467,7 +467,7 @@ def test_the_playbook_shows_percent_rate_and_time_left_while_it_copies(desk, tmp
         shown = play.progress()
         assert len(shown) >= 4
         assert re.search(
-            r"esx70 big scsi0:0  \d+ %  [\d.]+ [KM]iB of [\d.]+ MiB  [\d.]+ MiB/s  \d+:\d\d left", play.text
+            r"esx70 big scsi0:0  \d+ %  [\d.]+ [KM]iB of [\d.]+ MiB read  [\d.]+ MiB/s  \d+:\d\d left", play.text
         )
         percents = [int(re.search(r"(\d+) %", line).group(1)) for _at, line in shown]
         assert percents == sorted(percents) and percents[0] < 50 and percents[-1] == 100

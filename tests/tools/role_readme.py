@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write each role's README.md from its meta/argument_specs.yml, or check that it is in step.
+"""Write each role's README.md and the end of docs/variables.md from meta/argument_specs.yml, or check them.
 
 python3 tests/tools/role_readme.py           writes
 python3 tests/tools/role_readme.py --check   changes nothing, exit code 1 when a README is behind its spec
@@ -19,6 +19,8 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+VARIABLES = ROOT / "docs" / "variables.md"
+MARK = "<!-- From here on written by tests/tools/role_readme.py -->\n"
 LICENCE = """<!--
 Copyright (c) 2026 Stowage contributors
 GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
@@ -88,14 +90,38 @@ def readme_of(role_dir: Path) -> str:
     return render(role_dir.name, specs, body)
 
 
+def variables_page() -> str:
+    """The page of all variables, with those of the roles as their specs have them now."""
+    lines = [""]
+    for spec in sorted(ROOT.glob("roles/*/meta/argument_specs.yml")):
+        role = spec.parents[1].name
+        options = {
+            name: option
+            for entry in yaml.safe_load(spec.read_text(encoding="utf-8"))["argument_specs"].values()
+            for name, option in (entry.get("options") or {}).items()
+            if name.startswith(f"{role}_")
+        }
+        lines += [
+            f"### `{role}`",
+            "",
+            "| variable | type | default | meaning |",
+            "|---|---|---|---|",
+            *rows(options),
+            "",
+        ]
+    return VARIABLES.read_text(encoding="utf-8").split(MARK)[0] + MARK + "\n".join(lines)
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="write nothing, fail where a README is behind its spec")
     check = parser.parse_args(argv).check
     behind = []
-    for spec in sorted(ROOT.glob("roles/*/meta/argument_specs.yml")):
-        readme = spec.parents[1] / "README.md"
-        wanted = readme_of(spec.parents[1])
+    pages = [
+        (spec.parents[1] / "README.md", readme_of(spec.parents[1]))
+        for spec in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))
+    ]
+    for readme, wanted in [*pages, (VARIABLES, variables_page())]:
         if readme.is_file() and readme.read_text(encoding="utf-8") == wanted:
             continue
         behind.append(str(readme.relative_to(ROOT)))

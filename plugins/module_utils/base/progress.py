@@ -99,14 +99,14 @@ class ProgressFile:
 
 
 def format_line(progress: Progress) -> str:
-    """One line for a person: ``scsi0:0  37 %  1.2 GiB of 3.2 GiB  84.0 MiB/s  0:24 left``."""
+    """One line for a person: ``scsi0:0  37 %  1.2 GiB of 3.2 GiB read  84.0 MiB/s  0:24 left``."""
     parts = [" ".join(part for part in (progress.phase, progress.item) if part)]
     if progress.percent is not None:
         parts.append(f"{progress.percent} %")
     if progress.total_bytes is not None:
-        parts.append(f"{format_bytes(progress.done_bytes)} of {format_bytes(progress.total_bytes)}")
+        parts.append(f"{format_bytes(progress.done_bytes)} of {format_bytes(progress.total_bytes)} read")
     else:
-        parts.append(format_bytes(progress.done_bytes))
+        parts.append(f"{format_bytes(progress.done_bytes)} read")
     if progress.rate_bytes_per_second is not None:
         parts.append(f"{format_bytes(progress.rate_bytes_per_second)}/s")
     if progress.seconds_left is not None:

@@ -37,7 +37,7 @@ def policy_options() -> dict[str, dict[str, Any]]:
         if field.name == "point":
             options["point"] = {"type": "str", "required": True}
         elif field.default is MISSING:
-            # Their inner defaults are merged key by key, so that a part may be given.
+            # Empty is the default of the policy.
             options[field.name] = {"type": "dict", "default": {}}
         else:
             options[field.name] = {"type": _TYPES[str(field.type)], "default": field.default}
@@ -78,6 +78,7 @@ def recover_spec() -> dict[str, dict[str, Any]]:
         **_common(),
         "observe_seconds": {"type": "int", "default": 20},
         "consolidation_timeout": {"type": "int", "default": 7200},
+        "fail_incomplete": {"type": "bool", "default": True},
     }
 
 

@@ -145,7 +145,7 @@ def start(context: Context) -> tuple[Job, bool]:
         raise PendingQuestion(vm=vm.name, host=context.label, question=text)
     if state != context.entry.get("power_state"):
         _still_possible(context, vm)
-    how = decide_how(context.entry["policy"]["how"], state)
+    how = decide_how(context.entry["policy"]["how"], state, str(context.entry.get("asked") or "asked for"))
     boot = vm.boot_id() or ""
     if how.stop and not boot:
         raise BootUnknown(vm=vm.name, reason=f"{vm.directory}/vmware.log cannot be read")

@@ -36,7 +36,10 @@ class BadQuery(JobError):
 class NothingSelected(JobError):
     id = "nothing-selected"
     template = "No VM of {host} was selected by {select}; {count} VMs are registered there"
-    hint = "Correct the selection, or set backup_allow_none to true where a host may have nothing to back up."
+    hint = (
+        "Say in backup_select which VMs are meant, for example [running], and look at backup_exclude; or set "
+        "backup_allow_none to true where a host may have nothing to back up."
+    )
     exit_code = 52
 
 

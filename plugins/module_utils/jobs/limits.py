@@ -33,14 +33,20 @@ class BadLimit(StowageError):
 class LimitBusy(StowageError):
     id = "limit-busy"
     template = "All {slots} slots of the limit {name!r} were taken for {seconds:g} seconds, by {holders}"
-    hint = "Start fewer jobs at a time, raise the number of slots, or raise limits_timeout"
+    hint = (
+        "Start fewer jobs at a time, give the limit more slots (backup_limits), or wait longer: limits_timeout of the "
+        "module, backup_limits_timeout of the role"
+    )
     exit_code = 51
 
 
 class LimitFolder(StowageError):
     id = "limit-folder"
     template = "The limits cannot be kept in {folder}: {reason}"
-    hint = "Name a folder in limits_dir that the user of the task may write to, on a local file system"
+    hint = (
+        "Name a folder that the user of the task may write to, on a local file system: limits_dir of the module, "
+        "backup_limits_dir of the role"
+    )
     exit_code = 50
 
 

@@ -121,6 +121,7 @@ class VmPlan:
     warnings: tuple[str, ...]
     policy: VmPolicy
     needs_key_provider: str = ""
+    asked: str = "asked for"
 
     @property
     def ready(self) -> bool:
@@ -160,6 +161,9 @@ class HostPlan:
     not_selected: tuple[str, ...]
     problems: tuple[Problem, ...]
     policy: Mapping[str, Any] = field(default_factory=dict)
+    excluded: tuple[str, ...] = ()
+    policies_with_vm: tuple[str, ...] = ()
+    policies_without_vm: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         ready = [vm for vm in self.vms if vm.ready]
@@ -170,6 +174,9 @@ class HostPlan:
             "policy": dict(self.policy),
             "vms": [vm.as_dict() for vm in self.vms],
             "not_selected": list(self.not_selected),
+            "excluded": list(self.excluded),
+            "policies_with_vm": list(self.policies_with_vm),
+            "policies_without_vm": list(self.policies_without_vm),
             "problems": [problem.as_dict() for problem in self.problems],
             "totals": {
                 "vms": len(self.vms),
@@ -189,29 +196,38 @@ class HostPlan:
             state = "ready" if vm.ready else "PROBLEM"
             lines.append(f"{vm.vm}: {vm.effective_how} ({vm.why}), {state}, room needed {human(vm.room_needed)}")
             for disk in vm.disks:
-                size = f"{human(disk.bytes_to_read)} of {human(disk.capacity_bytes)}"
-                lines.append(f"  {disk.key:<9} {disk.action:<9} {size:<26} {disk.source}  {disk.reason}".rstrip())
+                reads = f"reads {human(disk.bytes_to_read)} of " if disk.action == "copy" else ""
+                size = f"{reads}{human(disk.capacity_bytes)}"
+                lines.append(f"  {disk.key:<9} {disk.action:<9} {size:<32} {disk.source}  {disk.reason}".rstrip())
             lines.extend(f"  problem: {problem['message']}" for problem in vm.problems)
             lines.extend(f"  warning: {warning}" for warning in vm.warnings)
         lines.extend(f"{problem.vm}: problem: {problem.error['message']}" for problem in self.problems)
+        if self.excluded:
+            lines.append("excluded: " + ", ".join(self.excluded))
         if self.not_selected:
             lines.append("not selected: " + ", ".join(self.not_selected))
+        if self.policies_without_vm:
+            names = ", ".join(self.policies_without_vm)
+            lines.append(f"warning: no VM of this host is meant by these entries of backup_vms: {names}")
         return "\n".join(lines) + "\n"
 
 
-def decide_how(wanted: str, power_state: str) -> How:
-    """A VM that does not run needs no bracket: its disks are at rest, and nothing would be gained by a snapshot."""
+def decide_how(wanted: str, power_state: str, asked: str = "asked for") -> How:
+    """A VM that does not run needs no bracket: its disks are at rest, and nothing would be gained by a snapshot.
+
+    `asked` says in words who wants it so.
+    """
     if power_state == "poweredOff":
         return How(
-            "cold", "powered off: its disks are at rest" if wanted != "cold" else "asked for; powered off already"
+            "cold", "powered off: its disks are at rest" if wanted != "cold" else f"{asked}; powered off already"
         )
     if power_state == "suspended":
         return How("cold", "suspended: its disks are at rest, and it stays suspended")
     if wanted == "cold":
-        return How("cold", "asked for", stop=True)
+        return How("cold", asked, stop=True)
     if wanted == "warm":
-        return How("warm", "asked for", stop=True, snapshot=True, restart=True)
-    return How("hot", "asked for", snapshot=True)
+        return How("warm", asked, stop=True, snapshot=True, restart=True)
+    return How("hot", asked, snapshot=True)
 
 
 def decide_disk(disk: DiskFacts, how: How, policy: VmPolicy) -> PlannedDisk:
@@ -293,9 +309,9 @@ def volume_of(path: str, volumes: Sequence[Volume]) -> Volume | None:
     return None
 
 
-def plan_vm(facts: VmFacts, policy: VmPolicy, target: str, host: str) -> VmPlan:
+def plan_vm(facts: VmFacts, policy: VmPolicy, target: str, host: str, asked: str = "asked for") -> VmPlan:
     """The plan of one VM, without the question of room, which depends on the VMs before it."""
-    how = decide_how(policy.how, facts.power_state)
+    how = decide_how(policy.how, facts.power_state, asked)
     disks = tuple(decide_disk(disk, how, policy) for disk in facts.disks)
     problems = (
         [dict(facts.fault)]
@@ -332,6 +348,7 @@ def plan_vm(facts: VmFacts, policy: VmPolicy, target: str, host: str) -> VmPlan:
         warnings=tuple(warnings),
         policy=policy,
         needs_key_provider=facts.key_provider,
+        asked=asked,
     )
 
 
@@ -416,18 +433,21 @@ def plan_host(
     policy: Policy,
     targets: Mapping[int, str],
     volumes: Sequence[Volume],
+    policies_without_vm: Sequence[str] = (),
 ) -> HostPlan:
     """The whole plan of one host, VMs in the order of their names."""
     plans = []
     problems = list(selection.problems)
     for candidate in selection.chosen:
         fact = facts[candidate.vmid]
+        names = [fact.name, *fact.uuids]
         try:
-            wanted = policy.for_vm([fact.name, *fact.uuids])
+            wanted = policy.for_vm(names)
         except BadPolicy as error:
             problems.append(Problem.of(fact.name, error))
             continue
-        plans.append(plan_vm(fact, wanted, targets[candidate.vmid], host))
+        asked = "its own policy" if policy.is_own("how", names) else "asked for"
+        plans.append(plan_vm(fact, wanted, targets[candidate.vmid], host, asked))
     return HostPlan(
         run_id=run_id,
         host=host,
@@ -435,4 +455,7 @@ def plan_host(
         not_selected=tuple(candidate.name for candidate in selection.left_out),
         problems=tuple(problems),
         policy=policy.common.as_dict(),
+        excluded=tuple(candidate.name for candidate in selection.excluded),
+        policies_with_vm=tuple(key for key in policy.overrides if key not in policies_without_vm),
+        policies_without_vm=tuple(policies_without_vm),
     )

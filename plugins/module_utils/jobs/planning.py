@@ -17,6 +17,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import val
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import HostPlan, plan_host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import parse_policy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import select
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import uuid_of
 
 
 def plan_backup(
@@ -38,7 +39,11 @@ def plan_backup(
     wanted = {vmid: policy.for_vm([fact.name, *fact.uuids]).point for vmid, fact in facts.items()}
     known = points.vm_folders(host.session, wanted.values())
     targets = {vmid: points.vm_folder(known, wanted[vmid], fact.name, fact.identity) for vmid, fact in facts.items()}
-    return plan_host(run_id, label, selection, facts, policy, targets, survey.volumes(host))
+    # Of a VM that cannot be read the UUIDs are unknown: then nothing is said of entries that it might be meant by.
+    strangers = policy.without_vm([(one.name, *one.uuids) for one in found])
+    if any(not one.uuids for one in found):
+        strangers = tuple(key for key in strangers if uuid_of(key) is None)
+    return plan_host(run_id, label, selection, facts, policy, targets, survey.volumes(host), strangers)
 
 
 def write_skeleton(state_dir: str, plan: HostPlan, host: Host) -> str:

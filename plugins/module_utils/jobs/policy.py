@@ -83,6 +83,15 @@ class Policy:
             value = _merge(value, self.overrides[name], f"vms[{name!r}].")
         return value
 
+    def is_own(self, setting: str, names: Sequence[str]) -> bool:
+        """Whether a VM with these names has a value of its own for a setting."""
+        return any(self.overrides[name].get(setting) is not None for name in keys_of(self.overrides, names))
+
+    def without_vm(self, vms: Sequence[Sequence[str]]) -> tuple[str, ...]:
+        """The overrides that mean none of these VMs, each known by its names."""
+        meant = {key for names in vms for key in keys_of(self.overrides, names)}
+        return tuple(key for key in self.overrides if key not in meant)
+
 
 _HOST_KEYS = ("select", "exclude", "vms", "allow_none", "unknown_names")
 
@@ -205,8 +214,11 @@ def _disks(base: DiskChoice, value: Any, name: str) -> DiskChoice:
 
 
 def _keep(base: Keep, value: Any, name: str) -> Keep:
+    """A rule is taken as a whole: what it does not name keeps nothing, whatever a wider policy says."""
     if not isinstance(value, Mapping):
         raise BadPolicy(what=f"{name} must be a mapping such as {{last: 7, weekly: 4}}")
+    if not value:
+        return base
     known = asdict(base)
     numbers: dict[str, int] = {}
     for key, count in value.items():
@@ -214,7 +226,7 @@ def _keep(base: Keep, value: Any, name: str) -> Keep:
             raise BadPolicy(what=f"{name}.{key} is not a rule; known are {', '.join(known)}")
         if count is not None:
             numbers[key] = _number(0 if key != "min" else 1, 100000)(None, count, f"{name}.{key}")
-    keep = replace(base, **numbers)
+    keep = replace(Keep(last=0), **numbers)
     if not any((keep.last, keep.hourly, keep.daily, keep.weekly, keep.monthly, keep.yearly, keep.within_days)):
         raise BadPolicy(what=f"{name} keeps nothing; give at least one of last, daily, weekly, monthly, within_days")
     return keep

@@ -185,6 +185,7 @@ def merge(
     planned = {plan["host"]: plan for plan in _plans(os.path.join(folder, "hosts"))}
     errors = dict(host_errors or {})
     names = sorted({*hosts, *planned, *errors, *(entry["host"] for entry in entries)})
+    nowhere = _policies_without_vm(names, planned)
     host_entries = []
     for name in names:
         error = error_of(errors.get(name))
@@ -203,6 +204,12 @@ def merge(
                 "error": error,
                 "planned_at": planned.get(name, {}).get("planned_at"),
                 "not_selected": list(planned.get(name, {}).get("not_selected") or ()),
+                "excluded": list(planned.get(name, {}).get("excluded") or ()),
+                "warnings": [
+                    f"backup_vms has an entry for {key!r}, which no host of this run has"
+                    for key in planned.get(name, {}).get("policies_without_vm") or ()
+                    if key in nowhere
+                ],
             }
         )
     entries.sort(key=lambda entry: (entry["host"], entry["vm"], entry["identity"], entry["kind"]))
@@ -213,6 +220,18 @@ def merge(
         "vms": entries,
         "summary": summary(run_id, host_entries, entries),
     }
+
+
+def _policies_without_vm(names: Sequence[str], planned: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Entries of backup_vms that mean a VM on no host of the run.
+
+    Hosts share policies, so that an entry which is of no use on one of them is as it should be. Where a host could not
+    be planned, the VM may be there.
+    """
+    if set(names) - set(planned):
+        return set()
+    meant = {key for plan in planned.values() for key in plan.get("policies_with_vm") or ()}
+    return {key for plan in planned.values() for key in plan.get("policies_without_vm") or ()} - meant
 
 
 def summary(run_id: str, hosts: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -239,6 +258,7 @@ def summary(run_id: str, hosts: Sequence[Mapping[str, Any]], entries: Sequence[M
         "seconds": round(sum(entry["seconds"] or 0 for entry in entries), 3),
         "failed_vms": failed_vms,
         "failed_hosts": failed_hosts,
+        "warnings": sorted({warning for host in hosts for warning in host.get("warnings") or ()}),
         "green": not failed_vms and not failed_hosts,
     }
     value["text"] = _text(value, entries)
@@ -247,8 +267,7 @@ def summary(run_id: str, hosts: Sequence[Mapping[str, Any]], entries: Sequence[M
 
 def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str:
     lines = [
-        f"run {value['run_id']}: {value['ok']} of {value['vms']} VMs ok on {value['hosts']} hosts, "
-        f"{human(value['bytes'])} copied"
+        f"run {value['run_id']}: {value['ok']} of {value['vms']} VMs ok on {value['hosts']} hosts, {_amounts(value)}"
     ]
     for entry in entries:
         seconds = "-" if entry["seconds"] is None else f"{entry['seconds']:.0f} s"
@@ -260,12 +279,25 @@ def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str
             tail += f"  not proven: needs its key provider ({entry['needs_key_provider']})"
         lines.append(
             f"  {entry['host']}  {entry['vm']}  {entry['status']}  {entry['effective_how'] or '-'}  "
-            f"{human(entry['bytes'])}  {seconds}  {tail}".rstrip()
+            f"{_amounts(entry)}  {seconds}  {tail}{_turned(entry.get('rotation'))}".rstrip()
         )
         # What of a restored VM is not as it was backed up. What a backup warns of stands in its plan.
         lines.extend(f"    {warning}" for warning in entry["warnings"] if restored)
     lines.extend(f"  {host['host']}  failed  {host['error']['message']}" for host in value["failed_hosts"])
+    lines.extend(f"  warning: {warning}" for warning in value["warnings"])
     return "\n".join(lines) + "\n"
+
+
+def _amounts(value: Mapping[str, Any]) -> str:
+    """What came from the source, as plan and progress count it, and what the copy occupies."""
+    return f"{human(value['bytes_read'])} read, {human(value['bytes'])} stored"
+
+
+def _turned(rotation: Mapping[str, Any] | None) -> str:
+    if not rotation:
+        return ""
+    text = f"  restore points: {len(rotation['kept'])} kept, {len(rotation['removed'])} removed"
+    return text + (f", {len(rotation['problems'])} problems with older ones" if rotation["problems"] else "")
 
 
 def write_record(state_dir: str, record: Mapping[str, Any], check: bool = False) -> tuple[str, bool]:

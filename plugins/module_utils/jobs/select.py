@@ -66,6 +66,7 @@ class Selection:
     chosen: tuple[Candidate, ...]
     left_out: tuple[Candidate, ...]
     problems: tuple[Problem, ...]
+    excluded: tuple[Candidate, ...] = ()
 
 
 def keys_of(settings: Mapping[str, Any], names: Sequence[str]) -> list[str]:
@@ -105,6 +106,7 @@ def select(
             problems.append(
                 Problem.of(candidate.name, VmUnusable(vm=candidate.name, host=host, reason=candidate.unknown))
             )
+    taken_out = wanted & excluded
     wanted -= excluded
     chosen = []
     for candidate in candidates:
@@ -119,13 +121,15 @@ def select(
     chosen.sort(key=lambda candidate: (candidate.name, candidate.vmid))
     # A VM that could not be chosen because of its name is a problem, not one that was left out on purpose.
     named = {problem.vm for problem in problems}
-    left_out = tuple(
+    others = [
         candidate
         for candidate in sorted(candidates, key=lambda candidate: (candidate.name, candidate.vmid))
         if candidate not in chosen and candidate.name not in named
-    )
+    ]
+    left_out = tuple(candidate for candidate in others if candidate.vmid not in taken_out)
+    removed = tuple(candidate for candidate in others if candidate.vmid in taken_out)
     unique = [problem for number, problem in enumerate(problems) if problem not in problems[:number]]
-    return Selection(tuple(chosen), left_out, tuple(unique))
+    return Selection(tuple(chosen), left_out, tuple(unique), removed)
 
 
 def _may_be_meant(candidate: Candidate, wishes: Sequence[Any], host: str) -> bool:

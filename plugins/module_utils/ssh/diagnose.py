@@ -15,6 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import (
     HostUnreachable,
     SshError,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.options import agent_for_jump
 
 _DENIED = re.compile(r"Permission denied \(([a-z0-9,@.-]*)\)")
 _TOO_MANY = re.compile(r"Too many authentication failures|Received disconnect .*authentication")
@@ -75,8 +76,10 @@ def authentication_failed(endpoint: Endpoint, address: Address, reason: str, *, 
     tried = what_is_tried(endpoint, jump=via_jump)
     if via_jump:
         way_out = (
-            "The jump host gets the private key of the hypervisor's settings, else the default keys or the agent of "
-            "the user that runs this module, on the machine where it runs; let one of them in there"
+            "The jump host gets the private key of the hypervisor's settings and the default keys of the user that "
+            "runs this module, on the machine where it runs; where the settings have no private key, also the keys of "
+            "the agent that SSH_AUTH_SOCK names there (from the controller: ForwardAgent in the "
+            "ansible_ssh_common_args of that machine). Let one of them in there"
         )
     elif endpoint.password is not None:
         way_out = (
@@ -105,8 +108,10 @@ def what_is_tried(endpoint: Endpoint, *, jump: bool = False) -> str:
         ways.append(f"the key in {endpoint.private_key_file}")
     elif endpoint.private_key:
         ways.append("the given key")
-    if endpoint.use_agent:
+    if agent_for_jump(endpoint) if jump else endpoint.use_agent:
         ways.append("the keys of the agent")
+    if jump:
+        ways.append("the default keys of this user")
     if endpoint.password is not None and not jump:
         ways.append("the given password")
     return " and ".join(ways) or "the default keys of this user"
@@ -116,7 +121,10 @@ def no_agent(endpoint: Endpoint) -> SshError:
     return BadEndpoint(
         host=endpoint.host,
         reason="the keys of an ssh-agent are asked for, but SSH_AUTH_SOCK names none where this module runs",
-        way_out="Allow agent forwarding to that machine (ForwardAgent in its ansible_ssh_common_args), or give a key",
+        way_out=(
+            "Allow agent forwarding to that machine (ForwardAgent in its ansible_ssh_common_args), or give a key. A "
+            "connection that Ansible has kept open since before (ControlPersist) does not have it yet"
+        ),
     )
 
 

@@ -277,7 +277,7 @@ def environment(endpoint: Endpoint) -> dict[str, str]:
     """What ssh gets to see: a master outlives its task, so nothing of the task's environment stays with it."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR") if name in os.environ}
     kept["LC_ALL"] = "C"
-    if endpoint.use_agent and "SSH_AUTH_SOCK" in os.environ:
+    if options.agent_for_jump(endpoint) and "SSH_AUTH_SOCK" in os.environ:
         kept["SSH_AUTH_SOCK"] = os.environ["SSH_AUTH_SOCK"]
     return kept
 

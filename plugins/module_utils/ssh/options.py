@@ -90,10 +90,19 @@ def any_host_key(known_hosts: str) -> list[str]:
     ]
 
 
-def identity(endpoint: Endpoint, key_file: str | None) -> list[str]:
+def agent_for_jump(endpoint: Endpoint) -> bool:
+    """Whether the jump host is offered the agent's keys: there is an agent, and no key is given that must come first.
+
+    The hypervisor counts failed logins and gets them only where ``use_agent`` says so; a jump host does not.
+    """
+    no_key = endpoint.private_key is None and endpoint.private_key_file is None
+    return endpoint.use_agent or (endpoint.jump is not None and no_key and bool(os.environ.get("SSH_AUTH_SOCK")))
+
+
+def identity(endpoint: Endpoint, key_file: str | None, agent: bool) -> list[str]:
     """Which keys are offered: the given one and no other; else the agent's; else the user's default ones."""
-    words = ["-o", "IdentityAgent=" + ("SSH_AUTH_SOCK" if endpoint.use_agent else "none")]
-    only = "no" if endpoint.use_agent and key_file is None else "yes"
+    words = ["-o", "IdentityAgent=" + ("SSH_AUTH_SOCK" if agent else "none")]
+    only = "no" if agent and key_file is None else "yes"
     words += ["-o", f"IdentitiesOnly={only}"]
     if key_file is not None:
         words += ["-i", key_file.replace("%", "%%")]
@@ -112,7 +121,7 @@ def authentication(endpoint: Endpoint, key_file: str | None, password_method: st
     for method, option in (("publickey", "PubkeyAuthentication"), ("password", "PasswordAuthentication")):
         words += ["-o", f"{option}=" + ("yes" if method in methods else "no")]
     words += ["-o", "KbdInteractiveAuthentication=" + ("yes" if "keyboard-interactive" in methods else "no")]
-    return words + identity(endpoint, key_file)
+    return words + identity(endpoint, key_file, endpoint.use_agent)
 
 
 def proxy(program: str, endpoint: Endpoint, jump: Address, key_file: str | None, pin: list[str], log: str) -> list[str]:
@@ -122,7 +131,7 @@ def proxy(program: str, endpoint: Endpoint, jump: Address, key_file: str | None,
     under the user's configuration. Its words go to ``log``, since a persisting master throws them away.
     """
     words = [program, *basic(endpoint), *pin, "-o", "BatchMode=yes", "-o", "PreferredAuthentications=publickey"]
-    words += identity(endpoint, key_file)
+    words += identity(endpoint, key_file, agent_for_jump(endpoint))
     if key_file is not None:
         # As the jump host is seen from here, the keys of this user count there too.
         for name in ("id_rsa", "id_ecdsa", "id_ed25519"):

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import imports
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import SystemClock
-from ansible_collections.stowage.esxi.plugins.module_utils.ssh import diagnose, hostkeys, runtime
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh import diagnose, hostkeys, options, runtime
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Address, Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import BadEndpoint, SshError
 
@@ -264,7 +264,8 @@ def _keys(endpoint: Endpoint, *, jump: bool) -> list[Any]:
                 way_out="Name a file of that machine, or give the key through ansible_ssh_private_key_file",
             ) from error
     else:
-        keys = list(paramiko.Agent().get_keys()) if endpoint.use_agent else []
+        agent = options.agent_for_jump(endpoint) if jump else endpoint.use_agent
+        keys = list(paramiko.Agent().get_keys()) if agent else []
         if endpoint.password is None or jump:
             keys += _default_keys()
         return keys

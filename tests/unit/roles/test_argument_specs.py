@@ -164,6 +164,22 @@ def test_the_role_pages_are_in_step_with_their_specs() -> None:
     assert result.returncode == 0, result.stdout
 
 
+def test_the_page_of_variables_names_exactly_those_that_the_code_reads() -> None:
+    """Those of the roles are written from the specs; those of a connection and of a run are found where they are."""
+    page = (ROOT / "docs" / "variables.md").read_text(encoding="utf-8").split("## The roles")[0]
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    resolve = (ROOT / "plugins" / "plugin_utils" / "resolve.py").read_text(encoding="utf-8")
+    read = set(re.findall(r'"((?:ansible|stowage)_\w+)"', resolve))
+    # Looked at only to refuse a jump host that is hidden in them.
+    read -= {"ansible_ssh_common_args", "ansible_ssh_extra_args", "ansible_ssh_args"}
+    for path in [*PLAYBOOKS, *ROOT.glob("roles/*/tasks/*.yml")]:
+        text = path.read_text(encoding="utf-8")
+        made = set(re.findall(r"^ +(stowage_\w+):", text, re.M))
+        read |= set(re.findall(r"(?<![\w.'])(stowage_\w+)", re.sub(r"#.*|msg:.*", "", text))) - made
+    assert sorted(named ^ read) == []
+
+
 def test_the_page_of_faults_is_in_step_with_the_error_classes() -> None:
     result = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "tools" / "faults_page.py"), "--check"],
@@ -172,6 +188,20 @@ def test_the_page_of_faults_is_in_step_with_the_error_classes() -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_id_of_an_error_is_on_the_page_of_faults() -> None:
+    """Looked for in another way than the page is made: every text that stands where an id stands."""
+    page = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    shapes = re.compile(r"""\bid\b["']?\s*[:=]\s*["']([a-z]+(?:-[a-z]+)*)["']|_problem\(\s*["']([a-z-]+)["']""")
+    found = set()
+    for path in [*ROOT.glob("plugins/module_utils/**/*.py"), *ROOT.glob("roles/*/*/*.yml")]:
+        for match in shapes.finditer(path.read_text(encoding="utf-8")):
+            found.add(match.group(1) or match.group(2))
+    # The root's own, which is never raised.
+    found -= {"error"}
+    assert {"host-not-run", "network-missing", "host-failed", "no-room"} <= found
+    assert sorted(name for name in found if f"| `{name}` |" not in page) == []
 
 
 def test_the_steps_of_a_backup_name_the_machine_by_the_number_it_has_now() -> None:

@@ -23,7 +23,7 @@ def said(*steps: tuple[float, Progress]) -> list[str]:
 
 
 def test_a_line_names_host_machine_disk_percent_bytes_rate_and_time_left():
-    assert said((0, at(37))) == ["esx1 web01 scsi0:0  37 %  37.0 MiB of 100 MiB  84.0 MiB/s  0:24 left"]
+    assert said((0, at(37))) == ["esx1 web01 scsi0:0  37 %  37.0 MiB of 100 MiB read  84.0 MiB/s  0:24 left"]
 
 
 def test_small_steps_are_told_every_ten_seconds():

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import io
 import json
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,3 +62,16 @@ def test_settings_that_cannot_work_are_an_error_with_an_id_and_a_way_out(name: s
     result = run(name, host_key_policy="pinned", **params)
     assert result["failed"] and result["error"]["id"] == "ssh-bad-endpoint"
     assert "host_key_fingerprints" in result["msg"]
+
+
+@pytest.mark.parametrize(("wanted", "failed"), [({}, True), ({"fail_incomplete": False}, False)])
+def test_a_job_that_could_not_be_recovered_fails_the_task_or_is_told(
+    monkeypatch: pytest.MonkeyPatch, wanted: dict[str, Any], failed: bool
+) -> None:
+    module = importlib.import_module("ansible_collections.stowage.esxi.plugins.modules.backup_recover")
+    outcome = module.recover.Outcome(job="j", vm="web01", kind="backup", folder="/f", outcome="failed")
+    monkeypatch.setattr(module, "open_host", lambda _params: nullcontext(SimpleNamespace(name="esx1")))
+    monkeypatch.setattr(module.recover, "recover_host", lambda *_args: [outcome])
+    result = run("backup_recover", **wanted)
+    assert result.get("failed", False) is failed
+    assert result["error"]["id"] == "recover-incomplete" and result["jobs"][0]["vm"] == "web01"

@@ -55,6 +55,7 @@ INVENTORY: dict[str, Any] = {
             "bare": {},
             "hidden_jump": {"ansible_ssh_common_args": "-o ProxyCommand='ssh -W %h:%p bastion'"},
             "lost_key": {"ansible_ssh_private_key_file": "/no/such/key"},
+            "omitted": {"ansible_password": "{{ omit }}", "ansible_port": "{{ omit }}"},
         }
     },
     "servers": {
@@ -160,8 +161,22 @@ def test_a_jump_host_in_ssh_arguments_is_an_error_that_says_what_to_set(plain: d
 
 
 def test_a_missing_key_file_is_an_error_that_names_it(plain: dict[str, Any]) -> None:
-    assert "/no/such/key" in plain["lost_key"]["msg"]
+    assert plain["lost_key"]["msg"].count("/no/such/key: there is no such file. Set ansible_ssh_private_key_file") == 1
     assert "on the controller" in plain["lost_key"]["msg"]
+    assert plain["lost_key"]["msg"].count("/no/such/key") == 1
+
+
+def test_an_omitted_variable_is_one_that_the_host_does_not_have(plain: dict[str, Any]) -> None:
+    got = plain["omitted"]["got"]
+    assert (got["password"], got["port"]) == (None, 22)
+
+
+def test_a_forgotten_delegate_to_is_told_before_the_hypervisor_is_reached(place: Path) -> None:
+    message = play(place, "--limit", "bare", task={"delegate_to": None})["bare"]["msg"]
+    assert "would run its module on bare itself" in message and "delegate_to" in message
+    # On the controller itself, or for a hypervisor that the task names, it is as it should be.
+    local = play(place, "--limit", "bare", task={"delegate_to": None, "connection": "local"})["bare"]
+    assert "delegate_to" not in local.get("msg", "")
 
 
 def test_module_defaults_of_the_group_win_over_the_inventory_and_lose_to_the_task(place: Path) -> None:

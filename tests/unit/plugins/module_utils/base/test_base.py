@@ -196,8 +196,8 @@ def test_bytes_in_words(count: int, text: str) -> None:
 
 def test_one_line_tells_all() -> None:
     record = progress.Progress("", "esx1 web01 scsi0:0", 1288490189, 3435973837, 88080384.0, 24.2)
-    assert progress.format_line(record) == ("esx1 web01 scsi0:0  37 %  1.2 GiB of 3.2 GiB  84.0 MiB/s  0:24 left")
-    assert progress.format_line(progress.Progress("check", "x", 5)) == "check x  5 B"
+    assert progress.format_line(record) == ("esx1 web01 scsi0:0  37 %  1.2 GiB of 3.2 GiB read  84.0 MiB/s  0:24 left")
+    assert progress.format_line(progress.Progress("check", "x", 5)) == "check x  5 B read"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (725, "12:05"), (10809, "3:00:09")])

@@ -212,7 +212,8 @@ def test_equal_facts_give_equal_plans_that_print() -> None:
         for _time in range(2)
     ]
     assert plans[0] == plans[1]
-    assert "web01: warm" in plans[0].text() and "not selected: x" in plans[0].text()
+    assert "web01: warm (its own policy)" in plans[0].text() and "not selected: x" in plans[0].text()
+    assert "scsi0:0   copy      reads 100.0 MiB of " in plans[0].text()
     totals = plans[0].as_dict()["totals"]
     assert (totals["ready"], totals["disks"], totals["bytes_to_read"]) == (1, 1, 100 << 20)
 
@@ -234,3 +235,37 @@ def test_a_plan_for_a_machine_at_rest_is_judged_again_when_its_state_has_changed
     assert (error.message if error else None) == why or (error is not None and why is not None and why in error.message)
     through = make_vm(passthrough=("0000:03:00.0",))
     assert isinstance(why_not_as_planned(through, {}, POLICY, "esx1"), HowNotPossible)
+
+
+@pytest.mark.parametrize(
+    ("vms", "state", "text"),
+    [
+        ({}, "poweredOn", "cold (asked for)"),
+        ({"web01": {"keep": {"last": 2}}}, "poweredOn", "cold (asked for)"),
+        ({"web01": {"how": "cold"}}, "poweredOn", "cold (its own policy)"),
+        ({"web01": {"how": "cold"}}, "poweredOff", "cold (its own policy; powered off already)"),
+        ({"web01": {"how": "hot"}}, "poweredOff", "cold (powered off: its disks are at rest)"),
+    ],
+)
+def test_a_plan_says_whose_wish_the_mode_is(vms: dict[str, Any], state: str, text: str) -> None:
+    policy = parse_policy({"point": "/vmfs/volumes/backup", "how": "cold", "vms": vms})
+    selection = Selection((Candidate("web01", "id-web01", 7, state),), (), ())
+    facts = {7: make_vm(power_state=state)}
+    plan = plan_host("r", "esx1", selection, facts, policy, {7: "/vmfs/volumes/backup/w"}, volumes(90 * GIB))
+    assert f"web01: {text}, ready" in plan.text()
+
+
+def test_a_policy_for_a_machine_that_is_not_there_and_an_exclusion_are_lines_of_the_plan() -> None:
+    policy = parse_policy({"point": "/vmfs/volumes/backup", "vms": {"web01": {}, "bd01": {"how": "cold"}}})
+    selection = Selection((), (), (), (Candidate("test1", "y", 8, "poweredOn"),))
+    strangers = policy.without_vm([("web01", "4205"), ("test1",)])
+    assert strangers == ("bd01",)
+    plan = plan_host("r", "esx1", selection, {}, policy, {}, [], strangers)
+    assert "excluded: test1\n" in plan.text() and "not selected" not in plan.text()
+    assert "warning: no VM of this host is meant by these entries of backup_vms: bd01\n" in plan.text()
+    found = plan.as_dict()
+    assert (found["excluded"], found["policies_with_vm"], found["policies_without_vm"]) == (
+        ["test1"],
+        ["web01"],
+        ["bd01"],
+    )

@@ -10,6 +10,7 @@ import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.arguments import policy_options
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import (
+    Keep,
     VmPolicy,
     parse_policy,
     vm_policy_from_dict,
@@ -19,10 +20,22 @@ POINT = {"point": "/vmfs/volumes/backup"}
 
 
 def test_an_override_changes_what_it_names_and_nothing_else() -> None:
-    policy = parse_policy({**POINT, "keep": {"last": 3}, "vms": {"db01": {"how": "cold", "keep": {"weekly": 4}}}})
+    policy = parse_policy({**POINT, "keep": {"last": 3}, "quiesce": True, "vms": {"db01": {"how": "cold"}}})
     common, own = policy.for_vm(["web01"]), policy.for_vm(["db01", "uuid"])
-    assert (common.how, common.keep.last, common.keep.weekly) == ("hot", 3, 0)
-    assert (own.how, own.keep.last, own.keep.weekly) == ("cold", 3, 4)
+    assert (common.how, common.keep, common.quiesce) == ("hot", Keep(last=3), True)
+    assert (own.how, own.keep, own.quiesce) == ("cold", Keep(last=3), True)
+
+
+def test_what_a_machine_keeps_replaces_what_the_others_keep() -> None:
+    common = {"last": 7, "weekly": 4, "min": 2}
+    policy = parse_policy({**POINT, "keep": common, "vms": {"db01": {"keep": {"monthly": 6}}, "web01": {"keep": {}}}})
+    assert policy.for_vm(["db01"]).keep == Keep(last=0, monthly=6, min=1)
+    assert policy.for_vm(["web01"]).keep == Keep(last=7, weekly=4, min=2)
+
+
+def test_a_rule_without_last_keeps_no_last_ones_and_no_rule_at_all_is_the_default() -> None:
+    assert parse_policy({**POINT, "keep": {"weekly": 4}}).common.keep == Keep(last=0, weekly=4)
+    assert parse_policy({**POINT, "keep": {}}).common.keep == Keep()
 
 
 def test_an_override_may_be_given_by_uuid() -> None:
@@ -39,6 +52,7 @@ def test_an_override_may_be_given_by_uuid() -> None:
         ({**POINT, "hwo": "hot"}, "hwo"),
         ({**POINT, "how": "lukewarm"}, "how"),
         ({**POINT, "keep": {"last": 0}}, "keep"),
+        ({**POINT, "keep": {"min": 3}}, "keep"),
         ({**POINT, "keep": {"lsat": 1}}, "lsat"),
         ({**POINT, "keep": {"min": 0}}, "min"),
         ({**POINT, "shutdown_timeout": "soon"}, "shutdown_timeout"),

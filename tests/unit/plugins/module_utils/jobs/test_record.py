@@ -154,3 +154,28 @@ def test_whatever_a_playbook_has_of_a_failure_becomes_an_error(given: Any, wante
 
 def test_no_failure_is_none() -> None:
     assert record.error_of(None) is None and record.error_of("") is None
+
+
+def test_a_policy_that_means_a_machine_on_no_host_is_a_warning_of_the_record(state: str) -> None:
+    shared = {"policies_with_vm": ["web01"], "policies_without_vm": ["db01", "bd02"]}
+    record.write_plan(state, {**plan(), **shared}, AT)
+    other = {"host": "esx2", "policies_with_vm": ["db01"], "policies_without_vm": ["web01", "bd02"]}
+    record.write_plan(state, {**plan(), **other}, AT)
+    summary = record.merge(state, "run1", ["esx1", "esx2"])["summary"]
+    assert summary["warnings"] == ["backup_vms has an entry for 'bd02', which no host of this run has"]
+    assert "warning: backup_vms has an entry for 'bd02'" in summary["text"] and summary["green"] is True
+    # The machine may be on the host that could not be planned.
+    assert record.merge(state, "run1", ["esx1", "esx2", "esx3"])["summary"]["warnings"] == []
+
+
+def test_the_summary_says_what_was_read_and_stored_and_what_rotation_did(state: str) -> None:
+    entry = record.entry_of_plan("run1", "esx1", plan("web01")["vms"][0])
+    record.add_copies(entry, [{"key": "scsi0:0", "copied_bytes": 1 << 20, "bytes_to_read": 3 << 20}])
+    turned = {"kept": [{"path": "/a"}, {"path": "/b"}], "removed": [{"path": "/c"}], "problems": []}
+    entry.update(status="ok", restore_point="/p/web01", seconds=2.0, rotation=turned)
+    record.write_entry(state, entry)
+    lines = record.merge(state, "run1")["summary"]["text"].splitlines()
+    assert lines[0].endswith("ok on 1 hosts, 3.0 MiB read, 1.0 MiB stored")
+    assert lines[1].endswith("3.0 MiB read, 1.0 MiB stored  2 s  /p/web01  restore points: 2 kept, 1 removed")
+    record.write_entry(state, {**entry, "rotation": {**turned, "problems": ["x"]}})
+    assert record.merge(state, "run1")["summary"]["text"].splitlines()[1].endswith("1 problems with older ones")

@@ -146,3 +146,10 @@ def test_a_uuid_is_known_however_it_is_written(written: str) -> None:
 
 def test_the_same_facts_give_an_equal_selection() -> None:
     assert select(["all", "nobody"], [], FLEET, "e") == select(["all", "nobody"], [], FLEET, "e")
+
+
+def test_what_an_exclusion_takes_out_is_told_apart_from_what_nobody_asked_for() -> None:
+    found = select(["pattern:web*"], ["name:web02", "name:db01"], FLEET, "esx1")
+    assert [one.name for one in found.chosen] == ["web01", "web[1]"]
+    assert [one.name for one in found.excluded] == ["web02"]
+    assert [one.name for one in found.left_out] == ["all", "db01"]

@@ -390,3 +390,46 @@ def test_a_jump_host_carries_the_connection_under_the_same_policy(
     with pytest.raises(errors.HostKeyMismatch) as caught_swap:
         session.open_session(swapped).run(["true"])
     assert caught_swap.value.data["host"] == sshd.address
+
+
+def test_a_jump_host_takes_a_key_of_the_agent_and_the_hypervisor_behind_it_the_password_only(
+    make_sshd: Callable[..., Any],
+    password_sshd: Any,
+    backend: str,
+    password: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import subprocess
+
+    jump = make_sshd("127.0.0.36")
+    both = tmp_path / "both"
+    both.write_text(Path(password_sshd.known_hosts()).read_text() + Path(jump.known_hosts()).read_text())
+    through = f"{jump.user}@{jump.address}:{jump.port}"
+    endpoint = endpoint_of(
+        password_sshd,
+        backend,
+        private_key_file=None,
+        password=password,
+        jump=through,
+        known_hosts_file=str(both),
+    )
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    with pytest.raises(errors.AuthenticationFailed) as caught:
+        session.open_session(endpoint).run(["true"])
+    assert jump.address in str(caught.value) and "the default keys of this user" in str(caught.value)
+    assert "ForwardAgent" in caught.value.hint_text
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(tmp_path / "agent")], stdout=subprocess.DEVNULL)
+    try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "agent").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        subprocess.run(["ssh-add", "-q", jump.user_key], check=True)
+        before = password_sshd.log.count("publickey")
+        assert session.open_session(endpoint).run(["id", "-u"]).stdout == "0\n"
+        assert "Accepted publickey" in jump.log
+        assert password_sshd.log.count("publickey") == before
+    finally:
+        agent.terminate()
+        agent.wait(10)
