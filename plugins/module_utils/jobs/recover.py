@@ -16,7 +16,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import Virtua
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record, runlife
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events, downtime_seconds
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import ASKED_BEFORE, Events, downtime_seconds
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RecoverIncomplete, UndoIncomplete
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS, is_stale
@@ -124,7 +124,7 @@ def recover_found(
     if found.unreadable:
         reason = "its job.json is of another version or damaged; nothing in it can be proven"
         return _outcome(found, "failed", error=_error(found, reason))
-    if waits_its_turn(found, state_dir) or not _stale(host, found, observe_seconds, check):
+    if not found.let_go and (waits_its_turn(found, state_dir) or not _stale(host, found, observe_seconds, check)):
         return _outcome(found, "live")
     if found.job is None:
         if not check and lock.take_over(host.session, found) is None:
@@ -192,20 +192,30 @@ def _undo(
     if undone.clean:
         left = (*left, *undoer.close(undone))
         jobs.remove_mirror(state_dir, job.job)
-    close_record(host, job, state_dir, events, undone)
+    close_record(host, job, state_dir, events, undone, found.let_go)
+    if undone.waiting:
+        undoer.let_go()
+        return _outcome(found, "waiting", done=undone.done, left=(*left, undone.wait))
     if undone.clean:
         return _outcome(found, "recovered", done=undone.done, left=left)
     error = _error(found, "; ".join(undone.failed) or undone.wait)
     return _outcome(found, "failed", done=undone.done, left=(*left, *undone.failed), error=error)
 
 
-def close_record(host: Host, job: Job, state_dir: str, events: Events, undone: Undone) -> None:
+def close_record(host: Host, job: Job, state_dir: str, events: Events, undone: Undone, ended: bool = False) -> None:
     """The entry of the run that was killed: interrupted, whatever it had reached, and what was undone when."""
     entry = record.read_entry(state_dir, job.run, job.host, job.identity, job.kind)
     if entry is None:
         # Another backup server began it; this one keeps its own note of what it did.
         entry = record.new_entry(job.run, job.host, job.vm, job.identity, job.kind, job.disks)
         entry.update(effective_how=job.how, started_at=job.created_at)
+    if ended and entry["ended_at"]:
+        # Its run has written its own verdict; only what was left to others is new.
+        done = [*entry["done"], *(f"recovered: {step}" for step in undone.done)]
+        entry.update(done=done, left=[*undone.left, *undone.failed, *([undone.wait] if undone.wait else [])])
+        entry["downtime_seconds"] = downtime_seconds(events.entries)
+        record.write_entry(state_dir, entry)
+        return
     if entry["status"] == "ok":
         return
     entry.update(
@@ -225,6 +235,21 @@ def close_record(host: Host, job: Job, state_dir: str, events: Events, undone: U
     )
     record.set_disk_statuses(entry, "interrupted")
     record.write_entry(state_dir, entry)
+
+
+def hand_on(host: Host, found: lock.Found, state_dir: str) -> str:
+    """Ends a job that only waits for its guest, for one in its place: the start in which the guest was asked."""
+    job = found.job
+    folder = lock.take_over(host.session, found) if job is not None and found.let_go else None
+    if job is None or folder is None:
+        return ""
+    undoer = Undoer(host, job, folder)
+    intent = Events(tuple(undoer.log.read())).last("power-off-intent") or {}
+    asked = str(intent.get("boot_id") or job.extra.get(ASKED_BEFORE) or "")
+    if asked:
+        lock.release(host.session, folder, job.job)
+        jobs.remove_mirror(state_dir, job.job)
+    return asked
 
 
 def waits_its_turn(found: lock.Found, state_dir: str) -> bool:
