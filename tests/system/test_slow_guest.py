@@ -18,6 +18,7 @@ from .test_jobs import HOST, quick
 
 # The fixtures of those tests.
 before, host, story = test_jobs.before, test_jobs.host, test_jobs.story
+soak = pytest.mark.soak
 
 
 def given_up(story: Any, how: str = "cold") -> Any:
@@ -70,6 +71,7 @@ def test_the_next_run_is_not_kept_out_and_stands_up_for_it(story: Any) -> None:
     assert recover.recover_host(other.host, HOST, other.state, 0.1, 120) == []
 
 
+@soak
 def test_a_run_that_finds_it_off_by_now_starts_it_before_all_else(story: Any) -> None:
     goes_down(given_up(story))
     other = story("hot")
@@ -79,6 +81,7 @@ def test_a_run_that_finds_it_off_by_now_starts_it_before_all_else(story: Any) ->
     assert other.end("failed", "given up").error is None
 
 
+@soak
 def test_nobody_waits_for_ever(story: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     job = given_up(story)
     assert lock.read_job(job.host.session, job.context.folder) is not None
@@ -87,6 +90,7 @@ def test_nobody_waits_for_ever(story: Any, monkeypatch: pytest.MonkeyPatch) -> N
     assert lock.look(job.host.session, [job.vm.directory]) == []
 
 
+@soak
 def test_a_finished_job_that_waits_on_hands_the_wait_on(story: Any) -> None:
     given_up(story)
     other = story("hot")
