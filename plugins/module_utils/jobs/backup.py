@@ -163,7 +163,7 @@ def start(context: Context) -> tuple[Job, bool]:
     jobs.write_mirror(context.state_dir, job)
     log = IntentLog(context.host.session, context.folder, context.host.clock)
     log.note("started", job=job.job, how=job.how, power_before=state, boot_id=boot)
-    points.prepare(context.host.session, job)
+    points.prepare(context.host.session, job, log)
     _copy_config(context, vm, job)
     if job.how == "cold" and not job.stop:
         heldstill.write_before(context.host.session, context.folder, seen)

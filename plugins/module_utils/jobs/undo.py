@@ -46,6 +46,7 @@ exit 0
 _REMOVE_TREE = r"""
 [ -d "$1" ] || exit 0
 rm -rf "$1"
+[ -z "$2" ] || rmdir "$2" 2>/dev/null
 [ ! -e "$1" ]
 """
 
@@ -163,7 +164,10 @@ class Undoer:
                 lambda: self._script(_REMOVE_FILES, undo.remove_temps),
             )
         if undo.remove_partial:
-            self._step(f"removed {undo.remove_partial}", lambda: self._script(_REMOVE_TREE, (undo.remove_partial,)))
+            self._step(
+                f"removed {undo.remove_partial}",
+                lambda: self._script(_REMOVE_TREE, (undo.remove_partial, self._made(events))),
+            )
         if vm is not None:
             self._snapshots(vm, undo, readers_gone)
             if undo.power_on:
@@ -175,6 +179,11 @@ class Undoer:
         if undo.remove_restored and not self.failed:
             self._step("removed the half restored files", self._remove_restored)
         return Undone(tuple(self.done), (*undo.left, *self.left), tuple(self.failed), undo.wait)
+
+    def _made(self, events: Events) -> str:
+        """The VM's folder at the backup point, if this job made it: it goes too, unless something else is in it."""
+        target = posixpath.dirname(self.job.partial)
+        return target if any(event.get("path") == target for event in events.of(points.FOLDER_INTENT)) else ""
 
     def _unload_module(self) -> None:
         """A module that stays loaded harms nobody: it is told, and keeps no lock."""
