@@ -93,6 +93,11 @@ options:
         type: str
         choices: [thin, zeroedthick, eagerzeroedthick, 2gbsparse]
         default: thin
+      verify:
+        description: How each copy is compared with its source; see O(stowage.esxi.vmdk_copy#module:verify).
+        type: str
+        choices: [none, sample, full]
+        default: sample
       disks:
         description: Device keys to V(include) (all others are left out) and to V(exclude).
         type: dict

@@ -82,9 +82,19 @@ options:
     default: true
   verify:
     description:
-      - Ask the host whether each copy is a consistent chain. Size, kind and extents are always compared.
-    type: bool
-    default: true
+      - How a copy that the host calls whole is proven. Size, kind and extents are looked at in any case.
+      - With V(sample) the host is asked whether the copy is a consistent chain. Then source and copy are read again on
+        the host and compared, the first and the last 2 MiB and 64 blocks of 64 KiB between, one at a random place in
+        each of 64 equal stretches. The price, 8 MiB of either, is the same for a disk of any size. The larger a gap
+        between them is, the surer a sample meets it, but it proves no single block that it did not read.
+      - With V(full) all of both is read and compared, which takes about as long as the copy again.
+      - Content can be compared where source and copy are each one flat file that the host lets be read. That is not so
+        for a disk with snapshots of the user's own, or encrypted, or on a host that locks a frozen base; the tables of
+        a V(2gbsparse) copy are checked against its size in its stead. RV(disks[].verified) says which it was.
+      - V(none) trusts the host.
+    type: str
+    choices: [none, sample, full]
+    default: sample
   reserve_percent:
     description:
       - Share of the destination's datastore that must stay free. Where the copy would take more, it is not started.
@@ -265,6 +275,11 @@ disks:
       type: int
       returned: not in check mode
       sample: 83874610
+    verified:
+      description: How the copy was compared with its source, or why it was not.
+      type: str
+      returned: not in check mode
+      sample: sample of 128 blocks of 64 KiB
 files:
   description: The copied configuration files.
   returned: success
@@ -358,7 +373,7 @@ def argument_spec() -> dict:
             "default": "thin",
         },
         "include_config": {"type": "bool", "default": True},
-        "verify": {"type": "bool", "default": True},
+        "verify": {"type": "str", "choices": ["none", "sample", "full"], "default": "sample"},
         "reserve_percent": {"type": "int", "default": 5},
         "snapshot_reserve_percent": {"type": "int", "default": 5},
         "bandwidth_limit": {"type": "int"},

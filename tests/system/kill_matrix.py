@@ -148,7 +148,7 @@ def drive(spec: dict[str, Any]) -> None:
             "program": "vmkfstools",
             "disk_format": "thin",
             "include_config": False,
-            "verify": True,
+            "verify": "sample",
             "reserve_percent": 5,
             "snapshot_reserve_percent": 5,
             "limits_dir": "/nonexistent",

@@ -10,6 +10,7 @@ import posixpath
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,65 @@ def test_a_silent_job_whose_run_goes_on_is_taken_over_by_nobody_until_the_run_is
     then = time.time() - waiting.job.lease_seconds - 1
     os.utime(runlife.sign_path(waiting.state, waiting.context.run_id), (then, then))
     assert recover.recover_host(waiting.host, HOST, waiting.state, 0.1, 60)[0].outcome == "recovered"
+
+
+def slept(job: Any, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) -> list[float]:
+    """The pauses of the one that looks; in each of them something happens, and no time is lost."""
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        if seconds >= 20:
+            pauses.append(seconds)
+            meanwhile()
+        else:
+            time.sleep(seconds)
+
+    monkeypatch.setattr(job.host.clock, "sleep", sleep)
+    return pauses
+
+
+def test_a_dead_job_whose_hosts_clock_was_put_back_is_recovered_after_its_lease(
+    story: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = story()
+    job.start()
+    job.snap()
+    job.cut(-100000)
+    pauses = slept(job, monkeypatch, lambda: None)
+    assert recover.recover_host(job.host, HOST, job.state, 20, 120)[0].outcome == "recovered"
+    assert pauses == [job.job.lease_seconds + 1]
+
+
+@pytest.mark.parametrize("ahead", [-100000, 1000])
+def test_a_living_job_is_known_by_its_beat_wherever_the_clocks_stand(
+    story: Any, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    job = story()
+    job.start()
+    # Another backup server's: nothing but its lease tells of it here.
+    lock.write_job(job.host.session, job.context.folder, replace(job.job, backup_server="elsewhere"))
+    job.cut(ahead)
+    pauses = slept(job, monkeypatch, job.log.beat)
+    assert recover.recover_host(job.host, HOST, job.state, 20, 120)[0].outcome == "live"
+    assert len(pauses) == 1
+    assert job.end("failed", "given up").error is None
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_first_backup_that_fails_leaves_no_folder_but_one_that_somebody_uses(story: Any, foreign: bool) -> None:
+    job = story(point=f"{POINT}/first{foreign}")
+    job.start()
+    folder = posixpath.dirname(job.job.partial)
+    if foreign:
+        job.host.run("touch", f"{folder}/by hand")
+    assert job.end("failed", "given up").error is None
+    assert job.host.session.run(["test", "-d", folder]).rc == (0 if foreign else 1)
+    # A folder that was there before the job stays, empty or not.
+    job.host.run("mkdir", "-p", folder)
+    other = story(point=f"{POINT}/first{foreign}")
+    other.start()
+    assert other.end("failed", "given up").error is None
+    assert job.host.session.run(["test", "-d", folder]).rc == 0
 
 
 def test_a_dead_job_is_undone_by_the_next_one(story: Any) -> None:

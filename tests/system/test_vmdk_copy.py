@@ -57,7 +57,7 @@ class Desk:
             "reserve_percent": 0,
             "snapshot_reserve_percent": 0,
             "program": "vmkfstools",
-            "verify": True,
+            "verify": "sample",
             "limits_dir": str(self.tmp_path / "limits"),
             "limits_timeout": 5,
             **given,

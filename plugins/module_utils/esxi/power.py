@@ -152,7 +152,13 @@ def _change(
         journal.note(_INTENTS[operation][0], boot_id=vm.boot_id(), state=before, operation=operation)
     started = clock.monotonic()
     said, failed = command(vm, operation)
-    _refuse(vm, operation, said, before, wanted)
+    try:
+        _refuse(vm, operation, said, before, wanted)
+    except errors.EsxiError:
+        # Nothing was begun, so nothing can come of it later.
+        if journal is not None and wanted == OFF:
+            journal.note("power-off-refused", operation=operation)
+        raise
     last: list[str] = [before]
 
     def probe() -> str | None:

@@ -24,7 +24,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import heldstill
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import ASKED_BEFORE, Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     AmbiguousVm,
     BootUnknown,
@@ -41,7 +41,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEA
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import PointDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import How, decide_how, why_not_as_planned
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.recover import recover_found, waits_its_turn
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.recover import hand_on, recover_found, waits_its_turn
 
 CONFIG = ("nvram", "extendedConfigFile")
 
@@ -135,7 +135,7 @@ def start(context: Context) -> tuple[Job, bool]:
     if not context.check:
         record.write_entry(context.state_dir, record.start_entry(entry_of(context), context.host.clock))
     vm = find_vm(context)
-    held = _others(context, vm)
+    held, asked = _others(context, vm)
     if held is not None:
         return held, False
     _same_disks(context, vm)
@@ -150,6 +150,9 @@ def start(context: Context) -> tuple[Job, bool]:
     if how.stop and not boot:
         raise BootUnknown(vm=vm.name, reason=f"{vm.directory}/vmware.log cannot be read")
     job = _new_job(context, vm, how, state, boot)
+    if asked:
+        # It ran when an earlier job asked its guest to shut down: that it may be off by now is our doing.
+        job = replace(job, power_before="poweredOn", extra={**job.extra, ASKED_BEFORE: asked})
     if context.check:
         return job, True
     seen = heldstill.take(context.host, vm, job.disk_keys, state, boot)
@@ -160,7 +163,7 @@ def start(context: Context) -> tuple[Job, bool]:
     jobs.write_mirror(context.state_dir, job)
     log = IntentLog(context.host.session, context.folder, context.host.clock)
     log.note("started", job=job.job, how=job.how, power_before=state, boot_id=boot)
-    points.prepare(context.host.session, job)
+    points.prepare(context.host.session, job, log)
     _copy_config(context, vm, job)
     if job.how == "cold" and not job.stop:
         heldstill.write_before(context.host.session, context.folder, seen)
@@ -185,21 +188,28 @@ def _still_possible(context: Context, vm: VirtualMachine) -> None:
         raise problem
 
 
-def _others(context: Context, vm: VirtualMachine) -> Job | None:
-    """Our own job when this step is repeated; a live one of others raises; a dead one is undone first."""
-    session = context.host.session
+def _others(context: Context, vm: VirtualMachine) -> tuple[Job | None, str]:
+    """Our own job when this step is repeated; a live one of others raises; a dead one is undone first.
+
+    One that only waits for its guest hands that on: returned is the start in which the guest was asked.
+    """
+    session, asked = context.host.session, ""
     for found in lock.look(session, [vm.directory], touch=not context.check):
         if found.job is not None and found.job.job == context.job_id and found.path == context.folder:
-            return found.job
+            return found.job, ""
         if context.check:
+            if found.let_go:
+                continue
             lease_seconds = found.job.lease_seconds if found.job else LEASE_SECONDS
             if found.sign.age <= lease_seconds or waits_its_turn(found, context.state_dir):
                 raise _locked(context, [found])
             continue
         outcome = recover_found(context.host, found, context.state_dir, vm)
-        if outcome.outcome != "recovered":
+        if outcome.outcome == "waiting" and found.job is not None:
+            asked = hand_on(context.host, found, context.state_dir)
+        if outcome.outcome != "recovered" and not asked:
             raise _locked(context, [found])
-    return None
+    return None, asked
 
 
 def _locked(context: Context, found: Sequence[lock.Found]) -> VmLocked:
@@ -347,7 +357,7 @@ def _manifest(
     disks: Sequence[PointDisk],
     copies: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    seconds = {str(copy.get("key")): copy.get("seconds") for copy in copies}
+    measured = {str(copy.get("key")): copy for copy in copies}
     return {
         "time": job.time,
         "committed_at": iso(context.host.clock.now()),
@@ -365,11 +375,14 @@ def _manifest(
         },
         "how": {"asked": job.policy.get("how"), "effective": job.how, "why": job.extra.get("why")},
         "power_before": job.power_before,
-        "disks": [{**vars(disk), "seconds": seconds.get(disk.key)} for disk in disks],
+        "disks": [
+            {**vars(disk), **{name: measured.get(disk.key, {}).get(name) for name in ("seconds", "verified")}}
+            for disk in disks
+        ],
         "left_out": [dict(disk) for disk in job.disks if disk["action"] != "copy"],
         "files": [vars(file) for file in points.list_files(context.host.session, job.partial)],
         "still": dict(proof),
-        "readable": "descriptor, capacity, extents, first and last sector, chain",
+        "readable": "descriptor, capacity, extents, first and last sector, chain; content as each disk's verified says",
         # What no one here can decrypt, no one here has proven.
         "needs_key_provider": job.extra.get("needs_key_provider") or "",
         "proven": not job.extra.get("needs_key_provider"),

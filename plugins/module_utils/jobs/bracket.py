@@ -20,7 +20,12 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import PARTIAL_PREFIX
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import multiextent
 
+#: In a job's `extra`: the start in which an earlier job had asked the guest to shut down, and been given up for it.
+ASKED_BEFORE = "asked_before"
 SHUTDOWN_GRACE_SECONDS = 600
+# A guest that installs updates, or hangs in a service, may go down long after we gave up on it. For that long nobody
+# stands by it, but the journal stays, so that recover or the next run powers it on again.
+LATE_SHUTDOWN_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -145,8 +150,13 @@ def _undo_backup(job: Job, events: Events, now: Situation) -> Undo:
 
 
 def shutdown_grace(job: Job) -> float:
-    """How long a guest that was asked to shut down may take, after which nobody waits for it any more."""
+    """How long a guest that was asked to shut down is stood by."""
     return float(job.policy.get("shutdown_timeout") or SHUTDOWN_GRACE_SECONDS)
+
+
+def shutdown_limit(job: Job) -> float:
+    """After which a guest that was asked to shut down is no longer expected to do so."""
+    return shutdown_grace(job) + LATE_SHUTDOWN_SECONDS
 
 
 def _our_processes(job: Job, events: Events, now: Situation) -> tuple[int, ...]:
@@ -202,13 +212,14 @@ def _our_snapshots(job: Job, events: Events, now: Situation, left: list[str]) ->
 def _power(job: Job, events: Events, now: Situation, left: list[str]) -> tuple[bool, str]:
     """Whether to power on, or what to wait for. A VM is only ever started, and only if we are why it is off."""
     intent = events.last("power-off-intent")
-    if intent is None or job.power_before != "poweredOn":
+    noted = str(job.extra.get(ASKED_BEFORE) or "") if intent is None else str(intent.get("boot_id") or "")
+    if (intent is None and not noted) or job.power_before != "poweredOn":
         return False, ""
-    done = events.index("power-off-done") > events.index("power-off-intent")
-    noted = str(intent.get("boot_id") or "")
+    ended = max(events.index("power-off-done"), events.index("power-off-refused"))
+    done = ended > events.index("power-off-intent")
     if now.power_state == "poweredOn":
         same = bool(noted) and now.boot_id == noted
-        if same and not done and now.asked_seconds_ago < shutdown_grace(job):
+        if same and not done and now.asked_seconds_ago < shutdown_limit(job):
             return False, "the guest was asked to shut down and may still do so"
         return False, ""
     if now.power_state != "poweredOff":

@@ -32,7 +32,7 @@ class Settings:
     """How to copy. ``beat_file`` and ``progress_file`` are the ends of a line to whoever waits for the copy."""
 
     program: str = "vmkfstools"
-    verify: bool = True
+    verify: str = "sample"
     bandwidth_limit: int | None = None
     journal: str | None = None
     limits: tuple[limits.Limit, ...] = ()

@@ -65,10 +65,17 @@ def end(
             "data": {},
         }
     turned = None
-    if ok and job.kind == "backup" and undone.clean:
+    if ok and job.kind == "backup" and not undone.failed:
         policy, others = vm_policy_from_dict(job.policy), jobs.mirrors(context.state_dir)
         turned = rotation.rotate(context.host, job, policy, others)
     _finish_entry(context, entry, job, events, undone, turned, problem, outcome, downtime)
+    if undone.waiting:
+        # No failure of the undoing: the VM runs as it did. Should its guest go down after all, recover starts it.
+        undoer.let_go()
+        kept = (*undone.left, undone.wait)
+        entry["left"] = list(kept)
+        record.write_entry(context.state_dir, entry)
+        return Ended(entry, undone.done, kept, turned, True)
     if not undone.clean:
         left = "; ".join(undone.failed) or undone.wait
         failure = UndoIncomplete(job=job.job, vm=job.vm, left=left, folder=context.folder)

@@ -26,14 +26,23 @@ class Sign:
         return self.touched - self.lease
 
 
-def is_stale(first: Sign, lease_seconds: int, same_host: bool, second: Sign | None = None) -> bool:
-    """Whether the owner has shown no life for the time it promised.
+def doubt_seconds(first: Sign, lease_seconds: int, sure: bool, observe_seconds: float) -> float:
+    """How long to wait, by one's own monotonic clock, for the second look that settles it. 0 where none is needed.
 
-    Two hosts stamp with their own clocks. Where the lease was written by another host than the one that looks, an old
-    mtime alone proves nothing: then it must also be the same in a second look, `second`.
+    `sure` is who stands in for the clock: the lease was written by the host that looks, for this very backup server,
+    whose own sign of a run that goes on was asked before. In all other cases an old mtime may be a clock that jumped
+    ahead; a living owner touches its lease between two looks. A lease from the future is a clock that was put back: it
+    does not age until the clock has caught up, so its owner gets the whole lease to show life in.
     """
+    if first.age < 0:
+        return lease_seconds + 1.0
+    return 0.0 if sure or first.age <= lease_seconds else observe_seconds
+
+
+def is_stale(first: Sign, lease_seconds: int, sure: bool, second: Sign | None = None) -> bool:
+    """Whether the owner has shown no life for the time it promised; `second` was taken `doubt_seconds` later."""
     if second is not None and second.lease != first.lease:
         return False
-    if first.age <= lease_seconds:
+    if 0 <= first.age <= lease_seconds:
         return False
-    return same_host or second is not None
+    return second is not None or (sure and first.age > 0)

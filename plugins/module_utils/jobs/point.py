@@ -16,6 +16,7 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import Batch, Reply
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     BadManifest,
     ConfigNotCopied,
@@ -55,7 +56,11 @@ exit 0
 _PREPARE = r"""
 root=$1 target=$2 partial=$3
 [ -d "$root/." ] || { echo "no datastore at $root" >&2; exit 3; }
-mkdir -p "$target" && mkdir "$partial"
+made=no
+[ -d "$target" ] || made=yes
+mkdir -p "$target" && mkdir "$partial" && exit 0
+[ "$made" = no ] || rmdir "$target" 2>/dev/null
+exit 1
 """
 
 _COPY_FILES = r"""
@@ -126,6 +131,10 @@ exit 0
 """
 
 
+#: Journalled before a VM's folder at the backup point is made: a job that fails takes it away again where it is empty.
+FOLDER_INTENT = "point-folder-intent"
+
+
 def datastore_root(path: str) -> str:
     """`/vmfs/volumes/x/…` -> `/vmfs/volumes/x`"""
     parts = path.split("/")
@@ -150,9 +159,11 @@ def vm_folder(known: Mapping[tuple[str, str], str], point: str, name: str, ident
     return known.get((point, identity_hash(identity))) or posixpath.join(point, point_folder_name(name, identity))
 
 
-def prepare(session: Session, job: Job) -> None:
+def prepare(session: Session, job: Job, log: IntentLog) -> None:
     """Makes the partial folder. It must not exist: what is in it afterwards is ours alone."""
     target = posixpath.dirname(job.partial)
+    if session.run(["test", "-d", target]).rc != 0:
+        log.note(FOLDER_INTENT, path=target)
     result = session.script(_PREPARE, [datastore_root(target), target, job.partial])
     if result.rc != 0:
         raise RemoteStepFailed(what=f"Making {job.partial}", rc=result.rc, stderr=result.output)

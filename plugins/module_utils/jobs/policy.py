@@ -15,6 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import ke
 
 HOWS = ("hot", "warm", "cold")
 PROGRAMS = ("vmkfstools",)
+VERIFY = ("none", "sample", "full")
 FORMATS = ("thin", "zeroedthick", "eagerzeroedthick", "2gbsparse")
 
 
@@ -46,6 +47,7 @@ class VmPolicy:
     how: str = "hot"
     program: str = "vmkfstools"
     disk_format: str = "thin"
+    verify: str = "sample"
     disks: DiskChoice = field(default_factory=DiskChoice)
     quiesce: bool = False
     memory: bool = False
@@ -237,6 +239,7 @@ _READERS: dict[str, Callable[[Any, Any, str], Any]] = {
     "how": _choice(HOWS),
     "program": _choice(PROGRAMS),
     "disk_format": _choice(FORMATS),
+    "verify": _choice(VERIFY),
     "disks": _disks,
     "quiesce": lambda _base, value, name: _flag(value, name),
     "memory": lambda _base, value, name: _flag(value, name),

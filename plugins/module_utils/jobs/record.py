@@ -80,6 +80,7 @@ def disk_entry(disk: Mapping[str, Any]) -> dict[str, Any]:
         "bytes": 0,
         "bytes_read": 0,
         "seconds": None,
+        "verified": "",
         "dest": disk.get("dest"),
     }
 
@@ -102,6 +103,7 @@ def add_copies(entry: dict[str, Any], copies: Iterable[Mapping[str, Any]]) -> No
             disk["bytes"] = int(copy.get("copied_bytes") or 0)
             disk["bytes_read"] = int(copy.get("bytes_to_read") or 0)
             disk["seconds"] = copy.get("seconds")
+            disk["verified"] = str(copy.get("verified") or "")
             disk["dest"] = copy.get("dest") or disk["dest"]
     entry["bytes"] = sum(disk["bytes"] for disk in entry["disks"])
     entry["bytes_read"] = sum(disk["bytes_read"] for disk in entry["disks"])

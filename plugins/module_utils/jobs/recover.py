@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,10 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jo
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, record, runlife
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events, downtime_seconds
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import ASKED_BEFORE, Events, downtime_seconds
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RecoverIncomplete, UndoIncomplete
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS, is_stale
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS, doubt_seconds, is_stale
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.undo import Undoer, Undone
 
 OUTCOMES = ("recovered", "live", "waiting", "vanished", "elsewhere", "failed")
@@ -94,10 +95,13 @@ def recover_host(
     places = list(dict.fromkeys([*directories, *scanned, *(job.directory for job in mirrored)]))
     outcomes = []
     found = lock.look(host.session, places, touch=not check) if places else []
+    again = _look_again(host, found, state_dir, observe_seconds, check)
     for one in found:
         try:
             vm = _vm_of(vms, one)
-            outcomes.append(recover_found(host, one, state_dir, vm, observe_seconds, consolidation_timeout, check))
+            outcomes.append(
+                recover_found(host, one, state_dir, vm, observe_seconds, consolidation_timeout, check, again)
+            )
         except StowageError as error:
             # One job that cannot be recovered must not keep the others from it.
             outcomes.append(_outcome(one, "failed", error=error.as_dict()))
@@ -127,12 +131,17 @@ def recover_found(
     observe_seconds: float = 20.0,
     consolidation_timeout: int = 7200,
     check: bool = False,
+    again: Mapping[str, lock.Found] | None = None,
 ) -> Outcome:
-    """One job folder. A live one is left alone; a stale one is taken over, undone and removed."""
+    """One job folder; `again` has the second looks, where they were taken for all folders together.
+
+    A live one is left alone; a stale one is taken over, undone and removed."""
     if found.unreadable:
         reason = "its job.json is of another version or damaged; nothing in it can be proven"
         return _outcome(found, "failed", error=_error(found, reason))
-    if waits_its_turn(found, state_dir) or not _stale(host, found, observe_seconds, check):
+    if again is None:
+        again = _look_again(host, [found], state_dir, observe_seconds, check)
+    if not found.let_go and (waits_its_turn(found, state_dir) or not _stale(host, found, again)):
         return _outcome(found, "live")
     if found.job is None:
         if not check and lock.take_over(host.session, found) is None:
@@ -200,20 +209,30 @@ def _undo(
     if undone.clean:
         left = (*left, *undoer.close(undone))
         jobs.remove_mirror(state_dir, job.job)
-    close_record(host, job, state_dir, events, undone)
+    close_record(host, job, state_dir, events, undone, found.let_go)
+    if undone.waiting:
+        undoer.let_go()
+        return _outcome(found, "waiting", done=undone.done, left=(*left, undone.wait))
     if undone.clean:
         return _outcome(found, "recovered", done=undone.done, left=left)
     error = _error(found, "; ".join(undone.failed) or undone.wait)
     return _outcome(found, "failed", done=undone.done, left=(*left, *undone.failed), error=error)
 
 
-def close_record(host: Host, job: Job, state_dir: str, events: Events, undone: Undone) -> None:
+def close_record(host: Host, job: Job, state_dir: str, events: Events, undone: Undone, ended: bool = False) -> None:
     """The entry of the run that was killed: interrupted, whatever it had reached, and what was undone when."""
     entry = record.read_entry(state_dir, job.run, job.host, job.identity, job.kind)
     if entry is None:
         # Another backup server began it; this one keeps its own note of what it did.
         entry = record.new_entry(job.run, job.host, job.vm, job.identity, job.kind, job.disks)
         entry.update(effective_how=job.how, started_at=job.created_at)
+    if ended and entry["ended_at"]:
+        # Its run has written its own verdict; only what was left to others is new.
+        done = [*entry["done"], *(f"recovered: {step}" for step in undone.done)]
+        entry.update(done=done, left=[*undone.left, *undone.failed, *([undone.wait] if undone.wait else [])])
+        entry["downtime_seconds"] = downtime_seconds(events.entries)
+        record.write_entry(state_dir, entry)
+        return
     if entry["status"] == "ok":
         return
     past = "restored" if job.kind == "restore" else "backed up"
@@ -236,19 +255,54 @@ def close_record(host: Host, job: Job, state_dir: str, events: Events, undone: U
     record.write_entry(state_dir, entry)
 
 
+def hand_on(host: Host, found: lock.Found, state_dir: str) -> str:
+    """Ends a job that only waits for its guest, for one in its place: the start in which the guest was asked."""
+    job = found.job
+    folder = lock.take_over(host.session, found) if job is not None and found.let_go else None
+    if job is None or folder is None:
+        return ""
+    undoer = Undoer(host, job, folder)
+    intent = Events(tuple(undoer.log.read())).last("power-off-intent") or {}
+    asked = str(intent.get("boot_id") or job.extra.get(ASKED_BEFORE) or "")
+    if asked:
+        lock.release(host.session, folder, job.job)
+        jobs.remove_mirror(state_dir, job.job)
+    return asked
+
+
 def waits_its_turn(found: lock.Found, state_dir: str) -> bool:
     """A job may be silent for long between two tasks, while other tasks of its run are at work on this machine."""
     return found.job is not None and runlife.lives(state_dir, found.job.run, found.job.lease_seconds)
 
 
-def _stale(host: Host, found: lock.Found, observe_seconds: float, check: bool) -> bool:
-    lease_seconds = found.job.lease_seconds if found.job else LEASE_SECONDS
-    same_host = found.job is not None and found.job.host_name == host.name
-    if found.sign.age <= lease_seconds or same_host:
-        return is_stale(found.sign, lease_seconds, same_host)
-    host.clock.sleep(observe_seconds)
-    again = [one for one in lock.look(host.session, [found.directory], touch=not check) if one.path == found.path]
-    return bool(again) and is_stale(found.sign, lease_seconds, same_host, again[0].sign)
+def _lease_of(host: Host, found: lock.Found) -> tuple[int, bool]:
+    """Its length, and whether its age is sure: see `lease.doubt_seconds`."""
+    job = found.job
+    if job is None:
+        return LEASE_SECONDS, False
+    return job.lease_seconds, job.host_name == host.name and job.backup_server == socket.gethostname()
+
+
+def _look_again(
+    host: Host, found: Sequence[lock.Found], state_dir: str, observe_seconds: float, check: bool
+) -> dict[str, lock.Found]:
+    """One pause for all that are in doubt, as long as the longest doubt; then where they stand, by path."""
+    doubtful: dict[str, float] = {}
+    for one in found:
+        seconds = doubt_seconds(one.sign, *_lease_of(host, one), observe_seconds)
+        if seconds and not one.let_go and not one.unreadable and not waits_its_turn(one, state_dir):
+            doubtful[one.path] = seconds
+    if not doubtful:
+        return {}
+    host.clock.sleep(max(doubtful.values()))
+    places = list(dict.fromkeys(one.directory for one in found if one.path in doubtful))
+    seen = lock.look(host.session, places, touch=not check)
+    return {one.path: one for one in seen if one.path in doubtful}
+
+
+def _stale(host: Host, found: lock.Found, again: Mapping[str, lock.Found]) -> bool:
+    second = again.get(found.path)
+    return is_stale(found.sign, *_lease_of(host, found), None if second is None else second.sign)
 
 
 def _drop_nameless(host: Host, found: lock.Found) -> None:

@@ -43,11 +43,13 @@ _SPANS: tuple[tuple[str, Callable[[datetime], str]], ...] = (
 )
 
 
-def decide(points: Sequence[Aged], keep: Keep, now: datetime) -> tuple[Decision, ...]:
+def decide(points: Sequence[Aged], keep: Keep, now: datetime, other: datetime | None = None) -> tuple[Decision, ...]:
     """One decision a point, newest first.
 
     A span rule keeps the newest point of each of the latest `n` spans that have one, so that a pause in the backups
-    costs no history. A point in the future (a clock was wrong) is kept, and counts as no span's newest.
+    costs no history. A point in the future (a clock was wrong) is kept, and counts as no span's newest. Only
+    `within_days` goes by ages: where `other`, the time of a second clock, is earlier, it goes by that, so that no one
+    clock that jumped ahead makes everything old.
     """
     ordered = sorted(points, key=lambda point: (point.time, point.path), reverse=True)
     reasons: dict[str, list[str]] = {point.path: [] for point in ordered}
@@ -69,8 +71,9 @@ def decide(points: Sequence[Aged], keep: Keep, now: datetime) -> tuple[Decision,
                 seen.append(span)
                 reasons[point.path].append(f"{name} {len(seen)} of {getattr(keep, name)} ({span})")
     if keep.within_days:
+        earlier = now if other is None else min(now, other)
         for point in past:
-            if now - point.time <= timedelta(days=keep.within_days):
+            if earlier - point.time <= timedelta(days=keep.within_days):
                 reasons[point.path].append(f"within {keep.within_days} days")
     _never_below(keep.min, ordered, reasons)
     return tuple(

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
@@ -16,6 +18,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import retention
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import VmPolicy
+
+CLOCKS_DIFFER = timedelta(hours=12)
 
 
 def rotate(host: Host, job: Job, policy: VmPolicy, others: Iterable[Job] = ()) -> dict[str, Any]:
@@ -33,7 +37,13 @@ def rotate(host: Host, job: Job, policy: VmPolicy, others: Iterable[Job] = ()) -
     result["problems"].extend(error.message for error in bad)
     mine = [point for point in found if posixpath.dirname(point.path) == folder]
     aged = [retention.Aged(point.path, point.moment, point.held) for point in mine]
-    decisions = retention.decide(aged, policy.keep, host.clock.now())
+    now, other = host.clock.now(), _clock_of(host) if policy.keep.within_days else None
+    if other is not None and abs(now - other) > CLOCKS_DIFFER:
+        result["problems"].append(
+            f"the clock of {host.name} says {iso(other)}, that of the backup server {iso(now)}: within_days goes by "
+            "the earlier one; set the wrong one right"
+        )
+    decisions = retention.decide(aged, policy.keep, now, other)
     by_path = {point.path: point for point in mine}
     read = {_tail(str(other.extra["restore_point"]["path"])) for other in others if other.kind == "restore"}
     for decision in decisions:
@@ -50,6 +60,11 @@ def rotate(host: Host, job: Job, policy: VmPolicy, others: Iterable[Job] = ()) -
             if point.identity == job.identity and _remove(host, point, result):
                 result["removed"].append({"path": point.path, "reasons": ["its removal had been cut short"]})
     return result
+
+
+def _clock_of(host: Host) -> datetime | None:
+    said = host.session.run(["date", "+%s"]).stdout.strip()
+    return datetime.fromtimestamp(int(said), timezone.utc) if said.isdigit() else None
 
 
 def _tail(path: str) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ exit 0
 _REMOVE_TREE = r"""
 [ -d "$1" ] || exit 0
 rm -rf "$1"
+[ -z "$2" ] || rmdir "$2" 2>/dev/null
 [ ! -e "$1" ]
 """
 
@@ -94,6 +95,11 @@ class Undone:
     wait: str = ""
 
     @property
+    def waiting(self) -> bool:
+        """All is done that can be by now; what a guest does later is still to be put right."""
+        return bool(self.wait) and not self.failed
+
+    @property
     def clean(self) -> bool:
         return not self.failed and not self.wait
 
@@ -131,7 +137,9 @@ class Undoer:
 
     def plan(self, vm: VirtualMachine | None) -> tuple[Undo, Situation, Events]:
         events = Events(tuple(self.log.read()))
-        asked = events.seconds_since("power-off-intent", self.host.clock.now())
+        # An earlier job's request counts from this job's begin: from then on it stands for it.
+        asked_by = "power-off-intent" if events.last("power-off-intent") else "started"
+        asked = events.seconds_since(asked_by, self.host.clock.now())
         now = survey.situation(self.host, vm, self.job, events, asked)
         return plan_undo(self.job, events, now), now, events
 
@@ -149,10 +157,10 @@ class Undoer:
 
     def run(self, vm: VirtualMachine | None) -> Undone:
         self._settle_commit()
-        undo, now, _events = self.plan(vm)
+        undo, now, events = self.plan(vm)
         if undo.look_again and vm is not None:
             undo, now = self._wait_for_late_snapshot(vm, undo, now)
-        if undo.wait and vm is not None:
+        if undo.wait and vm is not None and events.last("power-off-intent"):
             undo, now = self._wait_for_guest(vm, undo, now)
         readers_gone = self._end_processes(undo, now)
         if undo.unload_module:
@@ -163,7 +171,10 @@ class Undoer:
                 lambda: self._script(_REMOVE_FILES, undo.remove_temps),
             )
         if undo.remove_partial:
-            self._step(f"removed {undo.remove_partial}", lambda: self._script(_REMOVE_TREE, (undo.remove_partial,)))
+            self._step(
+                f"removed {undo.remove_partial}",
+                lambda: self._script(_REMOVE_TREE, (undo.remove_partial, self._made(events))),
+            )
         if vm is not None:
             self._snapshots(vm, undo, readers_gone)
             if undo.power_on:
@@ -175,6 +186,11 @@ class Undoer:
         if undo.remove_restored and not self.failed:
             self._step("removed the half restored files", self._remove_restored)
         return Undone(tuple(self.done), (*undo.left, *self.left), tuple(self.failed), undo.wait)
+
+    def _made(self, events: Events) -> str:
+        """The VM's folder at the backup point, if this job made it: it goes too, unless something else is in it."""
+        target = posixpath.dirname(self.job.partial)
+        return target if any(event.get("path") == target for event in events.of(points.FOLDER_INTENT)) else ""
 
     def _unload_module(self) -> None:
         """A module that stays loaded harms nobody: it is told, and keeps no lock."""
@@ -280,6 +296,10 @@ class Undoer:
             if survey.under(path, directory) and event.get("kind") is None:
                 files.append(posixpath.basename(path))
         self._script(_REMOVE_RESTORED, (directory, str(len(disks)), *disks, *files))
+
+    def let_go(self) -> None:
+        """Leaves the journal to whoever comes next: nothing is under way any more, and no lease has to run out."""
+        lock.let_go(self.host.session, self.folder)
 
     def close(self, undone: Undone) -> tuple[str, ...]:
         """Gives the lock back after a clean undo; removes an emptied restore folder. Returns what is still there."""

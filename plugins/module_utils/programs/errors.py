@@ -104,6 +104,16 @@ class CloneIncomplete(ProgramError):
     exit_code = 45
 
 
+class CopyDiffers(ProgramError):
+    id = "copy-differs"
+    template = "{host}: the copy {target} differs from its source {source}: {reason}"
+    hint = (
+        "vmkfstools had said that it was whole; the copy was removed. Look at /var/log/vmkernel.log on the host and at "
+        "the health of both datastores, then copy again"
+    )
+    exit_code = 45
+
+
 class FileCopyFailed(ProgramError):
     id = "copy-file-failed"
     template = "{host}: {source} could not be copied to {target} (status {rc}): {output}"

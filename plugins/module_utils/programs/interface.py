@@ -19,7 +19,8 @@ FORMATS = ("thin", "zeroedthick", "eagerzeroedthick", "2gbsparse")
 class DiskTask:
     """One disk: the descriptor to read (with all its parents) and the descriptor to make.
 
-    ``bytes_to_read`` is what the chain's extents occupy, at most the capacity.
+    ``bytes_to_read`` is what the chain's extents occupy, at most the capacity. ``flat`` is the one file that holds the
+    source byte by byte, or ``not_flat`` says why there is none to compare the copy with.
     """
 
     key: str
@@ -29,6 +30,8 @@ class DiskTask:
     capacity_bytes: int
     bytes_to_read: int
     source_kind: str = "flat"
+    flat: str = ""
+    not_flat: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class CopyTask:
 
 @dataclass(frozen=True)
 class DiskResult:
-    """A disk that was copied; ``copied_bytes`` is what its extents occupy, rate is by bytes read."""
+    """A disk that was copied; ``copied_bytes`` is what its extents occupy, rate is by bytes read,
+    ``verified`` how the copy was compared with its source."""
 
     key: str
     source: str
@@ -70,6 +74,7 @@ class DiskResult:
     copied_bytes: int
     seconds: float
     rate: int
+    verified: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

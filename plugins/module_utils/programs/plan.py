@@ -152,6 +152,8 @@ def plan_copy(host: Host, request: Request, *, foresight: bool = False) -> tuple
             capacity_bytes=source.capacity_bytes,
             bytes_to_read=source.bytes_to_read,
             source_kind=source.kind,
+            flat=source.flat,
+            not_flat=source.not_flat,
         )
         for source in sources
     )

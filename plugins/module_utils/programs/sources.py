@@ -14,6 +14,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.disks import Dis
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.compare import flat_extent
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.chain import Chain
 
 _PHYSICAL = "it is a physical raw device mapping, which only the guest or the array can copy"
@@ -32,16 +33,21 @@ class Source:
     capacity_bytes: int
     bytes_to_read: int
     kind: str = "flat"
+    flat: str = ""
+    not_flat: str = ""
 
 
 def measure(reader: DiskReader, key: str, chain: Chain) -> Source:
     """What the chain's extents occupy is what a reader may have to read; never more than the disk can hold."""
+    flat, not_flat = flat_extent(chain)
     return Source(
         key=key,
         path=chain.top.path,
         capacity_bytes=chain.capacity_bytes,
         bytes_to_read=min(reader.allocated_bytes(chain), chain.capacity_bytes),
         kind=chain.base.descriptor.kind,
+        flat=flat,
+        not_flat=not_flat,
     )
 
 

@@ -13,7 +13,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import St
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Meter, Progress
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import FileEntry
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors, multiextent
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import compare, errors, multiextent
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.hostside import HostSide
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import (
     FORMATS,
@@ -46,7 +46,7 @@ class Vmkfstools:
         clock: Clock | None = None,
         window_seconds: int = 60,
         linger_seconds: int = 3,
-        verify: bool = True,
+        verify: str = "sample",
     ) -> None:
         self.note = note
         self.clock: Clock = clock or SystemClock()
@@ -136,12 +136,15 @@ class Vmkfstools:
             raise errors.CloneIncomplete(**names, reason=reason, output=output)
         entries = host.read_folders([posixpath.dirname(disk.target)])
         reason, copied = inspect(entries, disk)
-        if not reason and self.verify:
+        if not reason and self.verify != "none":
             answer = host.session.run(["vmkfstools", "-e", disk.target], timeout_seconds=300)
             if chain_verdict(answer.stdout + answer.stderr) is False:
                 reason = "vmkfstools -e says: " + answer.output
         if reason:
             raise errors.CloneIncomplete(**names, reason=reason, output=output)
+        verdict = self._compared(host, side, number, disk, entries, progress)
+        if verdict.differs:
+            raise errors.CopyDiffers(**names, reason=verdict.differs)
         seconds = max(self.clock.monotonic() - began, 0.001)
         progress(meter.at(disk.bytes_to_read))
         return DiskResult(
@@ -154,7 +157,38 @@ class Vmkfstools:
             copied_bytes=copied,
             seconds=round(seconds, 3),
             rate=int(disk.bytes_to_read / seconds),
+            verified=verdict.verified,
         )
+
+    def _compared(
+        self,
+        host: Host,
+        side: HostSide,
+        number: int,
+        disk: DiskTask,
+        entries: Mapping[str, FileEntry],
+        progress: Callable[[Progress], None],
+    ) -> compare.Verdict:
+        if self.verify == "none":
+            return compare.Verdict("not compared: verify is none")
+        lease, extents = side.task.lease, made_extents(entries, disk)
+        if disk.format == "2gbsparse":
+            fault = compare.sparse_fault(host, extents, lease)
+            return compare.Verdict("tables of its sparse extents; not compared with its source", fault)
+        if not disk.flat or len(extents) != 1:
+            return compare.Verdict(f"not compared: {disk.not_flat or 'the copy is not one flat extent'}")
+        whole = self.verify == "full"
+        meter = Meter("compare", disk.key, disk.capacity_bytes, self.clock)
+
+        def beat(blocks: int) -> None:
+            # Asking for the ended clone is the sign of life that the watchdog, and the caller's end, are kept by.
+            side.look(number)
+            if whole:
+                progress(meter.at(min(blocks * compare.BLOCK, disk.capacity_bytes)))
+
+        parts = [[part] for part in compare.slices(disk.capacity_bytes)]
+        calls = parts if whole else [compare.sample(disk.capacity_bytes, disk.target)]
+        return compare.compare(host, disk.flat, extents[0][0], calls, lease, beat, whole)
 
 
 def inspect(entries: Mapping[str, FileEntry], disk: DiskTask) -> tuple[str, int]:
@@ -183,3 +217,13 @@ def inspect(entries: Mapping[str, FileEntry], disk: DiskTask) -> tuple[str, int]
             return f"its extent {path} has {found.size_bytes} bytes instead of {least}", 0
         copied += found.allocated_bytes
     return "", copied
+
+
+def made_extents(entries: Mapping[str, FileEntry], disk: DiskTask) -> list[tuple[str, int, int]]:
+    """Path, sectors and size of each extent of a target that `inspect` found whole."""
+    link = Link(disk.target, parse_descriptor(entries[disk.target].text or "", disk.target))
+    made = [extent for extent in link.descriptor.extents if extent.file is not None]
+    return [
+        (path, extent.sectors, entries[path].size_bytes if path in entries else 0)
+        for path, extent in zip(link.extent_paths, made)
+    ]

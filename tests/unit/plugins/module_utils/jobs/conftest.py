@@ -19,7 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Re
 # The values beside this file are no package of their own.
 sys.path.insert(0, str(Path(__file__).parent))
 
-APPLETS = "sh cat chmod cp date dd grep head kill ls mkdir mv printf rm rmdir sleep stat sync tail touch tr wc ps"
+APPLETS = "sh cat chmod cp date dd grep head kill ls mkdir mv printf rm rmdir sleep stat sync tail test touch tr wc ps"
 
 
 class BusyboxSession(Session):

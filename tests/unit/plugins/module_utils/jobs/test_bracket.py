@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
+    ASKED_BEFORE,
     Events,
     Process,
     Situation,
@@ -70,8 +71,21 @@ def test_a_warm_restart_that_had_only_been_announced_is_made_up_for() -> None:
 
 def test_a_guest_that_may_still_shut_down_is_waited_for_and_then_no_longer() -> None:
     assert "may still" in undo(STOPPED[:1], asked_seconds_ago=10).wait
-    assert undo(STOPPED[:1], asked_seconds_ago=601).wait == ""
+    assert "may still" in undo(STOPPED[:1], asked_seconds_ago=600 + 3599).wait
+    assert undo(STOPPED[:1], asked_seconds_ago=600 + 3601).wait == ""
     assert undo(STOPPED[:1], asked_seconds_ago=10, boot_id="boot-2").wait == ""
+
+
+def test_a_request_that_the_host_refused_is_not_waited_for() -> None:
+    assert undo([STOPPED[0], {"event": "power-off-refused"}], asked_seconds_ago=10).wait == ""
+
+
+def test_what_an_earlier_job_asked_the_guest_for_is_stood_up_for_by_the_next() -> None:
+    job = {"extra": {ASKED_BEFORE: "boot-1"}}
+    assert "may still" in undo([{"event": "started"}], job, asked_seconds_ago=10).wait
+    assert undo([{"event": "started"}], job, power_state="poweredOff").power_on is True
+    assert undo([{"event": "started"}], job, power_state="poweredOff", boot_id="boot-2").power_on is False
+    assert undo([{"event": "started"}], job, power_state="suspended").power_on is False
 
 
 def test_no_situation_ever_makes_a_step_that_powers_off() -> None:

@@ -17,7 +17,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jo
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import LockLost
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import parse_job
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import Sign, is_stale
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import Sign, doubt_seconds, is_stale
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import RemoteFileError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 from jobs_values import make_job
@@ -86,7 +86,7 @@ def test_a_look_finds_the_job_and_the_age_of_its_lease(session: Session, directo
     (found,) = lock.look(session, [directory])
     assert found.job == JOB and found.directory == directory
     assert 499 <= found.sign.age <= 520
-    assert is_stale(found.sign, 180, same_host=True)
+    assert is_stale(found.sign, 180, sure=True)
 
 
 def test_a_look_without_touching_changes_nothing(session: Session, directory: str) -> None:
@@ -165,11 +165,16 @@ def test_giving_back_removes_our_folder_and_nobody_elses(session: Session, direc
 
 
 @pytest.mark.parametrize(
-    ("age", "same_host", "second", "stale"),
+    ("age", "sure", "second", "stale"),
     [
         (181, True, None, True),
         (180, True, None, False),
         (-5, True, None, False),
+        (-5, False, None, False),
+        (-5, True, 0, True),
+        (-99999, False, 0, True),
+        (-99999, True, 3, False),
+        (-99999, True, -99999, False),
         (9999, False, None, False),
         (9999, False, 0, True),
         (9999, False, 3, False),
@@ -177,11 +182,26 @@ def test_giving_back_removes_our_folder_and_nobody_elses(session: Session, direc
     ],
 )
 def test_a_lease_is_stale_only_when_no_clock_can_be_the_reason(
-    age: int, same_host: bool, second: int | None, stale: bool
+    age: int, sure: bool, second: int | None, stale: bool
 ) -> None:
     first = Sign(lease=1000, touched=1000 + age)
     again = None if second is None else Sign(lease=1000 + second, touched=1020 + age)
-    assert is_stale(first, 180, same_host, again) is stale
+    assert is_stale(first, 180, sure, again) is stale
+
+
+@pytest.mark.parametrize(
+    ("age", "sure", "seconds"),
+    [
+        (0, True, 0),
+        (180, False, 0),
+        (181, True, 0),
+        (181, False, 20),
+        (-1, True, 181),
+        (-99999, False, 181),
+    ],
+)
+def test_only_doubt_costs_a_second_look(age: int, sure: bool, seconds: float) -> None:
+    assert doubt_seconds(Sign(lease=1000, touched=1000 + age), 180, sure, 20.0) == seconds
 
 
 def test_a_job_survives_its_file_and_a_cut_file_is_no_job() -> None:

@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import rotation
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
@@ -207,6 +208,21 @@ def test_rotation_removes_by_policy_and_leaves_what_is_not_a_point_of_this_machi
     assert any("20261102T000000Z" in problem for problem in result["problems"])
 
 
+def test_a_clock_that_jumped_ahead_makes_no_point_old_and_is_told(host: Host, folder: Path) -> None:
+    for day in (19, 20, 21):
+        make_point(host, folder, f"202611{day}T200000Z")
+    make_point(host, folder, "20280101T000000Z")
+    host.clock = FakeClock(datetime(2028, 1, 1, tzinfo=timezone.utc))
+    date = Path(host.session.applets, "date")  # type: ignore[attr-defined]
+    date.unlink()
+    date.write_text("#!/bin/sh\necho 1795348800\n", encoding="utf-8")
+    date.chmod(0o755)
+    policy = vm_policy_from_dict({"point": str(folder.parent), "keep": {"last": 0, "within_days": 7}})
+    result = rotation.rotate(host, job_at(folder, "20280101T000000Z"), policy)
+    assert (len(result["kept"]), result["removed"]) == (4, [])
+    assert "2026-11-22T12:00:00Z" in result["problems"][0] and "2028-01-01T00:00:00Z" in result["problems"][0]
+
+
 def test_a_file_that_cannot_be_deleted_keeps_the_manifest_until_it_can(host: Host, folder: Path) -> None:
     """A datastore refuses to delete what somebody reads; the rest must not be left without a name."""
     old = make_point(host, folder, "20261120T200000Z")
@@ -278,10 +294,10 @@ def test_a_renamed_machine_keeps_its_folder(session: Session, tmp_path: Path) ->
     assert points.vm_folder(known, str(point), "new name", "id-2") == f"{point}/new-name-{identity_hash('id-2')}"
 
 
-def test_nothing_is_made_below_a_datastore_that_is_not_mounted(session: Session) -> None:
+def test_nothing_is_made_below_a_datastore_that_is_not_mounted(session: Session, tmp_path: Path) -> None:
     job = make_job(partial="/vmfs/volumes/gone/x/.partial-t-run1-b0123456789ab")
     with pytest.raises(StowageError) as caught:
-        points.prepare(session, job)
+        points.prepare(session, job, IntentLog(session, str(tmp_path)))
     assert "/vmfs/volumes/gone" in caught.value.message
 
 

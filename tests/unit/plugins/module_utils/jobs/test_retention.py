@@ -55,6 +55,15 @@ def test_within_days_keeps_all_of_them() -> None:
     assert kept(points(*days(1, 6.9, 7.1)), Keep(last=0, within_days=7)) == {"/p/0", "/p/1"}
 
 
+def test_ages_go_by_the_earlier_of_two_clocks() -> None:
+    aged, keep = points(*days(1, 6.9, 7.1)), Keep(last=0, within_days=7)
+    ahead, behind = NOW + timedelta(days=3000), NOW - timedelta(days=3000)
+    assert {one.path for one in decide(aged, keep, ahead, NOW) if one.keep} == {"/p/0", "/p/1"}
+    assert {one.path for one in decide(aged, keep, NOW, ahead) if one.keep} == {"/p/0", "/p/1"}
+    # A clock that is behind keeps too much, and never too little.
+    assert all(one.keep for one in decide(aged, keep, NOW, behind))
+
+
 def test_a_held_point_stays_whatever_its_age() -> None:
     assert kept(points(*days(1, 900), held=(1,)), Keep(last=1)) == {"/p/0", "/p/1"}
 

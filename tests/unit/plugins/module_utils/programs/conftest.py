@@ -16,12 +16,13 @@ import pytest
 
 APPLETS = (
     "sh cat cp dd grep kill mkdir mv nohup printf rm rmdir setsid sleep stat touch tr true wc which test tail ls df awk"
+    " hexdump head sha256sum"
 )
 
 # Test double of `vmkfstools -i SRC -d FORMAT DST`: real files, real I/O, the real output; steered by files beside it:
 # steps (how many seconds), fail (text of an error at half way), deaf (ignores TERM), race (somebody else's target
 # appears), whole (the extent gets its full size), liar (ends well at half way), short (half the extent), delta,
-# smaller (another disk than the source), inconsistent (-e says so).
+# smaller (another disk than the source), inconsistent (-e says so), other (a byte in the middle is another).
 VMKFSTOOLS = r"""#!/bin/sh
 here=${0%/*}
 if [ "$1" = -e ]; then
@@ -69,6 +70,7 @@ while [ "$i" -lt "$steps" ]; do
     i=$((i + 1))
 done
 [ -e "$here/whole" ] && dd if=/dev/zero bs=1024 count=1024 2>/dev/null >"$flat"
+[ -e "$here/other" ] && printf x | dd of="$flat" bs=1 seek=700000 conv=notrunc 2>/dev/null
 [ -e "$here/short" ] && dd if=/dev/zero bs=1024 count=512 2>/dev/null >"$flat"
 printf '\rClone: 100%% done.\n'
 """
@@ -130,7 +132,7 @@ class HostShell:
     def source(self, name: str = "web01") -> Path:
         path = self.volume / f"{name}.vmdk"
         path.write_text(DESCRIPTOR.format(name=name))
-        (self.volume / f"{name}-flat.vmdk").write_bytes(b"\0" * 1024)
+        (self.volume / f"{name}-flat.vmdk").write_bytes(b"\0" * (1 << 20))
         return path
 
     def clones(self) -> list[str]:

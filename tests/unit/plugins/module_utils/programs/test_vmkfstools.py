@@ -60,7 +60,15 @@ class Job:
         vmx = shell.volume / "web01.vmx"
         vmx.write_text("config")
         self.disks = tuple(
-            DiskTask(f"scsi0:{n}", str(shell.source(f"d{n}")), str(self.to / f"scsi0-{n}.vmdk"), "thin", MIB, 640 << 10)
+            DiskTask(
+                f"scsi0:{n}",
+                str(shell.source(f"d{n}")),
+                str(self.to / f"scsi0-{n}.vmdk"),
+                "thin",
+                MIB,
+                640 << 10,
+                flat=str(shell.volume / f"d{n}-flat.vmdk"),
+            )
             for n in range(disks)
         )
         self.task = CopyTask(
@@ -96,6 +104,7 @@ def test_a_copy_tells_what_it_did(host_shell):
     job = Job(host_shell, disks=2)
     result = job.copy()
     assert [disk.key for disk in result.disks] == ["scsi0:0", "scsi0:1"]
+    assert {disk.verified for disk in result.disks} == {"sample of 16 blocks of 64 KiB"}
     assert all(disk.copied_bytes > 0 and disk.seconds > 0 and disk.rate > 0 for disk in result.disks)
     assert result.files == (str(job.to / "web01.vmx"),)
     assert job.left() == [
@@ -149,6 +158,7 @@ def test_a_journal_that_cannot_be_written_stops_the_copy_at_the_gate(host_shell)
         (("delta", ""), errors.CloneIncomplete, "a difference to a parent"),
         (("smaller", ""), errors.CloneIncomplete, "the target holds 524288 bytes, the source 1048576"),
         (("inconsistent", ""), errors.CloneIncomplete, "Disk chain is not consistent"),
+        (("other", ""), errors.CopyDiffers, "other bytes at or after offset 0"),
         (("race", ""), errors.TargetExists, "is there already"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
@@ -201,8 +211,8 @@ def test_the_lease_is_kept_fresh_while_the_clone_runs(host_shell):
     assert lease.stat().st_mtime_ns > before
 
 
-# The calls: 1 launch, 2 gate, 3… looks, then folders, -e, and the decision.
-@pytest.mark.parametrize("call", range(1, 11))
+# The calls: 1 launch, 2 gate, 3… looks, then folders, -e, the comparison, a look, and the decision.
+@pytest.mark.parametrize("call", range(1, 13))
 def test_a_cut_in_any_answer_leaves_all_or_nothing(host_shell, call):
     job = Job(host_shell, ShellSession(host_shell, cuts=[call]))
     whole = ["to", "to/scsi0-0-flat.vmdk", "to/scsi0-0.vmdk", "to/web01.vmx"]
