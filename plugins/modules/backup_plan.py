@@ -130,6 +130,10 @@ options:
         description: Seconds that removing the snapshot may take.
         type: int
         default: 7200
+      copy_stall_timeout:
+        description: Seconds without any progress after which the copy of a disk is ended.
+        type: int
+        default: 900
       keep:
         description:
           - How many restore points stay, by V(last), V(hourly), V(daily), V(weekly), V(monthly), V(yearly) and

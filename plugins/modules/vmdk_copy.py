@@ -107,6 +107,13 @@ options:
         snapshot can be removed before the datastore is full.
     type: int
     default: 5
+  stall_timeout:
+    description:
+      - Seconds after which a copy that does not get on is ended and removed. It does not get on when neither the
+        percent that the host reports nor size, allocated blocks and time of the target's extents change.
+      - For a disk whose one percent takes longer at 4 MiB/s, that time counts instead.
+    type: int
+    default: 900
   bandwidth_limit:
     description:
       - Most bytes per second. No program here can hold one yet, so that giving one is an error.
@@ -376,6 +383,7 @@ def argument_spec() -> dict:
         "verify": {"type": "str", "choices": ["none", "sample", "full"], "default": "sample"},
         "reserve_percent": {"type": "int", "default": 5},
         "snapshot_reserve_percent": {"type": "int", "default": 5},
+        "stall_timeout": {"type": "int", "default": 900},
         "bandwidth_limit": {"type": "int"},
         "journal": {"type": "str"},
         "limits": {

@@ -547,6 +547,7 @@ def whole(matrix: Matrix, hows: Sequence[str]) -> list[Row]:
 
 def main(arguments: Sequence[str]) -> int:
     """kill_matrix.py [how…]: run it and print the table."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     work = Path(tempfile.mkdtemp(prefix="stowage-kills-"))
     matrix = Matrix(work, os.environ.get("KILL_MATRIX_ADDRESS", "127.35.0.0"))
     try:

@@ -35,7 +35,7 @@ def nothing(job: Any) -> None:
     """Between two steps."""
 
 
-def play(job: Any, frozen: Act = nothing, copied: Act = nothing) -> tuple[str, Ended]:
+def play(job: Any, frozen: Act = nothing, copied: Act = nothing, **wishes: Any) -> tuple[str, Ended]:
     """The job as the role tells it, with what happens at rest and after the copy. The error's id, and the end."""
     error: dict[str, Any] | None = None
     try:
@@ -58,6 +58,7 @@ def play(job: Any, frozen: Act = nothing, copied: Act = nothing) -> tuple[str, E
             "limits_dir": "/nonexistent",
             "limits_timeout": 60,
             "state_dir": job.state,
+            **wishes,
         }
         copying.perform(job.host, params)
         copied(job)
@@ -117,10 +118,17 @@ ROWS: dict[str, tuple[str, list[tuple[str, dict[str, Any]]], str]] = {
     "a snapshot that claims to be taken": ("hot", [("lying", {"op": "snapshot.create"})], "esxi-snapshot-late"),
     "a shutdown that claims to be done": ("cold", [("lying", {"op": "power.shutdown"})], "esxi-power-failed"),
     "a start that claims to be done": ("warm", [("lying", {"op": "power.on", "times": 1})], "esxi-power-failed"),
+    "no list of machines, once": ("hot", [("half_output", {"op": "getallvms", "times": 1, "keep": 0})], "ok"),
     "no list of machines": (
         "hot",
-        [("half_output", {"op": "getallvms", "times": 1, "keep": 0})],
+        [("half_output", {"op": "getallvms", "times": 3, "keep": 0})],
         "esxi-unreadable-output",
+    ),
+    "half a list of machines, once": ("hot", [("half_output", {"op": "getallvms", "times": 1, "keep": 0.4})], "ok"),
+    "half a list of machines": (
+        "hot",
+        [("half_output", {"op": "getallvms", "times": 3, "keep": 0.4})],
+        "esxi-list-cut-short",
     ),
     "half a snapshot tree": (
         "hot",
@@ -154,6 +162,16 @@ def test_a_fault_is_told_and_leaves_nothing(story: Any, monkeypatch: pytest.Monk
         assert waiting.outcome == "waiting"
         monkeypatch.setattr(bracket, "LATE_SHUTDOWN_SECONDS", 0)
         assert recover.recover_host(job.host, HOST, job.state, 0.1, 60)[0].outcome == "recovered"
+
+
+def test_a_clone_that_hangs_is_ended_by_its_limit(story: Any) -> None:
+    job = story()
+    known = listed(job.host)
+    machine(job).fault("clone_hangs", percent=30)
+    told, ended = play(job, stall_timeout=4)
+    machine(job).clear()
+    judge(job, known, told, ended, "copy-clone-stalled")
+    assert "neither the percent nor" in str(ended.entry["error"])
 
 
 # -- what others do meanwhile ------------------------------------------------------------------------------------------

@@ -33,6 +33,15 @@ class UnreadableOutput(EsxiError):
     hint = "Keep the answer and report it: the command's output differs from every known release."
 
 
+class ListCutShort(EsxiError):
+    id = "esxi-list-cut-short"
+    template = "{host}: vim-cmd vmsvc/getallvms leaves out {count} of the VMs that hostd's own {file} holds: {missing}"
+    hint = (
+        "Run it on the host: if it goes on leaving them out, restart the management agent (/etc/init.d/hostd restart) "
+        "or unregister what is gone. Nothing is taken from a list that could miss VMs."
+    )
+
+
 class Fault(EsxiError):
     """A fault dump. `fault` is its type without the namespace."""
 

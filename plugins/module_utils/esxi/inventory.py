@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
@@ -25,7 +26,34 @@ from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import Vmx, 
 if TYPE_CHECKING:
     from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 
+LISTING = "vim-cmd vmsvc/getallvms"
 VM_INVENTORY = "/etc/vmware/hostd/vmInventory.xml"
+# A list is taken when it holds all that hostd's file holds. A VM registered in between is there at the next one.
+READINGS = 3
+PAUSE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One answer of getallvms, and what hostd's own inventory file says beside it."""
+
+    text: str
+    rows: tuple[InventoryRow, ...]
+    paths: dict[int, str]
+    invalid: frozenset[int]
+
+    @property
+    def readable(self) -> bool:
+        return "Vmid" in self.text
+
+    @property
+    def vmids(self) -> frozenset[int]:
+        vouched = unparsed_rows(self.text, set(self.paths))
+        return self.invalid | {row.vmid for row in (*self.rows, *vouched)}
+
+    @property
+    def left_out(self) -> frozenset[int]:
+        return frozenset(self.paths) - self.vmids
 
 
 def list_vms(host: Host) -> list[VirtualMachine]:
@@ -34,20 +62,10 @@ def list_vms(host: Host) -> list[VirtualMachine]:
     Names and annotations are somebody's text and can look like rows; the .vmx escapes them, and the inventory file
     holds none. Where a .vmx cannot be read, the row's own words are kept and `vmx` is None.
     """
-    listing, exact, mounts = host.ask(
-        [["vim-cmd", "vmsvc/getallvms"], ["cat", VM_INVENTORY], ["esxcli", "storage", "filesystem", "list"]]
-    )
-    if listing.rc != 0:
-        host.check(listing)
-    if "Vmid" not in listing.stdout:
-        raise errors.UnreadableOutput(
-            host=host.name, command="vim-cmd vmsvc/getallvms", reason=f"no heading in {listing.stdout[:200]!r}"
-        )
-    if mounts.rc == 0:
-        host.keep_datastores(mounts.stdout)
-    paths = parse_vm_inventory(exact.stdout) if exact.rc == 0 else {}
+    listing = read_listing(host)
+    paths = listing.paths
     places: dict[int, tuple[InventoryRow, str]] = {}
-    for row in parse_getallvms(listing.stdout):
+    for row in listing.rows:
         if row.vmid in places:
             continue
         # An id that hostd's file does not know is text inside somebody's annotation. The file may lag behind a new
@@ -55,7 +73,7 @@ def list_vms(host: Host) -> list[VirtualMachine]:
         path = _path_of(host, row, paths.get(row.vmid))
         if path is not None:
             places[row.vmid] = (row, path)
-    for row in unparsed_rows(listing.stdout, set(paths) - set(places)):
+    for row in unparsed_rows(listing.text, set(paths) - set(places)):
         # A row that hostd's file vouches for, in a shape that names have broken.
         places[row.vmid] = (row, _path_of(host, row, paths[row.vmid]) or paths[row.vmid])
     texts = host.read_texts(path for _row, path in places.values())
@@ -66,12 +84,51 @@ def list_vms(host: Host) -> list[VirtualMachine]:
             continue
         name = vmx.display_name if vmx is not None and vmx.display_name else row.name
         vms.append(VirtualMachine(host, vmid, name, path, vmx=vmx, guest_id=row.guest))
-    invalid = set(parse_invalid_vmids(listing.stderr) + parse_invalid_vmids(listing.stdout)) - set(places)
-    for vmid in sorted(invalid):
+    for vmid in sorted(listing.invalid - set(places)):
         path = paths.get(vmid, "")
         name = posixpath.splitext(posixpath.basename(path))[0] or f"(invalid {vmid})"
         vms.append(VirtualMachine(host, vmid, name, path, vmx=None, invalid="its files are not there"))
     return sorted(vms, key=lambda vm: vm.vmid)
+
+
+def read_listing(host: Host) -> Listing:
+    """A list that nothing is missing from. An answer that is cut short has status 0, too, and would lose VMs unseen.
+
+    Where hostd's file says nothing, two readings that name the same VMs are needed instead.
+    """
+    previous: Listing | None = None
+    for reading in range(READINGS):
+        if reading:
+            host.clock.sleep(PAUSE_SECONDS)
+        listing = _ask(host)
+        agreed = bool(listing.paths) or (previous is not None and previous.vmids == listing.vmids)
+        if listing.readable and not listing.left_out and agreed:
+            return listing
+        previous = listing if listing.readable else None
+    if not listing.readable:
+        raise errors.UnreadableOutput(host=host.name, command=LISTING, reason=f"no heading in {listing.text[:200]!r}")
+    if not listing.left_out:
+        raise errors.UnreadableOutput(
+            host=host.name, command=LISTING, reason=f"it differs each time, and {VM_INVENTORY} cannot be read"
+        )
+    missing = ", ".join(f"{vmid} ({listing.paths[vmid]})" for vmid in sorted(listing.left_out)[:20])
+    raise errors.ListCutShort(host=host.name, count=len(listing.left_out), file=VM_INVENTORY, missing=missing)
+
+
+def _ask(host: Host) -> Listing:
+    answer, exact, mounts = host.ask(
+        [["vim-cmd", "vmsvc/getallvms"], ["cat", VM_INVENTORY], ["esxcli", "storage", "filesystem", "list"]]
+    )
+    if answer.rc != 0:
+        host.check(answer)
+    if mounts.rc == 0:
+        host.keep_datastores(mounts.stdout)
+    return Listing(
+        text=answer.stdout,
+        rows=parse_getallvms(answer.stdout),
+        paths=parse_vm_inventory(exact.stdout) if exact.rc == 0 else {},
+        invalid=frozenset(parse_invalid_vmids(answer.stderr) + parse_invalid_vmids(answer.stdout)),
+    )
 
 
 def _path_of(host: Host, row: InventoryRow, exact: str | None) -> str | None:

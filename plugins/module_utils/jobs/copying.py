@@ -24,6 +24,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs import error
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.beat import CallerBeat
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import Program
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import CopyPlan, Request, plan_copy
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import Vmkfstools, no_note
 
 
@@ -38,6 +39,7 @@ class Settings:
     limits: tuple[limits.Limit, ...] = ()
     limits_dir: str = "/var/lib/stowage/limits"
     limits_timeout: float = 86400
+    stall_timeout: float = DEFAULT_SECONDS
     snapshot_reserve_percent: int = 5
     progress_file: str | None = None
     beat_file: str | None = None
@@ -70,6 +72,7 @@ def settings_from(params: Mapping[str, Any]) -> Settings:
         limits=tuple(limits.Limit(item["name"], item["slots"]) for item in params.get("limits") or ()),
         limits_dir=params["limits_dir"],
         limits_timeout=params["limits_timeout"],
+        stall_timeout=params.get("stall_timeout") or Settings.stall_timeout,
         snapshot_reserve_percent=params["snapshot_reserve_percent"],
         progress_file=params.get("progress_file"),
         beat_file=params.get("beat_file"),
@@ -151,7 +154,11 @@ def choose(settings: Settings, journal: IntentLog | None = None) -> Program:
             reason="vmkfstools has no bandwidth limit",
             way_out="Leave bandwidth_limit out, and use limits to hold down how many copies run at a time",
         )
-    return Vmkfstools(note=journal.note if journal is not None else no_note, verify=settings.verify)
+    return Vmkfstools(
+        note=journal.note if journal is not None else no_note,
+        verify=settings.verify,
+        stall_seconds=settings.stall_timeout,
+    )
 
 
 def _result(request: Request, plan: CopyPlan, warnings: list[str]) -> dict[str, Any]:

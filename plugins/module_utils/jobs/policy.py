@@ -56,6 +56,7 @@ class VmPolicy:
     snapshot_timeout: int = 600
     power_on_timeout: int = 300
     consolidation_timeout: int = 7200
+    copy_stall_timeout: int = 900
     keep: Keep = field(default_factory=Keep)
     rotate: bool = True
     reserve_percent: int = 5
@@ -248,6 +249,7 @@ _READERS: dict[str, Callable[[Any, Any, str], Any]] = {
     "snapshot_timeout": _number(1, 86400),
     "power_on_timeout": _number(1, 86400),
     "consolidation_timeout": _number(1, 604800),
+    "copy_stall_timeout": _number(1, 604800),
     "keep": _keep,
     "rotate": lambda _base, value, name: _flag(value, name),
     "reserve_percent": _number(0, 90),

@@ -114,6 +114,19 @@ class CopyDiffers(ProgramError):
     exit_code = 45
 
 
+class CloneStalled(ProgramError):
+    id = "copy-clone-stalled"
+    template = (
+        "{host}: the copy of {source} to {target} stands still at {percent} %: for {seconds} s neither the percent nor "
+        "the extents of the target have changed. It was ended"
+    )
+    hint = (
+        "Look at /var/log/vmkernel.log on the host for a path or a datastore that does not answer; storage that is "
+        "only slow needs a higher backup_copy_stall_timeout (stall_timeout of stowage.esxi.vmdk_copy)"
+    )
+    exit_code = 45
+
+
 class FileCopyFailed(ProgramError):
     id = "copy-file-failed"
     template = "{host}: {source} could not be copied to {target} (status {rc}): {output}"

@@ -118,6 +118,10 @@ class HostSide:
             raise errors.WatchdogDied(host=self.host.name)
         return Seen(fate, log)
 
+    def tell(self, text: str, *args: str) -> str:
+        """The answer to a short script about the copy, with the same patience."""
+        return self._ask(text, args)
+
     def keep(self) -> None:
         """Ends the watch; what was copied stays. Raises HostGaveUp when the host had decided otherwise before."""
         answer = self._ask(watchdog.DECIDE, [self.task.work_dir, "keep", "30"]).strip()

@@ -13,7 +13,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import St
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Meter, Progress
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import FileEntry
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.programs import compare, errors, multiextent
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import compare, errors, multiextent, stall
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.hostside import HostSide
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import (
     FORMATS,
@@ -47,12 +47,14 @@ class Vmkfstools:
         window_seconds: int = 60,
         linger_seconds: int = 3,
         verify: str = "sample",
+        stall_seconds: float = stall.DEFAULT_SECONDS,
     ) -> None:
         self.note = note
         self.clock: Clock = clock or SystemClock()
         self.window_seconds = window_seconds
         self.linger_seconds = linger_seconds
         self.verify = verify
+        self.stall_seconds = stall_seconds
 
     def check(self, host: Host, task: CopyTask) -> None:
         for disk in task.disks:
@@ -112,13 +114,19 @@ class Vmkfstools:
         meter = Meter("copy", disk.key, disk.bytes_to_read, self.clock)
         began = self.clock.monotonic()
         progress(meter.at(0))
+        still = stall.Stall(
+            self.stall_seconds, disk.capacity_bytes, self.clock, lambda: side.tell(stall.GROWTH, disk.target)
+        )
+        names = {"host": host.name, "source": disk.source, "target": disk.target}
         while True:
             seen = side.look(number)
             log = parse_clone(seen.log)
             if seen.ended:
                 break
             progress(meter.at(disk.bytes_to_read * log.percent // 100))
-        names = {"host": host.name, "source": disk.source, "target": disk.target}
+            stood = still.seconds(log.percent)
+            if stood is not None:
+                raise errors.CloneStalled(**names, percent=log.percent, seconds=int(stood))
         if seen.fate == "exists":
             raise errors.TargetExists(host=host.name, target=disk.target)
         if seen.fate != "0":
