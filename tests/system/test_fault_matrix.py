@@ -326,6 +326,7 @@ def test_a_host_that_reboots_while_warm_has_the_machine_off_is_recovered_to_on(
 # -- what others do with the machine, from this host or from another one -----------------------------------------------
 
 
+@soak
 def test_a_second_controller_is_told_who_holds_the_machine_and_touches_nothing(story: Any) -> None:
     job, other = story(), story()
     known = listed(job.host)
