@@ -386,10 +386,11 @@ def test_a_chain_that_breaks_under_our_snapshot_gives_no_restore_point(story: An
 
 
 @soak
-def test_a_line_that_is_cut_and_logins_that_are_refused_from_then_on_leave_nothing_after_recover(story: Any) -> None:
+def test_a_line_that_is_cut_with_our_snapshot_open_and_refused_from_then_on_leaves_nothing_after_recover(
+    story: Any,
+) -> None:
     job = story()
     known = listed(job.host)
-    machine(job).fault("slow_clone", rate=512 << 10)
 
     def refused(_: Any) -> None:
         machine(job).fault("login_refused")
@@ -397,9 +398,8 @@ def test_a_line_that_is_cut_and_logins_that_are_refused_from_then_on_leave_nothi
 
     with pytest.raises(StowageError) as caught:
         play(job, frozen=refused)
-    assert caught.value.as_dict()["id"] == "ssh-authentication-failed"
+    assert caught.value.as_dict()["id"] == "ssh-host-unreachable"
     machine(job).clear()
-    wait_until(lambda: "vmkfstools" not in machine(job).run("ps -c").stdout, "the host ends the clone", 120)
     job.cut()
     (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 120)
     assert (found.outcome, found.error) == ("recovered", None)
