@@ -451,12 +451,17 @@ class Matrix:
                 return
             time.sleep(2)
 
+    def give_a_point(self, vm: str) -> None:
+        """Something to restore from."""
+        if not any(f"{vm}-" in path for path in self.points()):
+            self.drive(self.spec(vm, "cold"))
+
     def wave(self, cells: Sequence[Cell]) -> list[Row]:
         """As many dead jobs as there are VMs, and one recover for all of them."""
         rows = [Row(cell, vm) for cell, vm in zip(cells, self.vms)]
         for row in rows:
-            if row.cell.how == "restore" and not any(f"{row.vm}-" in path for path in self.points()):
-                self.drive(self.spec(row.vm, "cold"))
+            if row.cell.how == "restore":
+                self.give_a_point(row.vm)
         known = list(self.points())
 
         def die(row: Row) -> None:
@@ -530,6 +535,8 @@ def whole(matrix: Matrix, hows: Sequence[str]) -> list[Row]:
     """All of it, wave by wave."""
     cells: list[Cell] = []
     for how in hows:
+        if how == "restore":
+            matrix.give_a_point(matrix.vms[0])
         steps = matrix.steps(how, matrix.vms[0])
         if how == "restore":
             matrix.forget_restored()

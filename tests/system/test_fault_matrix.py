@@ -9,21 +9,28 @@ process. A restore point is there exactly when the job ended without an error.
 
 from __future__ import annotations
 
+import json
 import posixpath
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import bracket, copying, recover
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import bracket, copying, planning, recover
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.ending import Ended
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
 
 from . import test_jobs
-from .conftest import Lab, LabHost, wait_until
-from .test_jobs import HOST, Story, listed, quick
+from .conftest import Lab, LabHost, free_base_address, start_lab, wait_until
+from .test_jobs import HOST, NAME, POINT, Story, listed, quick
 
 # The fixtures of those tests.
 before, host, impatient, story = test_jobs.before, test_jobs.host, test_jobs.impatient, test_jobs.story
@@ -325,3 +332,275 @@ def test_a_host_that_reboots_while_warm_has_the_machine_off_is_recovered_to_on(
     for vm in job.host.vms():
         if vm.name == "independent":
             vm.power_on(quick())
+
+
+# -- what others do with the machine, from this host or from another one -----------------------------------------------
+
+
+@soak
+def test_a_second_controller_is_told_who_holds_the_machine_and_touches_nothing(story: Any) -> None:
+    job, other = story(), story()
+    known = listed(job.host)
+    seen: list[tuple[str, Ended]] = []
+
+    def second(_: Any) -> None:
+        seen.append(play(other))
+
+    told, ended = play(job, frozen=second)
+    judge(job, known, told, ended, "ok")
+    assert seen[0][0] == "vm-locked"
+    assert job.job.job in str(seen[0][1].entry["error"])
+
+
+@soak
+def test_our_snapshot_that_an_admin_removes_before_the_copy_ends_the_job(story: Any) -> None:
+    job = story()
+    known = listed(job.host)
+
+    def removed(_: Any) -> None:
+        (ours,) = job.vm.snapshots().named(job.job.snapshot_name)
+        job.vm.remove_snapshot(ours.id, waiter=quick())
+
+    told, ended = play(job, copied=removed)
+    judge(job, known, told, ended, "source-not-still")
+
+
+@soak
+def test_a_machine_that_is_powered_on_in_a_cold_copy_gives_no_restore_point_and_stays_on(story: Any) -> None:
+    job = story("cold")
+    known = listed(job.host)
+    told, ended = play(job, frozen=lambda _: job.vm.power_on(quick()))
+    judge(job, known, told, ended, "copy-source-runs")
+
+
+@soak
+def test_a_chain_that_breaks_under_our_snapshot_gives_no_restore_point(story: Any) -> None:
+    theirs = story().vm.create_snapshot("by hand", waiter=quick()).id
+    job = story()
+    known = listed(job.host)
+    base = job.outside(posixpath.join(job.entry["directory"], "plain80.vmdk"))
+    text = base.read_text(encoding="utf-8")
+    try:
+        broken = re.sub("(?m)^CID=.*", "CID=deadbeef", text)
+        told, ended = play(job, frozen=lambda _: base.write_text(broken, encoding="utf-8") and None)
+        assert "broken" in str(ended.entry["error"])
+        planned = planning.plan_backup(job.host, {"point": POINT, "select": [NAME]}, "look", HOST, {}).as_dict()
+        assert "broken" in str(planned["vms"][0]["problems"])
+    finally:
+        base.write_text(text, encoding="utf-8")
+    assert told == "copy-disk-not-copyable" and ended.error is not None
+    assert listed(job.host) == known
+    job.cut()
+    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 120)
+    assert (found.outcome, found.error) == ("recovered", None)
+    job.vm.remove_snapshot(theirs, waiter=quick())
+
+
+@soak
+def test_a_line_that_is_cut_with_our_snapshot_open_and_refused_from_then_on_leaves_nothing_after_recover(
+    story: Any,
+) -> None:
+    job = story()
+    known = listed(job.host)
+
+    def refused(_: Any) -> None:
+        machine(job).fault("login_refused")
+        machine(job).fault("cut", mode="reset")
+
+    with pytest.raises(StowageError) as caught:
+        play(job, frozen=refused)
+    assert caught.value.as_dict()["id"] == "ssh-host-unreachable"
+    machine(job).clear()
+    job.cut()
+    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 120)
+    assert (found.outcome, found.error) == ("recovered", None)
+    assert listed(job.host) == known
+
+
+@soak
+@pytest.mark.parametrize("fault", ["locked_out", "login_refused"])
+def test_a_host_that_refuses_the_login_is_asked_once(clean_lab: Lab, fault: str) -> None:
+    esx = clean_lab.host(HOST)
+    esx.fault(fault)
+    endpoint = Endpoint(
+        host=esx.address, port=esx.port, password=esx.password, known_hosts_file=str(clean_lab.known_hosts)
+    )
+    tries = esx.run("cat /var/log/auth.log").stdout.count("error: PAM")
+    with pytest.raises(StowageError) as caught, open_session(endpoint) as session:
+        session.run(["true"])
+    assert caught.value.as_dict()["id"] == "ssh-authentication-failed"
+    assert esx.run("cat /var/log/auth.log").stdout.count("error: PAM") - tries <= 1
+
+
+ROAM = (
+    'displayName = "roam"',
+    'uuid.bios = "56 4d 10 11 12 13 14 15-16 17 18 19 1a 1b 1c 1d"',
+    'vc.uuid = "52 4d 10 11 12 13 14 15-16 17 18 19 1a 1b 1c 1d"',
+)
+
+
+class Roaming(Story):
+    """A job of a machine on the datastore that two hosts share."""
+
+    @property
+    def vm(self) -> VirtualMachine:
+        return self.host.find_vm(name="roam")
+
+
+@pytest.fixture
+def roaming(clean_lab: Lab, host: Host, tmp_path: Path, before: Any) -> Iterator[Callable[..., Roaming]]:
+    """Makes jobs of a small machine that is off, on `shared`, and registered on esx80."""
+    folder = "/vmfs/volumes/shared/roam"
+    host.run("mkdir", folder)
+    source = next(vm for vm in host.vms() if vm.name == "twin")
+    names = host.run("ls", source.directory).split("\n")
+    disk = next(name for name in names if name.endswith(".vmdk") and not name.endswith("-flat.vmdk"))
+    host.run("vmkfstools", "-i", f"{source.directory}/{disk}", "-d", "thin", f"{folder}/{disk}")
+    text = host.read_text(source.vmx_path)
+    kept = [line for line in text.split("\n") if not line.startswith(("uuid.", "vc.uuid", "displayName", "sched."))]
+    host.session.write_text(f"{folder}/roam.vmx", "\n".join([*kept, *ROAM, ""]))
+    host.run("chmod", "0755", f"{folder}/roam.vmx")
+    host.register(f"{folder}/roam.vmx")
+    number = iter(range(100))
+
+    def make(on: Host = host, name: str = "esx80") -> Roaming:
+        time.sleep(1.1)
+        state = tmp_path / f"state-{name}"
+        return Roaming(clean_lab, on, state, f"{abs(hash(folder)) % 10**8:08d}-{next(number)}", "cold", select=["roam"])
+
+    yield make
+    with other_host(clean_lab) as other:
+        for one in (host, other):
+            for vm in one.vms():
+                if vm.vmx_path.endswith("/roam/roam.vmx"):
+                    if vm.power_state() != "poweredOff":
+                        vm.power_off(quick())
+                    one.unregister(vm.vmid)
+    host.run("rm", "-r", folder)
+
+
+@contextmanager
+def other_host(lab: Lab) -> Iterator[Host]:
+    esx = lab.host("esx70")
+    endpoint = Endpoint(
+        host=esx.address, port=esx.port, private_key_file=str(lab.key), known_hosts_file=str(lab.known_hosts)
+    )
+    with open_session(endpoint) as session:
+        yield Host(session, retry_seconds=0.2)
+
+
+@soak
+def test_a_machine_that_two_hosts_show_is_backed_up_by_one_of_them(roaming: Any, clean_lab: Lab) -> None:
+    with other_host(clean_lab) as other:
+        job = roaming()
+        other.register("/vmfs/volumes/shared/roam/roam.vmx")
+        known = listed(job.host)
+        second = roaming(other, "esx70")
+        seen: list[tuple[str, Ended]] = []
+        told, ended = play(job, frozen=lambda _: seen.append(play(second)))
+        judge(job, known, told, ended, "ok")
+        assert seen[0][0] == "vm-locked"
+
+
+@soak
+def test_a_machine_that_another_host_starts_during_a_cold_copy_gives_no_restore_point(
+    roaming: Any, clean_lab: Lab
+) -> None:
+    with other_host(clean_lab) as other:
+        job = roaming()
+        other.register("/vmfs/volumes/shared/roam/roam.vmx")
+        known = listed(job.host)
+        told, ended = play(job, copied=lambda _: other.find_vm(name="roam").power_on(quick()))
+        judge(job, known, told, ended, "source-not-still")
+        assert other.find_vm(name="roam").power_state() == "poweredOn"
+
+
+@soak
+def test_a_machine_that_moves_to_another_host_is_told_and_the_lock_goes_with_it(roaming: Any, clean_lab: Lab) -> None:
+    with other_host(clean_lab) as other:
+        job = roaming()
+        known = listed(job.host)
+
+        def moves(_: Any) -> None:
+            path = job.vm.vmx_path
+            job.host.unregister(job.vm.vmid)
+            other.register(path)
+
+        told, ended = play(job, copied=moves)
+        assert told == "vm-gone", ended.entry["error"]
+        assert listed(job.host) == known
+        job.cut()
+        found = recover.recover_host(other, "esx70", job.state, 0.1, 120)
+        assert [(one.outcome, one.error) for one in found] in ([], [("recovered", None)])
+        left = job.host.run("ls", "-A", "/vmfs/volumes/shared/roam")
+        assert ".stowage-job" not in left
+
+
+# -- hosts that are not like others ------------------------------------------------------------------------------------
+
+
+def lab_of_one(folder: Path, address: str, store: dict[str, Any], **switches: Any) -> Lab:
+    """esx80 with plain80, in a lab of its own."""
+    backup = {"name": "backup", "type": "nfs", "size": "512M", "server": "bk1"}
+    vm = {
+        "name": NAME,
+        "datastore": "datastore1",
+        "power": "on",
+        "tools": "running",
+        "disks": [{"key": "scsi0:0", "size": "64M", "format": "thin"}],
+    }
+    machine = {"name": HOST, "profile": "8.0", "switches": switches, "datastores": [store, backup], "vms": [vm]}
+    folder.mkdir(exist_ok=True)
+    topology = folder / "topology.json"
+    topology.write_text(json.dumps({"hosts": [machine], "backup_servers": [{"name": "bk1"}]}), encoding="utf-8")
+    return start_lab(folder / "lab", str(topology), address)
+
+
+def address_of(number: int) -> str:
+    first, second, third, last = free_base_address().split(".")
+    return f"{first}.{second}.{third}.{int(last) + 64 * number}"
+
+
+@contextmanager
+def one_host(lab: Lab) -> Iterator[Host]:
+    esx = lab.host(HOST)
+    endpoint = Endpoint(
+        host=esx.address, port=esx.port, private_key_file=str(lab.key), known_hosts_file=str(lab.known_hosts)
+    )
+    try:
+        with open_session(endpoint) as session:
+            host = Host(session, retry_seconds=0.2)
+            # A guest that has only begun to boot does not hear that it is to shut down.
+            wait_until(lambda: "guestToolsRunning" in host.vim("vmsvc/get.guest", "1"), "the guest's tools")
+            time.sleep(3)
+            yield host
+    finally:
+        lab.call("down")
+
+
+@soak
+def test_a_base_that_stays_locked_below_the_snapshot_is_copied_by_the_hosts_own_clone(tmp_path: Path) -> None:
+    store = {"name": "datastore1", "type": "vmfs6", "size": "256M"}
+    lab = lab_of_one(tmp_path, address_of(2), store, base_readable_after_snapshot=False)
+    with one_host(lab) as host:
+        job = Story(lab, host, tmp_path, "locked-1", "hot")
+        codes: list[int] = []
+
+        def read(_: Any) -> None:
+            codes.append(machine(job).run("head -c1 /vmfs/volumes/datastore1/plain80/plain80-flat.vmdk").returncode)
+
+        told, ended = play(job, frozen=read)
+        judge(job, [], told, ended, "ok")
+        assert codes != [0]
+        assert (job.vm.power_state(), list(job.vm.snapshots())) == ("poweredOn", [])
+
+
+@soak
+@pytest.mark.parametrize("how", ["hot", "cold"])
+def test_a_machine_on_a_datastore_without_locks_is_copied_whole(tmp_path: Path, how: str) -> None:
+    lab = lab_of_one(tmp_path, address_of(3), {"name": "datastore1", "type": "nfs", "size": "256M"})
+    with one_host(lab) as host:
+        job = Story(lab, host, tmp_path, "nfs-1", how)
+        told, ended = play(job)
+        judge(job, [], told, ended, "ok")
+        assert (job.vm.power_state(), list(job.vm.snapshots())) == ("poweredOn", [])

@@ -158,7 +158,7 @@ def test_a_killed_call_whose_work_goes_on_in_hostd(bench: Make) -> None:
 
 def test_a_restart_of_hostd_loses_the_answer_and_the_task_and_not_the_work(bench: Make) -> None:
     lab = bench([running()], snapshot_seconds=1)
-    lab.host.fault("hostd_restart", op="snapshot.create", seconds=0.5, after=0.2)
+    lab.host.fault("hostd_restart", op="snapshot.create", seconds=3, after=0.2)
     call = Behind(lab, "vmsvc/snapshot.create", "1", "late")
     answer = call.wait()
     assert (answer["rc"], answer["stderr"]) == (1, "Failed to login: Connection reset by peer\n")
