@@ -431,6 +431,8 @@ class Matrix:
             for vm in machine.get("vms", ()):
                 if vm["name"].endswith(" back") and (whose is None or vm["name"][: -len(" back")] in whose):
                     self.lab.run(machine["name"], "vim-cmd", "vmsvc/destroy", str(vm["vmid"]))
+                    # The hypervisor deletes what it knows; the vmsd that a restore keeps as information is none of it.
+                    self.lab.run(machine["name"], "rm", "-rf", vm["vmx"].rpartition("/")[0])
 
     def _path(self) -> Path:
         self.controller.environment()

@@ -132,10 +132,6 @@ def vm_policy_from_dict(raw: Mapping[str, Any]) -> VmPolicy:
     return _merge(VmPolicy(point=""), raw, "")
 
 
-def keep_from_dict(raw: Mapping[str, Any]) -> Keep:
-    return _keep(Keep(), raw, "keep.")
-
-
 def _items(value: Any, name: str) -> tuple[Any, ...]:
     if value is None:
         return ()
