@@ -61,7 +61,7 @@ def test_a_restore_to_another_host_brings_back_the_same_disks(
     assert (entry["vm"], entry["status"], entry["effective_how"]) == ("multi again", "ok", "restore")
     assert all(disk["bytes"] > 0 and disk["bytes_read"] > 0 and disk["seconds"] > 0 for disk in entry["disks"])
     assert run.stats["stowage_run"]["bytes"] == entry["bytes"] == sum(disk["bytes"] for disk in entry["disks"])
-    assert "1 of 1 VMs ok" in run.text and ", 0 B copied" not in run.text
+    assert "1 of 1 VMs ok" in run.text and ", 0 B read" not in run.text
     assert entry["warnings"] == ["it gets a new identity when it is powered on"]
     assert '    it gets a new identity when it is powered on"' in run.text  # in the summary; the plan has it as a note
     assert "multi again: restore to esx80, ready" in run.text
@@ -88,7 +88,7 @@ def test_a_second_restore_of_the_same_point_changes_nothing(house: House, points
     entry = entry_of(house, again)
     assert (entry["vm"], entry["status"], entry["error"]) == ("second", "ok", None)
     assert entry["why"] == "already restored, left as it is"
-    assert "1 of 1 VMs ok on 1 hosts, 0 B copied" in again.text
+    assert "1 of 1 VMs ok on 1 hosts, 0 B read, 0 B stored" in again.text
     assert re.search(r"second  ok  restore .* already restored, left as it is", again.text)
     assert {path.name: path.stat().st_mtime for path in house.folder("esx70", "second").iterdir()} == files
     forget(house, "esx70", "second")

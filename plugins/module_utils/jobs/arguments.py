@@ -9,11 +9,11 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import FORMATS, HOWS, PROGRAMS, VmPolicy
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import FORMATS, HOWS, PROGRAMS, VERIFY, VmPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.record import DEFAULT_STATE_DIR
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import connection_argument_spec
 
-_CHOICES = {"how": HOWS, "program": PROGRAMS, "disk_format": FORMATS}
+_CHOICES = {"how": HOWS, "program": PROGRAMS, "disk_format": FORMATS, "verify": VERIFY}
 _TYPES = {"bool": "bool", "int": "int", "str": "str"}
 
 
