@@ -28,13 +28,19 @@ def host_variables(tmp_path: Path, house: House, host: str, **variables: object)
 BOTH = {"backup_select": ["name:plain67", "name:plain80"], "backup_unknown_names": "ignore"}
 
 
+def refused_logins(house: House, host: str) -> int:
+    return house.lab.run(host, "cat", "/var/log/auth.log").count("PAM: Permission denied")
+
+
 def test_a_wrong_password_fails_that_host_only_and_is_tried_once(house: House, tmp_path: Path) -> None:
+    before = refused_logins(house, "esx80")
     other = host_variables(tmp_path, house, "esx80", ansible_password="not-the-password")
     run = house.controller.play("backup_hot", *other, "--limit", "esx67,esx80", **BOTH).must_end_with(2)
     assert "esx80" in run.text and "password" in run.text
     assert run.stats["stowage_run"]["ok"] == 1
     assert house.host_error(run, "esx80") == "ssh-authentication-failed"
     assert "not-the-password" not in run.text
+    assert refused_logins(house, "esx80") - before == 1
     assert house.differences("esx67", "esx80") == []
     # Not locked out: five failures would have been too many.
     house.controller.play("recover", "--limit", "esx80").must_end_with(0)

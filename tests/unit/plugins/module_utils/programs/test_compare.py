@@ -92,6 +92,21 @@ def test_what_cannot_be_read_is_told_and_not_passed_over(host_shell, pair):
     assert verdict.verified.startswith("not compared: the host does not let its source be read (No such file")
 
 
+class WithoutHashes(ShellSession):
+    """A host that has neither of the programs."""
+
+    def script(self, text, *words, **options):
+        return super().script("which() { return 1; }\nmd5sum() { return 127; }\n" + text, *words, **options)
+
+
+def test_a_host_without_a_hash_proves_nothing(host_shell, pair):
+    pair[1].write_bytes(bytes(CAPACITY))
+    host = Host(WithoutHashes(host_shell))
+    parts = [compare.sample(CAPACITY, "job")]
+    verdict = compare.compare(host, str(pair[0]), str(pair[1]), parts, "", lambda _done: None, False)
+    assert verdict == compare.Verdict("not compared: the host has neither sha256sum nor md5sum")
+
+
 def test_the_lease_is_touched_by_each_reading(host_shell, pair):
     lease = host_shell.volume / "lease"
     lease.write_text("")
