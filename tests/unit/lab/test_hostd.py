@@ -252,6 +252,26 @@ def test_a_reader_that_comes_between_the_two_merges_leaves_the_guest_running_on_
     assert not {name for name in lab.names() if "-00000" in name}
 
 
+def test_a_guest_that_first_writes_to_its_helper_after_the_merge_below_it_loses_nothing(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = bench([running(disks=[disk("scsi0:0"), disk("scsi0:1")])])
+    lab.vim("vmsvc/snapshot.create", "1", "one")
+    lab.written()
+    guest, set_parent = lab.host.vm("1").guest, lab.host.engine.set_parent
+    # It wakes for one record, on one of its disks, when it gets its disks back: the other's helper stays untouched.
+    guest.rate = 0.2
+
+    def then_write(*words: Any) -> None:
+        set_parent(*words)
+        guest.write_now(2)
+
+    monkeypatch.setattr(lab.host.engine, "set_parent", then_write)
+    assert lab.run("vim-cmd", "vmsvc/snapshot.remove", "1", "1")["rc"] == 0
+    lab.vim("vmsvc/power.off", "1")
+    assert lab.check().startswith("consistent")
+
+
 def test_a_removal_that_runs_out_of_room_can_be_done_again(bench: Callable[..., Bench]) -> None:
     lab = bench([running(disks=[disk("scsi0:0", datastore="old")], datastore="datastore1")])
     lab.vim("vmsvc/snapshot.create", "1", "one")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -145,6 +146,12 @@ class VirtualDisk:
             for start, extent, inside, size in self.links[0].parts(offset, len(data)):
                 begin = start + inside - offset
                 extent.write(inside, view[begin : begin + size], _shifted(self, start))
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Descriptor]:
+        """The top link's descriptor, with no write of its own in between."""
+        with self._lock:
+            yield self.descriptor
 
     def keep_content_id(self) -> None:
         """Let writes not change the content ID: for whoever sets it himself."""

@@ -155,7 +155,7 @@ def _merge_live_top(vm: Vm, step: Merge) -> None:
         engine.reopen(vm)
     vm.log.write(f"ConsolidateDiskCB: Start merging {step.child} into {step.parent}", "vmx", 5)
     engine.merge(vm, step.child, step.parent)
-    engine.set_parent(helper, step.parent)
+    engine.set_parent(vm, helper, step.parent)
     with engine.stunned(vm):
         engine.suspend_disks(vm)
         try:
@@ -173,7 +173,7 @@ def _rename_users(vm: Vm, chains: Chains, step: Merge) -> None:
     """Whoever named the merged child names the parent from now on: the .vmx, a snapshot, or a grandchild."""
     engine = vm.host.engine
     for grandchild in chains.children_of(step.child):
-        engine.set_parent(grandchild, step.parent)
+        engine.set_parent(vm, grandchild, step.parent)
     if chains.live.get(step.node) == step.child:
         vm.config.set_disk_file(step.node, step.parent)
         vm.save_config()

@@ -334,16 +334,27 @@ class Engine:
                 else:
                     self.locks.lock(extent, lock.mode, readable=lock.readable, owner=owner)
 
-    def set_parent(self, child: str, parent: str) -> None:
+    def set_parent(self, vm: Vm, child: str, parent: str) -> None:
         """Hang a delta on another link that holds the same content as its old parent did."""
-        descriptor = disks.read_descriptor(self._out(child))
-        same = os.path.dirname(parent) == os.path.dirname(child)
-        never_written = descriptor.cid == descriptor.parent_cid
-        descriptor.parent_hint = os.path.basename(parent) if same else parent
-        descriptor.parent_cid = disks.read_descriptor(self._out(parent)).cid
-        if never_written:
-            descriptor.cid = descriptor.parent_cid
-        descriptor.write()
+        with self._descriptor(vm, child) as descriptor:
+            same = os.path.dirname(parent) == os.path.dirname(child)
+            never_written = descriptor.cid == descriptor.parent_cid
+            descriptor.parent_hint = os.path.basename(parent) if same else parent
+            descriptor.parent_cid = disks.read_descriptor(self._out(parent)).cid
+            if never_written:
+                descriptor.cid = descriptor.parent_cid
+            descriptor.write()
+
+    @contextlib.contextmanager
+    def _descriptor(self, vm: Vm, path: str) -> Iterator[disks.Descriptor]:
+        """A descriptor to change: of a running VM's top link the one that it will write itself at its first write."""
+        place = self._out(path)
+        for disk in self._open.get(vm.cartel, []):
+            if disk.path == place:
+                with disk.held() as descriptor:
+                    yield descriptor
+                return
+        yield disks.read_descriptor(place)
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(disks.FileMissing):
