@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import re
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from typing import Any
@@ -414,6 +416,28 @@ def test_a_removal_waits_for_a_reader_that_ends_in_time(
 
     assert vm.remove_snapshot(ours.id, waiter=Waiter(90, 0.5, 1.0, beat=beat))
     assert vmdks(vm) == files and len(turns) >= 4
+
+
+def test_a_chain_that_nobody_mends_ends_the_wait_for_its_merge(
+    open_host: Any, clean_lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "STANDSTILL_SECONDS", 6.0)
+    vm = open_host("esx70").find_vm("two words")
+    files, ours = vmdks(vm), vm.create_snapshot("s", waiter=quick())
+    clean_lab.host("esx70").fault("remove_delay", vm="two words", seconds=3)
+    descriptor = clean_lab.folder / "volumes" / vm.disks()[0].chain.top.path.removeprefix("/vmfs/volumes/")
+    whole = descriptor.read_text(encoding="utf-8")
+
+    def beat() -> None:
+        # The first look has found a chain in order, and the host has not begun to merge.
+        descriptor.write_text(re.sub(r"(?m)^parentCID=.*$", "parentCID=0badc1d0", whole), encoding="utf-8")
+
+    begun = time.monotonic()
+    with pytest.raises(errors.ConsolidationNeeded) as caught:
+        vm.remove_snapshot(ours.id, waiter=Waiter(300, 0.5, 1.0, beat=beat))
+    assert "a chain cannot be read" in caught.value.message and time.monotonic() - begun < 100
+    descriptor.write_text(whole, encoding="utf-8")
+    assert snapshots.consolidate(vm, quick()) and vmdks(vm) == files
 
 
 # -- power -------------------------------------------------------------------------------------------------------

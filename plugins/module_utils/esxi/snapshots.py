@@ -33,6 +33,9 @@ PATIENCE_SECONDS = 20
 # How long a removal that has ended without effect is left alone before it is asked for again, and how often.
 AGAIN_SECONDS = 30.0
 AGAIN_TIMES = 3
+# A merge that nothing more can be asked for, and of which neither a task nor the files show anything for so long, is
+# over: a consolidation goes on for hours, but not without a trace.
+STANDSTILL_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -302,7 +305,7 @@ def remove(
         journal.note("snapshot-remove-intent", id=snapshot_id, children=children)
     said: list[str] = [_ask_removal(vm, snapshot_id, children)]
     clock = vm.host.clock
-    state = _Removal(asked_at=clock.monotonic(), cured_at=clock.monotonic())
+    state = _Removal(asked_at=clock.monotonic(), cured_at=clock.monotonic(), standstill=_Standstill())
 
     def probe() -> bool | None:
         reading = read(vm)
@@ -317,15 +320,19 @@ def remove(
         try:
             after = Layout.read(vm, reading)
         except StowageError as error:
-            state.reason = f"a chain cannot be read yet: {error.message}"
-            return None
-        state.reason = unfinished(before, after)
-        if not state.reason:
-            return True
-        state.extents = tuple(path for chain in after.live.values() for path in chain.extent_paths)
-        if not reading.tree.ids and clock.monotonic() - state.cured_at >= AGAIN_SECONDS:
-            state.cured_at = clock.monotonic()
-            _cure(vm)
+            state.reason = f"a chain cannot be read: {error.message}"
+        else:
+            state.reason = unfinished(before, after)
+            if not state.reason:
+                return True
+            state.extents = tuple(path for chain in after.live.values() for path in chain.extent_paths)
+            if not reading.tree.ids:
+                if clock.monotonic() - state.cured_at >= AGAIN_SECONDS:
+                    state.cured_at = clock.monotonic()
+                    _cure(vm)
+                return None
+        if state.standstill.lasts(vm, state.reason):
+            raise needs_consolidation(vm, state.reason, state.extents)
         return None
 
     try:
@@ -343,9 +350,42 @@ def remove(
 
 
 @dataclass
+class _Standstill:
+    """Since when nothing has moved."""
+
+    seen: object = None
+    since: float = 0.0
+
+    def lasts(self, vm: VirtualMachine, reason: str) -> bool:
+        """Whether the same reason has stood for long, while nobody wrote to a lower link and no task was at work."""
+        now, seen = vm.host.clock.monotonic(), (reason, _lower_files(vm))
+        if seen != self.seen:
+            self.seen, self.since = seen, now
+        if now - self.since < STANDSTILL_SECONDS:
+            return False
+        if any(_task_runs(vm, word) for word in ("removeSnapshot", "removeAllSnapshots")):
+            self.since = now
+            return False
+        return True
+
+
+def _lower_files(vm: VirtualMachine) -> dict[str, tuple[int, int, int]]:
+    """Size, blocks and time of the disk files in the VM's folder, without those that its guest writes to."""
+    stems = [disk_path(vm, disk.file)[: -len(".vmdk")] for disk in vm.reload_vmx().disks()]
+    guests = {f"{stem}{end}.vmdk" for stem in stems for end in ("", "-flat", "-delta", "-sesparse")}
+    entries = vm.host.read_folders([vm.directory])
+    return {
+        path: (entry.size_bytes, entry.allocated_bytes, entry.mtime)
+        for path, entry in entries.items()
+        if path not in guests
+    }
+
+
+@dataclass
 class _Removal:
     asked_at: float
     cured_at: float
+    standstill: _Standstill
     asked: int = 1
     reason: str = ""
     extents: tuple[str, ...] = ()
@@ -388,12 +428,16 @@ def _cure(vm: VirtualMachine) -> None:
 def consolidate(vm: VirtualMachine, waiter: Waiter) -> bool:
     """Merge what a failed removal left, as long as the VM has no snapshot; True when there was something to do."""
     last = AGAIN_SECONDS + vm.host.clock.monotonic()
+    readable, standstill = True, _Standstill()
 
     def left() -> str:
+        nonlocal readable
         try:
             layout = Layout.read(vm)
         except StowageError as error:
+            readable = False
             return error.message
+        readable = True
         keys = layout.unaccounted()
         return f"{', '.join(keys)} still on a delta" if keys else ""
 
@@ -410,6 +454,8 @@ def consolidate(vm: VirtualMachine, waiter: Waiter) -> bool:
         if reason and vm.host.clock.monotonic() >= last:
             last = vm.host.clock.monotonic() + AGAIN_SECONDS
             _cure(vm)
+        if reason and not readable and standstill.lasts(vm, reason):
+            raise WaitTimeout(what="a chain that can be read", seconds=STANDSTILL_SECONDS)
         return None if reason else True
 
     try:

@@ -96,7 +96,13 @@ class OpenSshSession(Session):
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
+                process.wait()
+            # Never read to their end: the master holds the other ends of the pipes for as long as the command runs on
+            # the host, which is beyond any limit.
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
 
     def _lost(self, line: str, words: str) -> ConnectionLost:
         lines = [text.strip() for text in words.splitlines() if text.strip() and options.NO_MASTER not in text]

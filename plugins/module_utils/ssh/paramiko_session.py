@@ -96,6 +96,9 @@ class ParamikoSession(Session):
             if channel.recv_stderr_ready():
                 err += channel.recv_stderr(_READ)
                 moved = True
+            # Whether anything moved or not: a command that prints for ever has a limit, too.
+            if time.monotonic() >= deadline:
+                raise TimeoutError
             if not moved:
                 if channel.closed or (channel.eof_received and channel.exit_status_ready()):
                     if channel.recv_ready() or channel.recv_stderr_ready():
@@ -103,8 +106,6 @@ class ParamikoSession(Session):
                     break
                 if not channel.get_transport().is_active():
                     return bytes(out), bytes(err), None
-                if time.monotonic() >= deadline:
-                    raise TimeoutError
                 # Not the exit event alone: data may come for hours before it.
                 channel.status_event.wait(0.01)
                 if channel.exit_status_ready():
