@@ -24,6 +24,8 @@ CUT = (ConnectionLost, CommandTimeout, HostUnreachable)
 RETRY_SECONDS = 2.0
 # Above the linger of a question: a busy host is slow to start a shell, and a cut is noticed by the ssh client itself.
 ANSWER_SECONDS = 20.0
+# Below the linger and that: the answer must come while it is waited for.
+KEEP_SECONDS = 15
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class HostSide:
 
     def keep(self) -> None:
         """Ends the watch; what was copied stays. Raises HostGaveUp when the host had decided otherwise before."""
-        answer = self._ask(watchdog.DECIDE, [self.task.work_dir, "keep", "30"]).strip()
+        answer = self._ask(watchdog.DECIDE, [self.task.work_dir, "keep", str(KEEP_SECONDS)]).strip()
         if answer == "lost":
             raise errors.HostGaveUp(host=self.host.name, window=self.window)
         if answer == "decided":

@@ -133,7 +133,8 @@ stowage_disk() {
     stowage_mark "rc.$n" run
     # The status arrives as a file: whether an ended child still answers kill -0 differs between shells.
     stowage_clone &
-    while read -r fate <"$work/rc.$n" && [ "$fate" = run ]; do stowage_tick; done
+    # A fate that cannot be read is no end: the datastore does not answer, and the clone may go on.
+    while read -r fate 2>/dev/null <"$work/rc.$n" || fate=run; [ "$fate" = run ]; do stowage_tick; done
     stowage_mark clone -
 }
 
@@ -245,9 +246,13 @@ stowage_poll() {
         # -c: a beat that was renamed away must not come back.
         touch -c "$work/beat" 2>/dev/null
         read -r fate 2>/dev/null <"$work/rc.$n" || fate=-
-        read -r pid 2>/dev/null <"$work/pid" || continue
-        kill -0 "$pid" 2>/dev/null || break
-        case $fate in - | run) ;; *) break ;; esac
+        # A folder that could not be removed whole has no pid any more: it is waited for no longer than the linger.
+        if read -r pid 2>/dev/null <"$work/pid"; then
+            kill -0 "$pid" 2>/dev/null || break
+            case $fate in - | run) ;; *) break ;; esac
+        else
+            pid=-
+        fi
         [ "$linger" -gt 0 ] || break
         linger=$((linger - 1))
         sleep 1

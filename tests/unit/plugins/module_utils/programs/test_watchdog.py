@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import watchdog
@@ -377,3 +378,24 @@ def test_a_path_that_cannot_travel_is_refused(path):
 def test_a_token_is_a_plain_word(token):
     with pytest.raises(ValueError, match="unusable token"):
         watchdog.launch_text(token, [])
+
+
+def test_a_question_about_a_work_folder_that_lost_its_pid_is_answered_in_time(host_shell):
+    """What a datastore keeps of a folder that was being removed: the folder, without what tells whose it is."""
+    work = host_shell.volume / ".stowage-copy-half"
+    work.mkdir()
+    assert host_shell.run(watchdog.POLL, str(work), "1", "1", "", timeout=20).split() == ["ending", "held", "-"]
+
+
+def test_a_clone_whose_fate_cannot_be_read_for_a_moment_is_still_ended_with_the_copy(host_shell):
+    host_shell.steer("steps", "120")
+    source, target = host_shell.source(), host_shell.volume / "x.vmdk"
+    copy = Copy(host_shell, [("disk", source, target)], window="30").go()
+    host_shell.until(host_shell.clones, "the clone runs")
+    fate = f"{copy.work}/rc.1"
+    os.rename(fate, f"{fate}.away")
+    time.sleep(2.5)
+    os.rename(f"{fate}.away", fate)
+    assert copy.decide("stop") == "gone"
+    assert host_shell.clones() == []
+    assert host_shell.listing() == ["web01-flat.vmdk", "web01.vmdk"]
