@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh import paramiko_login, quoting
@@ -18,6 +18,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.options import AL
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session
 
 _READ = 65536
+# Some waits of the library have no limit of their own. Where one outlasts the command's, the connection is closed.
+_GRACE_SECONDS = 2.0
 
 
 class ParamikoSession(Session):
@@ -32,23 +34,24 @@ class ParamikoSession(Session):
         line = quoting.join(argv)
         deadline = time.monotonic() + timeout_seconds
         channel = self._channel(line)
-        try:
-            # The same parentheses as over OpenSSH: one way for a command to reach the shell.
-            channel.exec_command(f"({line})".encode("utf-8", "surrogateescape"))
-            stdout, stderr, rc = self._exchange(channel, stdin or b"", deadline)
-        except TimeoutError:
-            raise CommandTimeout(
-                host=self.endpoint.host,
-                port=self.endpoint.port,
-                command=quoting.shorten(line),
-                seconds=timeout_seconds,
-            ) from None
-        except (paramiko_login.library().SSHException, OSError, EOFError) as error:
-            raise self._lost(line, str(error) or type(error).__name__) from error
-        finally:
-            # A dead transport raises here, and the cause is already on its way.
-            with contextlib.suppress(Exception):
-                channel.close()
+        with _closed_after(timeout_seconds + _GRACE_SECONDS, channel) as expired:
+            try:
+                # The same parentheses as over OpenSSH: one way for a command to reach the shell.
+                channel.exec_command(f"({line})".encode("utf-8", "surrogateescape"))
+                stdout, stderr, rc = self._exchange(channel, stdin or b"", deadline)
+            except (paramiko_login.library().SSHException, OSError, EOFError) as error:
+                if isinstance(error, TimeoutError) or expired.is_set():
+                    raise CommandTimeout(
+                        host=self.endpoint.host,
+                        port=self.endpoint.port,
+                        command=quoting.shorten(line),
+                        seconds=timeout_seconds,
+                    ) from None
+                raise self._lost(line, str(error) or type(error).__name__) from error
+            finally:
+                # A dead transport raises here, and the cause is already on its way.
+                with contextlib.suppress(Exception):
+                    channel.close()
         if rc is None:
             raise self._lost(line, "it ended without an exit status")
         return Result(tuple(argv), rc, _text(stdout), _text(stderr))
@@ -117,6 +120,24 @@ class ParamikoSession(Session):
         return ConnectionLost(
             host=self.endpoint.host, port=self.endpoint.port, command=quoting.shorten(line), reason=reason
         )
+
+
+@contextlib.contextmanager
+def _closed_after(seconds: float, channel: Any) -> Iterator[threading.Event]:
+    """Closes the connection under a block that is still at work then, which ends all its waits; the event says so."""
+    expired = threading.Event()
+
+    def close() -> None:
+        expired.set()
+        channel.get_transport().close()
+
+    timer = threading.Timer(seconds, close)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield expired
+    finally:
+        timer.cancel()
 
 
 def _text(data: bytes) -> str:

@@ -182,6 +182,45 @@ def test_a_command_that_does_not_end_is_a_timeout_in_time_and_the_session_lives_
     assert shell.run(["echo", "here"]).stdout == "here\n"
 
 
+def test_a_server_that_never_says_whether_it_runs_the_command_is_a_timeout_in_time(tmp_path: Path) -> None:
+    """paramiko alone: its request for a command waits for the answer without a limit of its own."""
+    paramiko = pytest.importorskip("paramiko")
+    import socket
+
+    key, over = paramiko.RSAKey.generate(2048), threading.Event()
+
+    class Silent(paramiko.ServerInterface):  # type: ignore[misc,name-defined]
+        def check_auth_none(self, username: str) -> int:
+            return int(paramiko.AUTH_SUCCESSFUL)
+
+        def check_channel_request(self, kind: str, chanid: int) -> int:
+            return int(paramiko.OPEN_SUCCEEDED)
+
+        def check_channel_exec_request(self, channel: Any, command: bytes) -> bool:
+            over.wait(60)
+            return False
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.34", 0))
+        listening.listen(1)
+
+        def serve() -> None:
+            transport = paramiko.Transport(listening.accept()[0])
+            transport.add_server_key(key)
+            transport.start_server(server=Silent())
+
+        threading.Thread(target=serve, daemon=True).start()
+        port = listening.getsockname()[1]
+        known = tmp_path / "known_hosts"
+        known.write_text(f"[127.0.0.34]:{port} {key.get_name()} {key.get_base64()}\n", encoding="utf-8")
+        endpoint = Endpoint(host="127.0.0.34", port=port, backend="paramiko", known_hosts_file=str(known))
+        begun = time.monotonic()
+        with session.open_session(endpoint) as shell, pytest.raises(errors.CommandTimeout):
+            shell.run(["true"], timeout_seconds=1)
+        over.set()
+    assert time.monotonic() - begun < 20
+
+
 def test_a_connection_cut_in_the_middle_is_lost_and_the_next_call_connects_anew(
     make_sshd: Callable[..., Any], backend: str
 ) -> None:
