@@ -34,8 +34,8 @@ class LimitBusy(StowageError):
     id = "limit-busy"
     template = "All {slots} slots of the limit {name!r} were taken for {seconds:g} seconds, by {holders}"
     hint = (
-        "Start fewer jobs at a time, give the limit more slots (backup_limits), or wait longer: limits_timeout of the "
-        "module, backup_limits_timeout of the role"
+        "Start fewer jobs at a time, give the limit more slots (backup_limits, restore_limits), or wait longer: "
+        "limits_timeout of the module, backup_limits_timeout or restore_limits_timeout of the role"
     )
     exit_code = 51
 
@@ -45,7 +45,7 @@ class LimitFolder(StowageError):
     template = "The limits cannot be kept in {folder}: {reason}"
     hint = (
         "Name a folder that the user of the task may write to, on a local file system: limits_dir of the module, "
-        "backup_limits_dir of the role"
+        "backup_limits_dir or restore_limits_dir of the role"
     )
     exit_code = 50
 
@@ -87,20 +87,21 @@ def hold(
 ) -> Iterator[tuple[str, ...]]:
     """Holds one slot of each limit; yields the paths of the slots. ``waiting`` is told the limit that is waited for.
 
-    Raises LimitBusy, with what the holders say that they do, when the waiter's time is over. ``what`` is what others
-    then read about us.
+    Raises LimitBusy, with what the holders say that they do, when the waiter's time for all of them is over. ``what``
+    is what others then read about us.
     """
+    deadline = waiter.clock.monotonic() + waiter.timeout_seconds
     with contextlib.ExitStack() as held:
         paths = []
         for limit in checked(limits):
             folder = folder_of(limits_dir, limit.name)
             try:
                 os.makedirs(folder, mode=0o700, exist_ok=True)
-                handle, path = _wait(limit, folder, waiter, waiting)
+                handle, path = _wait(limit, folder, waiter, deadline, waiting)
+                held.callback(os.close, handle)
+                _sign(handle, what)
             except OSError as error:
                 raise LimitFolder(folder=folder, reason=str(error)) from error
-            held.callback(os.close, handle)
-            _sign(handle, what)
             paths.append(path)
         yield tuple(paths)
 
@@ -122,8 +123,9 @@ def holders(folder: str) -> list[str]:
     return said
 
 
-def _wait(limit: Limit, folder: str, waiter: Waiter, waiting: Callable[[str], None] | None) -> tuple[int, str]:
-    deadline = waiter.clock.monotonic() + waiter.timeout_seconds
+def _wait(
+    limit: Limit, folder: str, waiter: Waiter, deadline: float, waiting: Callable[[str], None] | None
+) -> tuple[int, str]:
     pause = waiter.interval_seconds
     while True:
         taken = _take(limit, folder)

@@ -143,3 +143,37 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
         limits.hold([Limit("a", 1)], str(tmp_path / "file"), waiter(), "me"),
     ):
         raise AssertionError("a file is no folder")
+
+
+def test_the_time_to_wait_is_that_of_all_limits_together(tmp_path, child):
+    child(("b", 1))
+    clock = FakeClock()
+    begun = clock.monotonic()
+    first = limits.hold([Limit("a", 1)], str(tmp_path), Waiter(0, clock=clock), "the first")
+    first.__enter__()
+    open_ones = [first]
+
+    def beat() -> None:
+        if open_ones and clock.monotonic() - begun > 7:
+            open_ones.pop().__exit__(None, None, None)
+
+    with (
+        pytest.raises(limits.LimitBusy) as caught,
+        limits.hold([Limit("a", 1), Limit("b", 1)], str(tmp_path), Waiter(10, clock=clock, beat=beat), "me"),
+    ):
+        raise AssertionError("b is taken")
+    assert (caught.value.data["name"], open_ones) == ("b", [])
+    assert clock.monotonic() - begun <= 10
+
+
+def test_a_slot_that_cannot_be_signed_is_said_and_given_back(tmp_path, monkeypatch):
+    def full(handle: int, what: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(limits, "_sign", full)
+    with pytest.raises(limits.LimitFolder) as caught, limits.hold([Limit("a", 1)], str(tmp_path), waiter(), "me"):
+        raise AssertionError("not signed")
+    assert "No space left" in caught.value.message
+    monkeypatch.undo()
+    with limits.hold([Limit("a", 1)], str(tmp_path), waiter(), "me"):
+        pass
