@@ -15,6 +15,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import Batch, Reply
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import FileNotReadable
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
@@ -141,13 +142,21 @@ def datastore_root(path: str) -> str:
     return "/".join(parts[:4])
 
 
+def _lines(session: Session, what: str, script: str, args: Sequence[str]) -> list[str]:
+    """The lines of a listing; one whose shell did not come to its end may lack any of them, and is an error."""
+    result = session.script(script, args, timeout_seconds=300)
+    if result.rc != 0:
+        raise RemoteStepFailed(what=what, rc=result.rc, stderr=result.output)
+    return result.stdout.split("\n")
+
+
 def vm_folders(session: Session, points: Iterable[str]) -> dict[tuple[str, str], str]:
     """The folders that VMs already have in these backup points, by (point, hash): a renamed VM keeps its own."""
     wanted = sorted(set(points))
     if not wanted:
         return {}
     found: dict[tuple[str, str], str] = {}
-    for line in sorted(session.script(_FOLDERS, wanted, timeout_seconds=120).stdout.split("\n")):
+    for line in sorted(_lines(session, f"Listing the folders in {', '.join(wanted)}", _FOLDERS, wanted)):
         point, _slash, name = line.rpartition("/")
         match = re.search(r"-([0-9a-f]{12})\Z", name)
         if match and point in wanted:
@@ -307,16 +316,17 @@ def commit(session: Session, job: Job, manifest: Mapping[str, Any]) -> RestorePo
 
 
 def read_point(host: Host, path: str) -> RestorePoint:
+    """BadManifest for what is not there or not ours; a host that does not answer says neither, and is its own error."""
     try:
         text = host.read_text(posixpath.join(path, MANIFEST))
-    except StowageError as error:
+    except FileNotReadable as error:
         raise BadManifest(path=path, reason=error.message) from error
     return parse_manifest(text, path)
 
 
 def list_points(host: Host, point: str, identity: str | None = None) -> tuple[list[RestorePoint], list[BadManifest]]:
     """The restore points below a backup point, newest first, and what looks like one but is not."""
-    lines = host.session.script(_LIST, [point], timeout_seconds=300).stdout.split("\n")
+    lines = _lines(host.session, f"Listing the restore points in {point}", _LIST, [point])
     folders = {path: held for held, blank, path in (line.partition(" ") for line in lines) if blank}
     if identity is not None:
         mark = identity_hash(identity)
@@ -353,7 +363,7 @@ def remove(session: Session, point: RestorePoint) -> list[str]:
 def half_removed(host: Host, folder: str) -> list[RestorePoint]:
     """Points of one VM whose removal was cut short: their manifests still list what is to go. An emptied one goes."""
     found = []
-    for path in host.session.script(_REMOVING, [folder]).stdout.split("\n"):
+    for path in _lines(host.session, f"Looking for half removed restore points in {folder}", _REMOVING, [folder]):
         if path:
             try:
                 found.append(read_point(host, path))

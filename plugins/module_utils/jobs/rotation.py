@@ -28,12 +28,16 @@ def rotate(host: Host, job: Job, policy: VmPolicy, others: Iterable[Job] = ()) -
     `others` are the jobs that go on meanwhile: what a restore reads from stays until the next rotation.
     """
     result: dict[str, Any] = {"kept": [], "removed": [], "problems": []}
-    folder = posixpath.dirname(job.final)
     try:
-        found, bad = points.list_points(host, posixpath.dirname(folder), job.identity)
+        _rotate(host, job, policy, others, result)
     except StowageError as error:
         result["problems"].append(error.message)
-        return result
+    return result
+
+
+def _rotate(host: Host, job: Job, policy: VmPolicy, others: Iterable[Job], result: dict[str, Any]) -> None:
+    folder = posixpath.dirname(job.final)
+    found, bad = points.list_points(host, posixpath.dirname(folder), job.identity)
     result["problems"].extend(error.message for error in bad)
     mine = [point for point in found if posixpath.dirname(point.path) == folder]
     aged = [retention.Aged(point.path, point.moment, point.held) for point in mine]
@@ -59,7 +63,6 @@ def rotate(host: Host, job: Job, policy: VmPolicy, others: Iterable[Job] = ()) -
         for point in points.half_removed(host, folder):
             if point.identity == job.identity and _remove(host, point, result):
                 result["removed"].append({"path": point.path, "reasons": ["its removal had been cut short"]})
-    return result
 
 
 def _clock_of(host: Host) -> datetime | None:

@@ -21,11 +21,13 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     ConfigNotCopied,
     NotReadable,
     PointExists,
+    RemoteStepFailed,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import identity_hash, partial_name
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
-from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import ConnectionLost
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session
 from jobs_values import make_job
 
 IDENTITY = "id-1"
@@ -309,3 +311,61 @@ def test_a_file_is_listed_whatever_its_name(session: Session, tmp_path: Path, na
     (tmp_path / "point" / name).write_text("x" * 7)
     (found,) = points.list_files(session, str(tmp_path / "point"))
     assert (found.name, found.size, found.role) == (name, 7, "vmx")
+
+
+def cut_short(host: Host, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """The shell of that script is killed when it has printed its first line."""
+    run = host.session.script
+
+    def killed(text: str, args: Any = (), **more: Any) -> Result:
+        said = run(text, args, **more)
+        return Result(said.argv, 137, said.stdout.partition("\n")[0] + "\n", "Killed") if text == script else said
+
+    monkeypatch.setattr(host.session, "script", killed)
+
+
+@pytest.mark.parametrize("script", ["_LIST", "_FOLDERS", "_REMOVING"])
+def test_a_list_whose_shell_was_killed_is_no_list(
+    host: Host, folder: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    make_point(host, folder, "20261122T200000Z")
+    make_point(host, folder, "20261123T200000Z")
+    cut_short(host, monkeypatch, getattr(points, script))
+    asks = {
+        "_LIST": lambda: points.list_points(host, str(folder.parent)),
+        "_FOLDERS": lambda: points.vm_folders(host.session, [str(folder.parent)]),
+        "_REMOVING": lambda: points.half_removed(host, str(folder)),
+    }
+    with pytest.raises(RemoteStepFailed) as caught:
+        asks[script]()
+    assert str(folder.parent) in caught.value.message and "137" in caught.value.message
+
+
+def test_a_host_that_does_not_answer_says_nothing_about_a_restore_point(
+    host: Host, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final = make_point(host, folder, "20261122T200000Z")
+
+    def cut(*_: Any, **__: Any) -> Result:
+        raise ConnectionLost(host="esx1", port=22, command="cat", reason="reset")
+
+    monkeypatch.setattr(host.session, "script", cut)
+    with pytest.raises(ConnectionLost):
+        points.read_point(host, str(final))
+
+
+def test_a_line_that_breaks_during_the_rotation_costs_no_fresh_restore_point(
+    host: Host, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_point(host, folder, "20261122T200000Z")
+    run = host.session.script
+
+    def cut(text: str, args: Any = (), **more: Any) -> Result:
+        if text == points._REMOVING:
+            raise ConnectionLost(host="esx1", port=22, command="sh", reason="reset")
+        return run(text, args, **more)
+
+    monkeypatch.setattr(host.session, "script", cut)
+    policy = vm_policy_from_dict({"point": str(folder.parent)})
+    turned = rotation.rotate(host, job_at(folder), policy)
+    assert len(turned["kept"]) == 1 and "reset" in turned["problems"][0]
