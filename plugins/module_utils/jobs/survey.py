@@ -14,7 +14,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import St
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events, Process, Situation
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import VmUnusable
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RemoteStepFailed, VmUnusable
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import DiskFacts, VmFacts, Volume
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import Candidate, tags_of
@@ -128,19 +128,25 @@ def find_identity(host: Host, identity: str) -> list[VirtualMachine]:
 
 
 def processes(session: Session) -> tuple[Process, ...]:
-    """Every process of the hypervisor with its arguments."""
+    """Every process of the hypervisor with its arguments. A listing that failed is no proof that nothing runs."""
+    result = session.run(["ps", "-c"])
     found = []
-    for line in session.run(["ps", "-c"]).stdout.split("\n"):
+    for line in result.stdout.split("\n"):
         match = _PS_LINE.match(line)
         if match:
             found.append(Process(int(match.group(1)), line.rstrip()))
+    if result.rc != 0 or not found:
+        raise RemoteStepFailed(what="Listing the processes", rc=result.rc, stderr=result.output)
     return tuple(found)
 
 
 def existing(session: Session, paths: Sequence[str]) -> tuple[str, ...]:
     if not paths:
         return ()
-    answers = session.script(_EXISTING, list(paths)).stdout.split()
+    result = session.script(_EXISTING, list(paths))
+    answers = result.stdout.split()
+    if len(answers) != len(paths):
+        raise RemoteStepFailed(what=f"Looking for {', '.join(paths)}", rc=result.rc, stderr=result.output)
     return tuple(path for path, answer in zip(paths, answers) if answer == "yes")
 
 

@@ -51,23 +51,26 @@ rm -rf "$1"
 """
 
 _REMOVE_FILES = r"""
-for file in "$@"; do rm -rf "$file"; done
-exit 0
+status=0
+for file in "$@"; do rm -rf "$file" || status=1; done
+exit "$status"
 """
 
 _REMOVE_RESTORED = r"""
 dir=$1 disks=$2
 shift 2
-cd "$dir" || exit 0
+[ -d "$dir" ] || exit 0
+cd "$dir" || exit 1
+status=0
 while [ "$disks" -gt 0 ]; do
     stem=./${1%.vmdk}
-    rm -f "./$1" "$stem-flat.vmdk"
-    for extent in "$stem"-s[0-9][0-9][0-9].vmdk; do [ -f "$extent" ] && rm -f "$extent"; done
+    rm -f "./$1" "$stem-flat.vmdk" || status=1
+    for extent in "$stem"-s[0-9][0-9][0-9].vmdk; do [ ! -f "$extent" ] || rm -f "$extent" || status=1; done
     shift
     disks=$((disks - 1))
 done
-for file in "$@"; do rm -rf "./$file"; done
-exit 0
+for file in "$@"; do rm -rf "./$file" || status=1; done
+exit "$status"
 """
 
 # The emptied folder loses its name while our lock is still in it: under the VM's name, an empty folder is not ours.
