@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import SystemClock
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh import askpass, diagnose, hostkeys, options, runtime
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Address, Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import BadEndpoint, HostBusy, SshError
@@ -244,9 +245,10 @@ class Master:
             return
         try:
             refused = durable.read_json(f"{self.socket}.refused")
-        except (OSError, SshError):
+            age = time.time() - refused["at"]
+        except (OSError, StowageError, TypeError, KeyError):
+            # It is not written durably: what a power cut left of it proves nothing.
             return
-        age = time.time() - refused["at"]
         if 0 <= age < REFUSED_SECONDS:
             raise diagnose.authentication_failed(
                 self.endpoint,

@@ -199,6 +199,13 @@ def test_the_folder_is_made_private(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         os.rmdir(path)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"at": null}'])
+def test_what_a_power_cut_left_of_a_refusal_keeps_nobody_out(runtime_dir: str, text: str) -> None:
+    master = Master(Endpoint("127.0.0.31", password="x"), "ssh")
+    Path(f"{master.socket}.refused").write_text(text, encoding="ascii")
+    master._refuse_to_repeat()
+
+
 @pytest.mark.parametrize("make", ["open-to-others", "link", "file", "foreign"])
 def test_a_folder_that_is_not_ours_alone_is_refused(
     make: str, runtime_dir: str, monkeypatch: pytest.MonkeyPatch
