@@ -134,15 +134,16 @@ def _end_without_job(context: Context, entry: dict[str, Any], outcome: str, prob
 
 
 def _vm_or_none(context: Context) -> VirtualMachine | None:
-    found = survey.find_identity(context.host, context.entry["identity"])
     if context.kind == "restore":
         found = [vm for vm in context.host.vms() if vm.vmx_path == context.entry["vmx_path"]]
+    else:
+        found = survey.find_identity(context.host, context.entry["identity"])
     return found[0] if len(found) == 1 else None
 
 
 def _gone(context: Context, job: Job) -> Undone:
     """The VM vanished from this host: nothing is touched, and the lock stays for the host that has it now."""
-    return Undone((), (), (f"the VM is not registered on {context.label} any more",))
+    return Undone((), (), (f"the VM is not registered on {context.label} any more, or more than once",))
 
 
 def _timeouts(job: Job) -> dict[str, int]:
