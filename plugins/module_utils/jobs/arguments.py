@@ -9,8 +9,9 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import FORMATS, HOWS, PROGRAMS, VERIFY, VmPolicy
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import HOWS, PROGRAMS, VmPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.record import DEFAULT_STATE_DIR
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import connection_argument_spec
 
 _CHOICES = {"how": HOWS, "program": PROGRAMS, "disk_format": FORMATS, "verify": VERIFY}

@@ -12,11 +12,10 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import keys_of
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
 
 HOWS = ("hot", "warm", "cold")
 PROGRAMS = ("vmkfstools",)
-VERIFY = ("none", "sample", "full")
-FORMATS = ("thin", "zeroedthick", "eagerzeroedthick", "2gbsparse")
 
 
 @dataclass(frozen=True)

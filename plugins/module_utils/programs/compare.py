@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.chain import Chain
 
-VERIFY = ("none", "sample", "full")
 BLOCK = 65536
 # Boot sector, partition tables and the first partition's start lie in the head; the second copy of a GPT at the end.
 EDGE_BLOCKS = 32

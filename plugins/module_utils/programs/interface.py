@@ -13,6 +13,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 
 FORMATS = ("thin", "zeroedthick", "eagerzeroedthick", "2gbsparse")
+VERIFY = ("none", "sample", "full")
 
 
 @dataclass(frozen=True)
