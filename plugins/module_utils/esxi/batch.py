@@ -150,13 +150,19 @@ def run_patient(session: Session, argv: Sequence[str], patience_seconds: int) ->
 
 
 def read_folders(session: Session, folders: Iterable[str], *, timeout_seconds: float = 120.0) -> list[FileEntry]:
-    """Every .vmdk file of these folders, with the text of the descriptors, in one command. Never opens an extent."""
+    """Every .vmdk file of these folders, with the text of the descriptors, in one command. Never opens an extent.
+
+    Raises CutAnswer when the answer does not come to its end.
+    """
     batch = Batch()
     wanted = "".join(f"d {quoting.quote(folder)}\n" for folder in dict.fromkeys(folders))
     if not wanted:
         return []
-    script = _HEAD.format(token=batch.token) + _FOLDER + wanted
+    script = _HEAD.format(token=batch.token) + _FOLDER + wanted + "printf '%s ALL\\n' \"$t\"\n"
     result = session.script(script, timeout_seconds=timeout_seconds)
+    # A file that is left out looks like one that is gone.
+    if not result.stdout.endswith(f"{batch.token} ALL\n"):
+        raise CutAnswer(0, 1, result.stderr or result.stdout[-300:])
     return list(parse_folders(result.stdout, batch.token))
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -68,6 +69,7 @@ class Host:
         self._tries = max(1, tries)
         self._version: releases.Version | None = None
         self._datastores: tuple[Datastore, ...] | None = None
+        self._unknown: set[str] = set()
         self._networks: tuple[str, ...] | None = None
 
     # -- commands ------------------------------------------------------------------------------------------------
@@ -150,7 +152,10 @@ class Host:
         try:
             return batch.run(self.session, timeout_seconds=timeout_seconds)
         except CutAnswer as error:
-            raise errors.UnreadableOutput(host=self.name, command="(several)", reason=str(error)) from error
+            raise self._cut(error) from error
+
+    def _cut(self, error: CutAnswer) -> errors.UnreadableOutput:
+        return errors.UnreadableOutput(host=self.name, command="(several)", reason=str(error))
 
     def run(self, *argv: str, timeout_seconds: float = 60.0) -> str:
         """Run any other command and return its output; a status other than 0 is raised."""
@@ -188,7 +193,10 @@ class Host:
 
     def read_folders(self, folders: Iterable[str]) -> dict[str, FileEntry]:
         """Every .vmdk file of these folders by its path."""
-        return {entry.path: entry for entry in read_folders(self.session, folders)}
+        try:
+            return {entry.path: entry for entry in read_folders(self.session, folders)}
+        except CutAnswer as error:
+            raise self._cut(error) from error
 
     # -- the host ------------------------------------------------------------------------------------------------
 
@@ -215,6 +223,7 @@ class Host:
     def keep_datastores(self, listing: str) -> None:
         """Take the text of a filesystem listing that came along with something else."""
         self._datastores = datastores_of(parse_filesystems(listing)) or None
+        self._unknown.clear()
 
     def networks(self, *, fresh: bool = True) -> tuple[str, ...]:
         """Names of the port groups of the standard switches."""
@@ -238,10 +247,12 @@ class Host:
         parts = split_volume_path(name_or_path)
         bracketed = split_datastore_path(name_or_path)
         wanted = bracketed[0] if bracketed else parts[0] if parts else name_or_path
-        for fresh in (False, True):
+        # VMs on a datastore that is gone are many: the host is asked once for each such datastore.
+        for fresh in (False, True) if wanted not in self._unknown else (False,):
             for store in self.datastores(fresh=fresh):
                 if wanted in (store.name, store.uuid, posixpath.basename(store.path)):
                     return store
+        self._unknown.add(wanted)
         names = ", ".join(sorted(store.name for store in self.datastores(fresh=False))) or "none"
         raise errors.UnknownDatastore(host=self.name, datastore=wanted, candidates=names)
 
@@ -261,13 +272,6 @@ class Host:
         if path != store.path and not path.startswith(store.path + "/"):
             raise errors.BadPath(host=self.name, path=text, reason="it leads out of its datastore")
         return path
-
-    def datastore_path(self, path: str) -> str:
-        """The other way: `/vmfs/volumes/UUID/dir/x` as `[ds] dir/x`; a path elsewhere stays as it is."""
-        parts = split_volume_path(path)
-        if parts is None:
-            return path
-        return f"[{self.datastore(path).name}] {parts[1]}"
 
     # -- virtual machines ----------------------------------------------------------------------------------------
 
@@ -322,7 +326,9 @@ class Host:
 
     def unregister(self, vmid: int) -> None:
         """Take a VM out of the inventory; its files stay. Refused by the host while it is powered on."""
-        self.vim("vmsvc/unregister", str(vmid))
+        # An earlier try may have been heard although its client was killed: the list decides.
+        with contextlib.suppress(errors.NotFoundFault, errors.HostBusy):
+            self.vim("vmsvc/unregister", str(vmid))
         if any(vm.vmid == vmid for vm in self.vms()):
             raise errors.CommandFailed(
                 host=self.name,

@@ -63,6 +63,21 @@ def left_over() -> set[str]:
     return set(glob.glob("/tmp/stowage.??????"))
 
 
+@pytest.mark.parametrize("tool", ["cat", "stat"])
+def test_a_listing_of_folders_that_does_not_come_to_its_end_is_an_error(
+    local_session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str
+) -> None:
+    """A file that is left out of it would look like one that is gone."""
+    (tmp_path / "vm").mkdir()
+    for name in ("a.vmdk", "b.vmdk"):
+        (tmp_path / "vm" / name).write_text("# Disk DescriptorFile\n")
+    run = local_session.script
+    dying = f"{tool}() {{ kill -9 $$; sleep 5; }}\n"
+    monkeypatch.setattr(local_session, "script", lambda text, args=(), **more: run(dying + text, args, **more))
+    with pytest.raises(CutAnswer):
+        read_folders(local_session, [str(tmp_path / "vm")])
+
+
 def test_a_command_that_ends_in_time_gives_its_answer(local_session: Any) -> None:
     before = left_over()
     local_session.put("vim", 'echo "one $1"; echo two >&2; exit 4\n')

@@ -119,3 +119,27 @@ def test_no_list_at_all_is_unreadable(fleet: Fleet) -> None:
     fleet.says("", file=entries(1))
     with pytest.raises(errors.UnreadableOutput, match="no heading"):
         read_listing(fleet.host)
+
+
+def test_a_datastore_that_is_gone_is_asked_for_once_and_not_for_each_of_its_vms(fleet: Fleet) -> None:
+    fleet.says(WHOLE, file=entries(1, 2, 3))
+    fleet.session.put("esxcli", f"echo x >>{fleet.folder}/mounts\nexit 1\n")
+    fleet.session.put("localcli", "echo 'Mount Point  Volume Name'\necho '-----------  -----------'\n")
+    assert [vm.datastore for vm in fleet.host.vms()] == ["u", "u", "u"]
+    assert len((fleet.folder / "mounts").read_text().split()) <= 4
+
+
+def test_an_unregistration_that_was_heard_although_its_client_was_killed_is_one(fleet: Fleet) -> None:
+    fleet.says(WHOLE, file=entries(1, 2, 3))
+    gone = '(vim.fault.NotFound) {\n   faultCause = (vmodl.MethodFault) null,\n   msg = "Not found"\n}'
+    fleet.session.put(
+        "vim-cmd", f"[ $1 = vmsvc/unregister ] && {{ printf '%s' '{gone}'; exit 1; }}\necho 'Vmid   Name'\n"
+    )
+    Path(inventory.VM_INVENTORY).write_text("<ConfigRoot/>")
+    fleet.host.unregister(2)
+
+
+def test_an_unregistration_without_effect_is_an_error(fleet: Fleet) -> None:
+    fleet.says(WHOLE, file=entries(1, 2, 3))
+    with pytest.raises(errors.CommandFailed, match="still registered"):
+        fleet.host.unregister(2)

@@ -75,6 +75,7 @@ class MemoryHost(Host):
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self._unknown: set[str] = set()
 
     @property
     def name(self) -> str:
