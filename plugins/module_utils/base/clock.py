@@ -59,8 +59,3 @@ class FakeClock(Clock):
 def iso(moment: datetime) -> str:
     """ISO 8601 in UTC, to the second: ``2026-11-22T20:54:03Z``."""
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def compact(moment: datetime) -> str:
-    """The same moment as a name: ``20261122T205403Z``."""
-    return moment.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")

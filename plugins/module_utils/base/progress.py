@@ -115,7 +115,7 @@ def format_line(progress: Progress) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """``0 B``, ``512 B``, ``1.2 GiB``: three significant figures at most, binary units."""
+    """``0 B``, ``512 B``, ``1.2 GiB``, ``128 MiB``: binary units, one decimal below a hundred."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if abs(value) < 1023.95 or unit == "TiB":

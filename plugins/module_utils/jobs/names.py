@@ -86,20 +86,6 @@ def disk_file_name(key: str) -> str:
     return key.replace(":", "-") + ".vmdk"
 
 
-def iso(moment: datetime) -> str:
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def file_label(text: str) -> str:
     """A file name for any text: readable, and different for different texts."""
     return f"{slug(text)}-{identity_hash(text)}"
-
-
-def human(count: int) -> str:
-    """Bytes for people, in the units that disks are planned in."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024:
-            return f"{int(size)} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     BadPolicy,
     DiskCannotBeCopied,
@@ -24,7 +25,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     TargetMissing,
     VmChanged,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import human
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import Policy, VmPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import Problem, Selection
 
@@ -194,10 +194,10 @@ class HostPlan:
         lines = []
         for vm in self.vms:
             state = "ready" if vm.ready else "PROBLEM"
-            lines.append(f"{vm.vm}: {vm.effective_how} ({vm.why}), {state}, room needed {human(vm.room_needed)}")
+            lines.append(f"{vm.vm}: {vm.effective_how} ({vm.why}), {state}, room needed {format_bytes(vm.room_needed)}")
             for disk in vm.disks:
-                reads = f"reads {human(disk.bytes_to_read)} of " if disk.action == "copy" else ""
-                size = f"{reads}{human(disk.capacity_bytes)}"
+                reads = f"reads {format_bytes(disk.bytes_to_read)} of " if disk.action == "copy" else ""
+                size = f"{reads}{format_bytes(disk.capacity_bytes)}"
                 lines.append(f"  {disk.key:<9} {disk.action:<9} {size:<32} {disk.source}  {disk.reason}".rstrip())
             lines.extend(f"  problem: {problem['message']}" for problem in vm.problems)
             lines.extend(f"  warning: {warning}" for warning in vm.warnings)
@@ -418,7 +418,9 @@ def _snapshot_room(plan: VmPlan, volumes: Sequence[Volume]) -> list[dict[str, An
 
 
 def _no_room(vm: str, needed: int, where: str, free: int, reserve: int) -> dict[str, Any]:
-    return NoRoom(vm=vm, needed=human(needed), where=where, free=human(free), reserve=human(reserve)).as_dict()
+    return NoRoom(
+        vm=vm, needed=format_bytes(needed), where=where, free=format_bytes(free), reserve=format_bytes(reserve)
+    ).as_dict()
 
 
 def _with_problems(plan: VmPlan, problems: Sequence[Mapping[str, Any]]) -> VmPlan:

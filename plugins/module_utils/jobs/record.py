@@ -16,7 +16,8 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, iso
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import file_label, human
+from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import file_label
 
 SCHEMA = 1
 STATUSES = ("ok", "failed", "skipped", "excluded", "interrupted", "not-run")
@@ -292,7 +293,7 @@ def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str
 
 def _amounts(value: Mapping[str, Any]) -> str:
     """What came from the source, as plan and progress count it, and what the copy occupies."""
-    return f"{human(value['bytes_read'])} read, {human(value['bytes'])} stored"
+    return f"{format_bytes(value['bytes_read'])} read, {format_bytes(value['bytes'])} stored"
 
 
 def _turned(rotation: Mapping[str, Any] | None) -> str:

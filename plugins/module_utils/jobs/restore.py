@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
+from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import survey
@@ -23,9 +25,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import (
-    human,
     is_point_name,
-    iso,
+    parse_point_time,
     slug,
     valid_run_id,
 )
@@ -159,7 +160,7 @@ def choose(found: Sequence[RestorePoint], place: str, vm: str | None, at: dateti
 def parse_at(text: str) -> datetime:
     """ISO 8601, or the name of a restore point's folder. Without a zone it is UTC, like all our times."""
     if is_point_name(text):
-        return datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+        return parse_point_time(text)
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError as error:
@@ -313,9 +314,7 @@ def _problems(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target, room: i
     else:
         free, reserve = target.volume.free_bytes, target.volume.capacity_bytes * wish.reserve_percent // 100
         if room > free - reserve:
-            reason = (
-                f"{human(room)} are needed on {target.volume.name}; {human(free)} are free, {human(reserve)} reserve"
-            )
+            reason = f"{format_bytes(room)} are needed on {target.volume.name}; {format_bytes(free)} are free, {format_bytes(reserve)} reserve"
             advice = "free some room, or choose another restore_datastore, or restore_disk_format thin"
             found.append(_problem("no-room", reason, advice))
     return found

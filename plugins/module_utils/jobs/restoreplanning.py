@@ -12,9 +12,10 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import SystemClock, iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RestoreRefused
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import human, parse_point_time, valid_run_id
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import parse_point_time, valid_run_id
 
 ALREADY = "already restored, left as it is"
 
@@ -30,12 +31,12 @@ def text(plan: Mapping[str, Any]) -> str:
     state = ALREADY if plan["already"] else "ready" if plan["ready"] else "PROBLEM"
     place = f"[{plan['datastore']}]" if plan["datastore"] else "no datastore"
     lines = [
-        f"{plan['vm']}: restore to {plan['host']}, {state}, room needed {human(plan['room_needed'])}",
+        f"{plan['vm']}: restore to {plan['host']}, {state}, room needed {format_bytes(plan['room_needed'])}",
         f"  from      {source['vm']} of {source['host']} at {iso(parse_point_time(source['time']))}  {source['path']}",
         f"  to        {place} {plan['directory']}",
     ]
     for disk in plan["disks"]:
-        size = f"{human(disk['bytes_to_read'])} of {human(disk['capacity_bytes'])}"
+        size = f"{format_bytes(disk['bytes_to_read'])} of {format_bytes(disk['capacity_bytes'])}"
         name = posixpath.basename(disk["dest"])
         lines.append(f"  {disk['key']:<9} copy      {size:<26} {disk['src']}  to {name}, {disk['format']}")
     for nic in plan["networks"]:

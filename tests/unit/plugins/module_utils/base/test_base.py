@@ -20,7 +20,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base import (
     progress,
     waiter,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock, compact, iso
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock, iso
 
 
 class Broken(errors.StowageError):
@@ -135,17 +135,6 @@ def test_file_and_folder_are_synced_in_order(tmp_path: Path, monkeypatch: pytest
     assert durable.read_json(tmp_path / "f") == {"a": 1}
 
 
-def test_appending_ends_a_cut_line_first(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
-    durable.append_line(path, "one")
-    with open(path, "ab") as file:
-        file.write(b"cut")
-    durable.append_line(path, "two")
-    assert path.read_text() == "one\ncut\ntwo\n"
-    with pytest.raises(ValueError):
-        durable.append_line(path, "a\nb")
-
-
 def test_a_file_that_is_not_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("{")
     with pytest.raises(durable.NotJson, match="/f is not valid JSON"):
@@ -215,4 +204,3 @@ def test_a_missing_library_is_told_with_purpose_and_way_out() -> None:
 
 def test_moments_have_one_spelling() -> None:
     assert iso(FakeClock().now()) == "2026-01-01T00:00:00Z"
-    assert compact(FakeClock().now()) == "20260101T000000Z"

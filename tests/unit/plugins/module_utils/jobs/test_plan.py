@@ -213,7 +213,7 @@ def test_equal_facts_give_equal_plans_that_print() -> None:
     ]
     assert plans[0] == plans[1]
     assert "web01: warm (its own policy)" in plans[0].text() and "not selected: x" in plans[0].text()
-    assert "scsi0:0   copy      reads 100.0 MiB of " in plans[0].text()
+    assert "scsi0:0   copy      reads 100 MiB of " in plans[0].text()
     totals = plans[0].as_dict()["totals"]
     assert (totals["ready"], totals["disks"], totals["bytes_to_read"]) == (1, 1, 100 << 20)
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the undoing believes: a listing that failed proves nothing, and what could not be removed is not called removed."""
+"""What the undoing believes: a listing that failed proves nothing, and what is still there is not called removed."""
 
 from __future__ import annotations
 
