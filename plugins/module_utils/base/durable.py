@@ -56,25 +56,6 @@ def write_json(path: PathLike, value: Any, mode: int = 0o600, *, sync: bool = Tr
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n", mode, sync=sync)
 
 
-def append_line(path: PathLike, text: str, mode: int = 0o600) -> None:
-    """Appends one line in one write, and returns when it is on the disk. A cut last line is ended first."""
-    target = os.fspath(path)
-    if "\n" in text or "\r" in text:
-        raise ValueError("one line at a time")
-    handle = os.open(target, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
-    try:
-        size = os.fstat(handle).st_size
-        lead = b"" if size == 0 or os.pread(handle, 1, size - 1) == b"\n" else b"\n"
-        data = lead + text.encode("utf-8", "surrogateescape") + b"\n"
-        while data:
-            data = data[os.write(handle, data) :]
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    if size == 0:
-        sync_folder(os.path.dirname(target) or ".")
-
-
 def read_json(path: PathLike) -> Any:
     """The value in ``path``; ``OSError`` as it comes, ``NotJson`` for anything that is not JSON."""
     with open(path, "rb") as file:
