@@ -314,7 +314,8 @@ def _problems(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target, room: i
     else:
         free, reserve = target.volume.free_bytes, target.volume.capacity_bytes * wish.reserve_percent // 100
         if room > free - reserve:
-            reason = f"{format_bytes(room)} are needed on {target.volume.name}; {format_bytes(free)} are free, {format_bytes(reserve)} reserve"
+            needed = f"{format_bytes(room)} are needed on {target.volume.name}"
+            reason = f"{needed}; {format_bytes(free)} are free, {format_bytes(reserve)} reserve"
             advice = "free some room, or choose another restore_datastore, or restore_disk_format thin"
             found.append(_problem("no-room", reason, advice))
     return found

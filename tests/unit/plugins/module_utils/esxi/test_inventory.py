@@ -141,5 +141,6 @@ def test_an_unregistration_that_was_heard_although_its_client_was_killed_is_one(
 
 def test_an_unregistration_without_effect_is_an_error(fleet: Fleet) -> None:
     fleet.says(WHOLE, file=entries(1, 2, 3))
+    fleet.session.put("esxcli", "echo 'Mount Point  Volume Name'\necho '-----------  -----------'\n")
     with pytest.raises(errors.CommandFailed, match="still registered"):
         fleet.host.unregister(2)
