@@ -47,11 +47,12 @@ for dir in "$@"; do
 done
 """
 
-# Only the first level: a VM in a deeper folder is found through the inventory of its host.
+# Only the first level: a VM in a deeper folder is found through the inventory of its host. The last pattern is for the
+# folder of a restore that has no name yet.
 _SCAN = r"""
 for volume in /vmfs/volumes/*; do
     [ -L "$volume" ] && continue
-    for folder in "$volume"/*/.stowage-job "$volume"/*/.stowage-job.*; do
+    for folder in "$volume"/*/.stowage-job "$volume"/*/.stowage-job.* "$volume"/.partial-restore-*/.stowage-job*; do
         [ -d "$folder" ] && printf '%s\n' "${folder%/*}"
     done
 done

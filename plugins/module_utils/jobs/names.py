@@ -76,6 +76,11 @@ def partial_name(time: str, job: str) -> str:
     return f"{PARTIAL_PREFIX}{time}-{job}"
 
 
+def is_unnamed(directory: str) -> bool:
+    """Whether a folder has the name that only a restore's job gives."""
+    return posixpath.basename(directory).startswith(partial_name("restore", ""))
+
+
 def unnamed_folder(directory: str, job: str) -> str:
     """Where a restore makes its folder, and where it goes away: only a folder with our lock in it has the VM's name."""
     return posixpath.join(posixpath.dirname(directory), partial_name("restore", job))

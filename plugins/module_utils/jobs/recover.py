@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
@@ -148,8 +148,14 @@ def recover_found(
             return _outcome(found, "live")
         if not check:
             _drop_nameless(host, found)
+            if names.is_unnamed(found.directory):
+                host.session.run(["rmdir", found.directory])
         return _outcome(found, "recovered", done=("removed a lock that nobody had written his name into",))
     job = found.job
+    if job.kind == "restore" and found.directory == names.unnamed_folder(job.directory, job.job):
+        if not check and lock.take_over(host.session, found) is None:
+            return _outcome(found, "live")
+        return replace(_unnamed(host, job, state_dir, check), folder=found.path)
     if _is_copy(host, found, job):
         return _drop_copy(host, found, job, check)
     if job.kind == "backup" and vm is None:

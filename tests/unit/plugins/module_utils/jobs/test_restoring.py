@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -149,6 +150,40 @@ def test_a_parent_that_is_not_there_is_said(context: Context) -> None:
         restoring.start(context)
     assert "there is no folder" in caught.value.message and "restore_directory" in caught.value.hint_text
     assert jobs.mirrors(context.state_dir) == []
+
+
+# -- seen from another backup server, which has no mirror of the job ------------------------------------------------
+
+
+def found_by_another(context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, age: int = 1000) -> Any:
+    """What a recover of another backup server finds and does, the volume being this test's folder."""
+    session = context.host.session
+    monkeypatch.setattr(lock, "_SCAN", lock._SCAN.replace("/vmfs/volumes", str(tmp_path)))
+    monkeypatch.setattr(context.host, "vms", list, raising=False)
+    for lease in Path(context.entry["directory"]).parent.glob(".partial-restore-*/.stowage-job/lease"):
+        then = time.time() - age
+        os.utime(lease, (then, then))
+    assert len(lock.scan(session)) == 1
+    return recover.recover_host(context.host, "esx1", str(tmp_path / "other"), 0.1, 60)
+
+
+@pytest.mark.parametrize(("name", "after"), [("acquire", True), ("write_job", True)])
+def test_a_restore_that_died_before_its_folder_had_a_name_is_cleared_up_from_another_backup_server(
+    context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, after: bool
+) -> None:
+    dies_at(monkeypatch, context, name, after)
+    (outcome,) = found_by_another(context, monkeypatch, tmp_path)
+    assert (outcome.outcome, outcome.error, outcome.left) == ("recovered", None, ())
+    assert beside(context) == []
+
+
+def test_a_restore_that_lives_is_left_alone_by_another_backup_server(
+    context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    dies_at(monkeypatch, context, "write_job", after=True)
+    (outcome,) = found_by_another(context, monkeypatch, tmp_path, age=5)
+    assert outcome.outcome == "live"
+    assert beside(context) == [".partial-restore-" + context.job_id]
 
 
 # -- the way back ------------------------------------------------------------------------------------------------
