@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The lab's machines behave as a hypervisor's shell, its SSH server and its network do (esxi-facts 4 and 5.4)."""
+"""The lab's machines behave as a hypervisor's shell, its SSH server and its network do."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The switches of a machine, each in both positions, on two real hosts of a small lab (esxi-facts 8)."""
+"""The switches of a machine, each in both positions, on two real hosts of a small lab."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a host's own Python lacks or refuses: hash algorithms, fork, code that is not installed (esxi-facts 4.3, 4.6).
+"""What a host's own Python lacks or refuses: hash algorithms, fork, code that is not installed.
 
 The interpreters are those of this machine, so what ESXi's would refuse is taken away from outside: a `hashlib` of the
 lab's is mounted over that of the interpreter, and a launcher stands where a host's scripts find `python`.
@@ -50,7 +50,7 @@ for _lab_name in _lab_refused:
 new = _lab_guard(new)
 __all__ = tuple(name for name in __all__ if name not in _lab_missing)
 """
-# Not in the library before 3.6 (esxi-facts 0 and 4.3).
+# Not in the library before 3.6.
 _SINCE_3_6 = ("blake2b", "blake2s", "sha3_224", "sha3_256", "sha3_384", "sha3_512", "shake_128", "shake_256")
 _NOT_IN_FIPS = ("md5", "blake2b", "blake2s")
 

@@ -206,7 +206,7 @@ def _host_python(paths: LabPaths, machine: Machine) -> list[str]:
     if overlay is not None:
         arguments += ["--ro-bind", str(overlay[0]), overlay[1]]
     if not switches["multiprocessing"]:
-        # Semaphores are files in here (esxi-facts 4.3: sem_open is doubtful).
+        # Semaphores are files in here (whether a host has sem_open is doubtful).
         arguments += ["--tmpfs", "/dev/shm", "--remount-ro", "/dev/shm"]
     return arguments
 
@@ -303,6 +303,6 @@ def seccomp_program(machine: Machine) -> bytes:
     switches = machine.switches
     if switches["epoll"] and switches["seek_data"]:
         return b""
-    # 6.5 was seen to answer as a system that lacks it, 6.7 as one that refuses it (esxi-facts 4.3).
+    # 6.5 was seen to answer as a system that lacks it, 6.7 as one that refuses it.
     refusal = errno.ENOSYS if machine.profile == "6.0" else errno.EINVAL
     return seccomp.program(0 if switches["epoll"] else refusal, bool(switches["seek_data"]))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from esxilab.errors import LabError
 
-# esxi-facts 4.3; 9.0's is unverified there. 6.0 has no Python 3 at all, so nothing but a 2.7 may play it.
+# As seen on hosts of these releases; 9.0's is only said. 6.0 has no Python 3 at all, so nothing but a 2.7 may play it.
 RELEASES = {"6.0": (2, 7), "6.7": (3, 5), "7.0": (3, 8), "8.0": (3, 8), "9.0": (3, 11)}
 NONE = "none"
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The memory cap that all SSH sessions of one host share (esxi-facts 4.4).
+"""The memory cap that all SSH sessions of one host share: they stand in one small resource group.
 
 A watcher and no control group: the lab's datastores and ramdisks are memory of this machine, and a group would be
 charged with every byte that a session writes to a datastore. What counts is what the processes themselves hold.

@@ -19,7 +19,7 @@ from esxilab.topology import Machine
 # RSA keys take long to make. A lab has this many; hosts beyond take one of them again, with an ECDSA key of their own.
 RSA_POOL = 4
 
-# esxi-facts 4.8, 8.0.2, complete but for 'fipsmode yes', which a stock OpenSSH refuses; the key rules have its effects.
+# The sshd_config of 8.0.2, but for 'fipsmode yes', which a stock OpenSSH refuses; the key rules have its effects.
 ESXI_CONFIG = """\
 allowstreamlocalforwarding no
 allowtcpforwarding no
@@ -54,7 +54,7 @@ hostkey /etc/ssh/ssh_host_ecdsa_key
 compression no
 authorizedkeysfile /etc/ssh/keys-%u/authorized_keys
 """
-# What differs before 6.5 (esxi-facts 4.8): SHA-1 signatures, one host key that a client of today still knows, no GCM.
+# What differs before 6.5, by a published one of 6.0: SHA-1 signatures, one host key that a client still knows, no GCM.
 OLD = {
     "ciphers": "aes128-ctr,aes192-ctr,aes256-ctr",
     "hostkeyalgorithms": "ssh-rsa",
@@ -185,7 +185,7 @@ def write_accounts(etc: Path, machine: Machine) -> None:
 
 
 def write_pam(etc: Path, machine: Machine) -> None:
-    """PAM for sshd: the machine's own passwords, and on a hypervisor the lock-out of esxi-facts 5.4."""
+    """PAM for sshd: the machine's own passwords, and on a hypervisor the lock-out: five failures, fifteen minutes."""
     switches = machine.switches
     if machine.is_esxi and switches["lockout"]:
         options = (
@@ -226,7 +226,7 @@ def _esxi_config(machine: Machine) -> str:
 
 
 def motd(profile: str) -> str:
-    """What an interactive login shows (esxi-facts 4.7)."""
+    """What an interactive login shows."""
     warning = "" if profile == "6.0" else MOTD_WARNING
     return MOTD_HEAD + warning + (MOTD_TOOLS_9 if profile == "9.0" else MOTD_TOOLS) + MOTD_TAIL
 

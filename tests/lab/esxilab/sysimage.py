@@ -18,7 +18,7 @@ from pathlib import Path
 
 from esxilab.errors import LabError
 
-# esxi-facts 4.7 and 7.4, and what the ESXi 6.x and 7.x busybox lists when called without arguments.
+# What public scripts for ESXi call, and what the ESXi 6.x and 7.x busybox lists when called without arguments.
 _APPLETS = """
     [ [[ ash awk basename cat chgrp chmod chown chvt cksum clear cmp cp crond cut date dd diff dirname
     dnsdomainname du echo egrep env expr false fdisk fgrep find getty grep groups gunzip gzip head hexdump
@@ -133,7 +133,7 @@ def build(folder: Path, profile: str, command_builtin: bool = False) -> None:
             shutil.copy(source, binaries / name)
     for name in OPENSSH:
         (binaries / name).symlink_to(f"/usr/lib/vmware/openssh/bin/{name}")
-    # 6.0 has no Python 3, not even by name (esxi-facts 4.3).
+    # 6.0 has no Python 3, not even by name.
     for name in ("python",) if profile == "6.0" else ("python", "python3"):
         (binaries / name).symlink_to("/.lab/host-python")
     backup = admin / "auto-backup.sh"

@@ -21,7 +21,7 @@ DATASTORE_TYPES = ("vmfs5", "vmfs6", "nfs")
 DOMAIN = "lab.example"
 NAME = re.compile(r"^[a-z0-9][a-z0-9.-]{0,60}$")
 
-# Every switch that the machine layer reads, with what a host of that release does (esxi-facts 4 and 8).
+# Every switch that the machine layer reads, with what a host of that release does.
 MACHINE_SWITCHES: dict[str, Any] = {
     "lockout": True,  # pam_faillock: 5 failures, 900 s
     "lockout_failures": 5,

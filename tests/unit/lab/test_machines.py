@@ -129,7 +129,7 @@ def test_the_login_text_differs_by_release() -> None:
 
 
 def test_df_columns_are_flush_as_in_the_transcript() -> None:
-    # esxi-facts 4.2, df of 8.0
+    # From a published listing of an 8.0 host.
     rows = [
         ["Filesystem", "Bytes", "Used", "Available", "Use%", "Mounted on"],
         [
@@ -159,7 +159,7 @@ def test_df_columns_are_flush_as_in_the_transcript() -> None:
 
 
 def test_ps_shows_the_whole_command_line_only_when_asked() -> None:
-    # esxi-facts 4.2: `3360796 3360796 vmkfstools           /sbin/vmkfstools -i …`
+    # As a host lists it: `3360796 3360796 vmkfstools           /sbin/vmkfstools -i …`
     world = ps.World(3360796, 3360796, "vmkfstools", "/sbin/vmkfstools -i a b")
     assert ps.render([world], True).splitlines()[-1] == "3360796 3360796 vmkfstools           /sbin/vmkfstools -i a b"
     assert ps.render([world], False).splitlines()[-1] == "3360796 3360796 vmkfstools           /sbin/vmkfstools"

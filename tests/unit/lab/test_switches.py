@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Each switch of a host's management daemon, in each of its positions (esxi-facts 8)."""
+"""Each switch of a host's management daemon, in each of its positions."""
 
 from __future__ import annotations
 

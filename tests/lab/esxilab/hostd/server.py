@@ -36,7 +36,7 @@ from .volumes import Volumes, volumes_of
 
 #: Switches of a host that hostd and its commands read, with their defaults.
 SWITCHES: dict[str, Any] = {
-    #: A frozen base or delta can be opened by any program (esxi-facts 3.5 has both answers).
+    #: A frozen base or delta can be opened by any program (hosts were seen to do either).
     "base_readable_after_snapshot": True,
     #: The same of a delta below the top (open point 2); None: as the base.
     "frozen_delta_readable": None,

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""df: one line per datastore, in bytes or with units (esxi-facts 4.2). Runs in the client's own process."""
+"""df: one line per datastore, in bytes or with units. Runs in the client's own process."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ VMWARE_RELEASE = "   -r, --release: release\n"
 
 
 def vmware(host: Hostd, argv: Sequence[str]) -> Answer:
-    """vmware -v, -l, -vl; from 9.0 on also -r, which is to take the place of -l (esxi-facts 4.1)."""
+    """vmware -v, -l, -vl; from 9.0 on also -r, which is to take the place of -l."""
     profile = host.profile
     wanted = set()
     for word in argv:

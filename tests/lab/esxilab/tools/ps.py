@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""ps: the processes of the host and the worlds of its running VMs; -c shows whole command lines (esxi-facts 4.2).
+"""ps: the processes of the host and the worlds of its running VMs; -c shows whole command lines.
 
 Runs in the client's own process, whose /proc is the host's. The world id of a process is its pid: kill takes it.
 """

@@ -91,7 +91,7 @@ def run(host: Hostd, argv: Sequence[str]) -> Answer:
 
 
 def _unseen(call: Call, label: str) -> str:
-    """Nobody has shown what these commands print (esxi-facts, open point 11): a host may print anything of this."""
+    """Nobody has shown what these commands print in public: a host may print anything of this."""
     kind = call.host.switches["unseen_outputs"]
     if kind == "silent":
         return ""

@@ -4,7 +4,7 @@
 """What the plan says of a random VM is what the copy then finds to do: the same disks, bytes and refusals.
 
 Plan and copy look for themselves: one before the bracket at what the VM stands on, the other within it at what the
-snapshot froze. In between a host takes the snapshot by its own rules (esxi-facts 5.2), which are written out here.
+snapshot froze. In between a host takes the snapshot by its own rules, which are written out here.
 """
 
 from __future__ import annotations
