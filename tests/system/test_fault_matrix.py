@@ -28,12 +28,12 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.ending import En
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
 
-from . import test_jobs
+from . import stories
 from .conftest import Lab, LabHost, free_base_address, start_lab, wait_until
-from .test_jobs import HOST, NAME, POINT, Story, listed, quick
+from .stories import HOST, NAME, POINT, Story, listed, quick
 
 # The fixtures of those tests.
-before, host, impatient, story = test_jobs.before, test_jobs.host, test_jobs.impatient, test_jobs.story
+before, host, impatient, story = stories.before, stories.host, stories.impatient, stories.story
 soak = pytest.mark.soak
 Act = Callable[[Any], None]
 

@@ -13,11 +13,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import Po
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, bracket, record, recover
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 
-from . import test_jobs
-from .test_jobs import HOST, quick
+from . import stories
+from .stories import HOST, quick
 
 # The fixtures of those tests.
-before, host, story = test_jobs.before, test_jobs.host, test_jobs.story
+before, host, story = stories.before, stories.host, stories.story
 soak = pytest.mark.soak
 
 

@@ -1,0 +1,164 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Jobs of the room `jobs` against a simulated host, told step by step: for the tests that cut them anywhere."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, ending, planning, undo
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
+
+from .conftest import Lab
+
+NAME, HOST = "plain80", "esx80"
+POINT = "/vmfs/volumes/backup/jobs"
+
+
+def quick(seconds: float = 90.0) -> Waiter:
+    return Waiter(seconds, interval_seconds=0.2, max_interval_seconds=1.0)
+
+
+class Story:
+    """One VM's job on the lab's host, step by step, as the role tells it."""
+
+    def __init__(self, lab: Lab, host: Host, state: Path, run_id: str, how: str = "hot", **policy: Any) -> None:
+        self.lab = lab
+        self.host = host
+        self.state = str(state)
+        wishes = {"point": POINT, "select": [NAME], "how": how, **policy}
+        plan = planning.plan_backup(host, wishes, run_id, HOST, {}).as_dict()
+        (self.entry,) = plan["vms"]
+        assert self.entry["problems"] == []
+        self.context = Context(host, self.entry, run_id, self.state, HOST, "tests")
+        self.job: Any = None
+
+    @property
+    def vm(self) -> VirtualMachine:
+        return self.host.find_vm(name=NAME)
+
+    @property
+    def log(self) -> IntentLog:
+        return IntentLog(self.host.session, self.context.folder)
+
+    def start(self) -> None:
+        self.job, new = backup.start(self.context)
+        assert new
+
+    def stop(self) -> None:
+        self.vm.shutdown_guest(quick(), self.log)
+
+    def snap(self) -> None:
+        self.vm.create_snapshot(self.job.snapshot_name, waiter=quick(), journal=self.log)
+
+    def bracket(self) -> None:
+        if self.job.stop:
+            self.stop()
+        if self.job.snapshot:
+            self.snap()
+        if self.job.restart:
+            self.vm.power_on(quick(), self.log)
+        if self.job.how == "cold" and self.job.stop:
+            backup.freeze(self.context)
+
+    def copy(self) -> None:
+        """The host's own clone of what stands still."""
+        for disk in self.job.disks:
+            dest = posixpath.join(self.job.partial, disk["key"].replace(":", "-") + ".vmdk")
+            self.host.run("vmkfstools", "-i", disk["source"], "-d", "thin", dest, timeout_seconds=300)
+
+    def commit(self) -> Mapping[str, Any]:
+        return backup.commit(self.context, [])[0]
+
+    def end(self, outcome: str = "ok", error: Any = None) -> ending.Ended:
+        return ending.end(self.context, outcome, error)
+
+    def whole(self) -> ending.Ended:
+        self.start()
+        self.bracket()
+        self.copy()
+        self.commit()
+        return self.end()
+
+    def cut(self, seconds: int = 1000) -> None:
+        """As if the controller had died that long ago: the lease is that old."""
+        lease = self.outside(self.context.folder) / "lease"
+        then = time.time() - seconds
+        os.utime(lease, (then, then))
+
+    def outside(self, path: str) -> Path:
+        store = self.host.datastore(path)
+        return (
+            self.lab.folder
+            / "volumes"
+            / posixpath.basename(store.path)
+            / self.host.resolve(path)[len(store.path) + 1 :]
+        )
+
+
+@pytest.fixture
+def host(clean_lab: Lab) -> Iterator[Host]:
+    machine = clean_lab.host(HOST)
+    endpoint = Endpoint(
+        host=machine.address,
+        port=machine.port,
+        private_key_file=str(clean_lab.key),
+        known_hosts_file=str(clean_lab.known_hosts),
+    )
+    with open_session(endpoint) as session:
+        yield Host(session, retry_seconds=0.2)
+
+
+@pytest.fixture
+def before(host: Host) -> Iterator[Callable[[], tuple[Any, ...]]]:
+    """What must be the same after every test, whatever happened in it; and nothing of ours is left."""
+
+    def look() -> tuple[Any, ...]:
+        vm = host.find_vm(name=NAME)
+        files = host.run("ls", "-A", vm.directory).split("\n")
+        lasting = sorted(name for name in files if not name.endswith((".log", ".vswp", ".lck", ".hlog")))
+        return vm.power_state(), tuple((one.id, one.name) for one in vm.snapshots()), tuple(lasting)
+
+    was = look()
+    yield look
+    assert look() == was
+    partials = host.session.script('ls -d "$1"/*/.partial-* "$1"/*/.removing-* 2>/dev/null', [POINT]).stdout
+    assert partials == ""
+    assert [line for line in host.run("ps", "-c").split("\n") if "vmkfstools" in line] == []
+
+
+@pytest.fixture
+def story(clean_lab: Lab, host: Host, tmp_path: Path, before: Any, request: Any) -> Callable[..., Story]:
+    number = iter(range(100))
+
+    def make(how: str = "hot", **policy: Any) -> Story:
+        # Restore points have names of one second.
+        time.sleep(1.1)
+        run = f"{abs(hash(request.node.name)) % 10**8:08d}-{next(number)}"
+        return Story(clean_lab, host, tmp_path, run, how, **policy)
+
+    return make
+
+
+def listed(host: Host) -> list[str]:
+    return [point.path for point in points.list_points(host, POINT)[0]]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late snapshot is not waited for as long as on a real host."""
+    monkeypatch.setattr(undo, "LOOK_AGAIN_SECONDS", 2)
