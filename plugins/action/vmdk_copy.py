@@ -26,6 +26,8 @@ display = Display()
 LIMIT_SECONDS = 7 * 86400
 # The module ends a copy that it has not heard about for so long.
 WINDOW_SECONDS = 60
+# A loaded machine is slow to start a module. One that has given no sign after so long was killed before it could.
+BIRTH_SECONDS = 600
 POLL_SECONDS = (0.5, 1.0, 1.0, 2.0)
 _MARK = "=stowage="
 
@@ -144,7 +146,7 @@ class ActionModule(EsxiActionBase):
     def _follow(self, folder: str, results: str, parent: int, announce: Announcer) -> None:
         """Until there is a result. Keeps the beat; ends by itself when the play's main process is gone."""
         command = _POLL.format(folder=shlex.quote(folder), results=shlex.quote(results), mark=_MARK)
-        heard = time.monotonic()
+        heard = begun = time.monotonic()
         missing = turn = 0
         while True:
             if os.getppid() != parent:
@@ -167,6 +169,12 @@ class ActionModule(EsxiActionBase):
                 if finished(parts[2]):
                     return
                 missing = missing + 1 if parts[3].strip() == "dead" else 0
+                if parts[3].strip() == "unborn" and time.monotonic() - begun > BIRTH_SECONDS:
+                    raise AnsibleActionFail(
+                        f"The module's process on the backup server gave no sign for {BIRTH_SECONDS} seconds: it was "
+                        f"killed as it began, or cannot write to {folder}. Nothing was copied. Look there for want of "
+                        "memory or room"
+                    )
             if missing >= 3:
                 raise AnsibleActionFail(
                     "The module's process on the backup server ended without a result (out of memory, restart, or "

@@ -23,16 +23,16 @@ EDGE_BLOCKS = 32
 RANDOM_BLOCKS = 64
 SLICE_BLOCKS = 1024
 
-# Both files are hashed over all parts at once; only where the hashes differ is each part looked at. The lease is
-# touched, since nothing else does while this reads.
+# Both files are hashed over all parts at once; only where the hashes differ is each part looked at. Lease and beat are
+# touched before each part, since nothing else does while this reads, and slow storage takes longer than either lasts.
 _COMPARE = r"""
-source=$1 copy=$2 lease=$3
-shift 3
-[ -z "$lease" ] || touch -c "$lease"
+source=$1 copy=$2 lease=$3 beat=$4
+shift 4
 sum=sha256sum
 which sha256sum >/dev/null 2>&1 || sum=md5sum
-part() { dd if="$1" bs=65536 skip="${2%:*}" count="${2#*:}" 2>/dev/null || echo "unread $1 $2"; }
+part() { alive; dd if="$1" bs=65536 skip="${2%:*}" count="${2#*:}" 2>/dev/null || echo "unread $1 $2"; }
 all() { file=$1; shift; for one in "$@"; do part "$file" "$one"; done; }
+alive() { for sign in "$lease" "$beat"; do [ -z "$sign" ] || touch -c "$sign"; done; }
 for file in "$source" "$copy"; do
     word=copy
     [ "$file" = "$copy" ] || word=source
@@ -56,11 +56,11 @@ echo unsteady
 # sectors; then the directory, one entry a grain table of 512 entries, one entry a grain. Prints the capacity, and the
 # end of the furthest grain.
 _SPARSE = r"""
-lease=$1
-shift
-[ -z "$lease" ] || touch -c "$lease"
+lease=$1 beat=$2
+shift 2
 words() { dd if="$1" bs=512 skip="$2" count="$3" 2>/dev/null | hexdump -v -e '1/4 "%u\n"'; }
 for file in "$@"; do
+    for sign in "$lease" "$beat"; do [ -z "$sign" ] || touch -c "$sign"; done
     set -- $(words "$file" 0 1)
     [ "$1" = 1447904331 ] || { echo bad; continue; }
     # 32-bit words: the disk of an extent is at most 2 GB.
@@ -126,15 +126,18 @@ def compare(
     source: str,
     copy: str,
     calls: Sequence[Sequence[tuple[int, int]]],
-    lease: str,
+    signs: tuple[str, str],
     beat: Callable[[int], None],
     whole: bool,
 ) -> Verdict:
-    """Reads these parts of both, one list a call; `beat` gets the blocks done after each."""
+    """Reads these parts of both, one list a call; `beat` gets the blocks done after each.
+
+    `signs` are the job's lease and the watchdog's beat (or nothing), which the host keeps fresh meanwhile.
+    """
     done = 0
     for parts in calls:
         words = [f"{start}:{count}" for start, count in parts]
-        said = host.session.script(_COMPARE, [source, copy, lease, *words], timeout_seconds=300).stdout.strip()
+        said = host.session.script(_COMPARE, [source, copy, *signs, *words], timeout_seconds=300).stdout.strip()
         kind, _blank, rest = said.partition(" ")
         if said.startswith("unread source"):
             return Verdict(f"not compared: the host does not let its source be read ({rest[len('source ') :]})")
@@ -151,11 +154,12 @@ def compare(
     return Verdict("full" if whole else f"sample of {done} blocks of {BLOCK >> 10} KiB")
 
 
-def sparse_fault(host: Host, extents: Sequence[tuple[str, int, int]], lease: str) -> str:
+def sparse_fault(host: Host, extents: Sequence[tuple[str, int, int]], signs: tuple[str, str]) -> str:
     """Why one of these (path, sectors, bytes) is not a whole sparse extent, or nothing."""
     for start in range(0, len(extents), 40):
         part = extents[start : start + 40]
-        answer = host.session.script(_SPARSE, [lease, *(path for path, _sectors, _size in part)], timeout_seconds=300)
+        paths = [path for path, _sectors, _size in part]
+        answer = host.session.script(_SPARSE, [*signs, *paths], timeout_seconds=300)
         lines = answer.stdout.split("\n")
         for (path, sectors, size), line in zip(part, lines):
             reason = _sparse_reason(line.split(), sectors, size)

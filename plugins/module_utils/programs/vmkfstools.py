@@ -97,8 +97,15 @@ class Vmkfstools:
         return CopyResult(tuple(done), tuple(file.target for file in task.files), tuple(notes))
 
     def _file(self, host: Host, side: HostSide, number: int, file: FileTask) -> None:
+        began = self.clock.monotonic()
         seen = side.look(number)
         while not seen.ended:
+            # Small files: one that takes as long as a disk may stand still hangs.
+            if self.clock.monotonic() - began >= self.stall_seconds:
+                output = f"it did not end within {self.stall_seconds:g} seconds"
+                raise errors.FileCopyFailed(
+                    host=host.name, source=file.source, target=file.target, rc="none", output=output
+                )
             seen = side.look(number)
         if seen.fate == "exists":
             raise errors.TargetExists(host=host.name, target=file.target)
@@ -179,9 +186,9 @@ class Vmkfstools:
     ) -> compare.Verdict:
         if self.verify == "none":
             return compare.Verdict("not compared: verify is none")
-        lease, extents = side.task.lease, made_extents(entries, disk)
+        signs, extents = (side.task.lease, f"{side.task.work_dir}/beat"), made_extents(entries, disk)
         if disk.format == "2gbsparse":
-            fault = compare.sparse_fault(host, extents, lease)
+            fault = compare.sparse_fault(host, extents, signs)
             return compare.Verdict("tables of its sparse extents; not compared with its source", fault)
         if not disk.flat or len(extents) != 1:
             return compare.Verdict(f"not compared: {disk.not_flat or 'the copy is not one flat extent'}")
@@ -196,7 +203,7 @@ class Vmkfstools:
 
         parts = [[part] for part in compare.slices(disk.capacity_bytes)]
         calls = parts if whole else [compare.sample(disk.capacity_bytes, disk.target)]
-        return compare.compare(host, disk.flat, extents[0][0], calls, lease, beat, whole)
+        return compare.compare(host, disk.flat, extents[0][0], calls, signs, beat, whole)
 
 
 def inspect(entries: Mapping[str, FileEntry], disk: DiskTask) -> tuple[str, int]:

@@ -3,8 +3,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import itertools
+import os
+from typing import Any
+
 import pytest
-from ansible_collections.stowage.esxi.plugins.action.vmdk_copy import Announcer, finished
+from ansible.errors import AnsibleActionFail
+from ansible_collections.stowage.esxi.plugins.action import vmdk_copy
+from ansible_collections.stowage.esxi.plugins.action.vmdk_copy import ActionModule, Announcer, finished
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Progress
 
 
@@ -58,3 +64,29 @@ def test_the_end_of_a_disk_is_told_once():
 )
 def test_the_background_job_has_ended_when_its_file_holds_a_result(text, ended):
     assert finished(text) is ended
+
+
+def followed(monkeypatch: pytest.MonkeyPatch, answers: Any) -> None:
+    """The loop over what the machine where the module runs answers, a minute between two questions."""
+    now, told = itertools.count(0, 60), iter(answers)
+    monkeypatch.setattr(vmdk_copy.time, "monotonic", lambda: float(next(now)) / 4)
+    monkeypatch.setattr(vmdk_copy.time, "sleep", lambda seconds: None)
+    action = ActionModule.__new__(ActionModule)
+    monkeypatch.setattr(
+        action, "_low_level_execute_command", lambda command: {"stdout": vmdk_copy._MARK.join(["", *next(told)])}
+    )
+    action._follow("/tmp/x", "/tmp/r", os.getppid(), lambda progress: None)
+
+
+STARTED = '{"started": 1, "finished": 0}'
+
+
+@pytest.mark.parametrize("state", ["unborn", "dead"])
+def test_a_module_that_gives_no_sign_is_not_waited_for_for_ever(monkeypatch, state):
+    with pytest.raises(AnsibleActionFail, match="no sign for 600 seconds|ended without a result"):
+        followed(monkeypatch, itertools.repeat(("", STARTED, state), 1000))
+
+
+def test_a_module_that_lives_is_waited_for_as_long_as_it_takes(monkeypatch):
+    alive = itertools.repeat(("", STARTED, "alive"), 1000)
+    followed(monkeypatch, itertools.chain([("", STARTED, "unborn")], alive, [("", '{"changed": true}', "alive")]))

@@ -33,7 +33,7 @@ def pair(host_shell):
 def look(host_shell, pair, calls, whole=False):
     beats: list[int] = []
     host = Host(ShellSession(host_shell))
-    verdict = compare.compare(host, str(pair[0]), str(pair[1]), calls, "", beats.append, whole)
+    verdict = compare.compare(host, str(pair[0]), str(pair[1]), calls, ("", ""), beats.append, whole)
     return verdict, beats
 
 
@@ -103,7 +103,7 @@ def test_a_host_without_a_hash_proves_nothing(host_shell, pair):
     pair[1].write_bytes(bytes(CAPACITY))
     host = Host(WithoutHashes(host_shell))
     parts = [compare.sample(CAPACITY, "job")]
-    verdict = compare.compare(host, str(pair[0]), str(pair[1]), parts, "", lambda _done: None, False)
+    verdict = compare.compare(host, str(pair[0]), str(pair[1]), parts, ("", ""), lambda _done: None, False)
     assert verdict == compare.Verdict("not compared: the host has neither sha256sum nor md5sum")
 
 
@@ -111,7 +111,9 @@ def test_the_lease_is_touched_by_each_reading(host_shell, pair):
     lease = host_shell.volume / "lease"
     lease.write_text("")
     os.utime(lease, (1, 1))
-    compare.compare(Host(ShellSession(host_shell)), *map(str, pair), [[(0, 1)]], str(lease), lambda done: None, False)
+    compare.compare(
+        Host(ShellSession(host_shell)), *map(str, pair), [[(0, 1)]], (str(lease), ""), lambda done: None, False
+    )
     assert lease.stat().st_mtime > 1
 
 
@@ -168,7 +170,7 @@ def extents(folder):
 
 def test_whole_sparse_extents_are_whole(host_shell, sparse):
     assert len(extents(sparse)) == 2
-    assert compare.sparse_fault(Host(ShellSession(host_shell)), extents(sparse), "") == ""
+    assert compare.sparse_fault(Host(ShellSession(host_shell)), extents(sparse), ("", "")) == ""
 
 
 @pytest.mark.parametrize(
@@ -185,11 +187,25 @@ def test_a_sparse_extent_that_was_cut_is_told(host_shell, sparse, tmp_path, size
     shutil.copytree(sparse, copy)
     path, _sectors, whole = extents(copy)[0]
     os.truncate(path, size if size > 0 else whole + size)
-    fault = compare.sparse_fault(Host(ShellSession(host_shell)), extents(copy), "")
+    fault = compare.sparse_fault(Host(ShellSession(host_shell)), extents(copy), ("", ""))
     assert path in fault and reason in fault
 
 
 def test_a_sparse_extent_of_another_disk_is_told(host_shell, sparse):
     (first, _sectors, size), (_second, other, _size) = extents(sparse)
     mine = [(str(sparse / os.path.basename(extents(sparse)[1][0])), 4194304, size), (first, other, size)]
-    assert "sectors instead of 4194304" in compare.sparse_fault(Host(ShellSession(host_shell)), mine, "")
+    assert "sectors instead of 4194304" in compare.sparse_fault(Host(ShellSession(host_shell)), mine, ("", ""))
+
+
+def test_lease_and_beat_are_kept_fresh_before_each_part(host_shell, pair, monkeypatch):
+    """On slow storage the parts of one call take longer than the watchdog, or the lease, waits for a sign."""
+    signs = (str(host_shell.folder / "lease"), str(host_shell.folder / "beat"))
+    session = ShellSession(host_shell)
+    log = host_shell.folder / "touched"
+    run = session.script
+    noting = f'touch() {{ echo "$2" >>{log}; }}\n'
+    monkeypatch.setattr(session, "script", lambda text, args=(), **more: run(noting + text, args, **more))
+    parts = [(number, 1) for number in range(5)]
+    assert compare.compare(Host(session), *map(str, pair), [parts], signs, lambda done: None, False).verified
+    touched = log.read_text().split()
+    assert touched.count(signs[0]) == touched.count(signs[1]) == 2 * len(parts)

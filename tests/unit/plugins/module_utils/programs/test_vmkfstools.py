@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import threading
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
@@ -172,6 +174,21 @@ def test_what_is_not_a_whole_copy_fails_and_goes(host_shell, steer, error, text)
     foreign = ["to", "to/scsi0-0.vmdk"] if steer[0] == "race" else []
     assert job.left() == foreign
     assert not host_shell.clones()
+
+
+def test_a_small_file_that_hangs_ends_the_copy_in_time(host_shell):
+    job = Job(host_shell)
+    # What nobody writes to is read for ever, as a file of a datastore that does not answer.
+    hanging = host_shell.volume / "web01.vmx"
+    hanging.unlink()
+    os.mkfifo(hanging)
+    job.program.stall_seconds = 3
+    release = threading.Timer(8, lambda: os.close(os.open(hanging, os.O_WRONLY)))
+    release.start()
+    with pytest.raises(errors.FileCopyFailed, match="did not end within 3 seconds"):
+        job.copy()
+    release.join()
+    assert job.left() == []
 
 
 def test_an_abort_of_the_caller_ends_the_clone_and_leaves_nothing(host_shell):
