@@ -234,6 +234,16 @@ class VmUnusable(JobError):
     exit_code = 53
 
 
+class StateNotKept(JobError):
+    id = "state-not-kept"
+    template = "On the machine where this module runs {path} cannot be used: {reason}"
+    hint = (
+        "Let the user of the task read and write that folder (or use become for the backup server), or name another in "
+        "backup_state_dir, restore_state_dir and recover_state_dir."
+    )
+    exit_code = 50
+
+
 class TargetNotMade(JobError):
     id = "target-not-made"
     template = "The folder {path} for the restored VM could not be made: {reason}"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import state
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS
 
 SCHEMA = 1
@@ -100,31 +102,29 @@ def mirror_path(state_dir: str, job: str) -> str:
 
 def write_mirror(state_dir: str, job: Job) -> None:
     """What the backup server remembers, for a VM whose folder can no longer be seen."""
-    path = mirror_path(state_dir, job.job)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    durable.write_json(path, job.as_dict())
+    state.write(mirror_path(state_dir, job.job), job.as_dict())
 
 
 def remove_mirror(state_dir: str, job: str) -> None:
-    try:
-        os.unlink(mirror_path(state_dir, job))
-    except FileNotFoundError:
-        return
-    durable.sync_folder(os.path.dirname(mirror_path(state_dir, job)))
+    path = mirror_path(state_dir, job)
+    with contextlib.suppress(FileNotFoundError), state.kept(path):
+        os.unlink(path)
+        durable.sync_folder(os.path.dirname(path))
 
 
 def mirrors(state_dir: str, host: str | None = None) -> list[Job]:
     """The jobs on `host`, or on all hosts, that this backup server began and has not ended."""
     folder = os.path.join(state_dir, "jobs")
     try:
-        names = sorted(os.listdir(folder))
+        with state.kept(folder):
+            names = sorted(os.listdir(folder))
     except FileNotFoundError:
         return []
     found = []
     for name in names:
         if name.endswith(".json") and not name.startswith("."):
             try:
-                with open(os.path.join(folder, name), encoding="utf-8") as file:
+                with state.kept(folder), open(os.path.join(folder, name), encoding="utf-8") as file:
                     job = parse_job(file.read())
             except FileNotFoundError:
                 continue

@@ -9,6 +9,7 @@ Each entry is a file of its own, replaced durably at each step, so that a killed
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -17,6 +18,7 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import state
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import file_label
 
 SCHEMA = 1
@@ -130,14 +132,15 @@ def error_of(error: Any) -> dict[str, Any] | None:
 
 def write_entry(state_dir: str, entry: Mapping[str, Any]) -> str:
     path = entry_path(state_dir, entry["run_id"], entry["host"], entry["identity"] or entry["vm"], entry["kind"])
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    durable.write_json(path, dict(entry))
+    state.write(path, entry)
     return path
 
 
 def read_entry(state_dir: str, run_id: str, host: str, label: str, kind: str = "backup") -> dict[str, Any] | None:
+    path = entry_path(state_dir, run_id, host, label, kind)
     try:
-        value = durable.read_json(entry_path(state_dir, run_id, host, label, kind))
+        with state.kept(path):
+            value = durable.read_json(path)
     except FileNotFoundError:
         return None
     return value if isinstance(value, dict) and value.get("schema") == SCHEMA else None
@@ -145,10 +148,8 @@ def read_entry(state_dir: str, run_id: str, host: str, label: str, kind: str = "
 
 def write_plan(state_dir: str, plan: Mapping[str, Any], at: datetime) -> str:
     """The skeleton of one host: its plan, and an entry `not-run` (or failed, with the reason) for every VM."""
-    folder = run_folder(state_dir, plan["run_id"])
-    os.makedirs(os.path.join(folder, "hosts"), mode=0o700, exist_ok=True)
-    path = os.path.join(folder, "hosts", file_label(plan["host"]) + ".json")
-    durable.write_json(path, {"schema": SCHEMA, "planned_at": iso(at), **plan, "text": None})
+    path = os.path.join(run_folder(state_dir, plan["run_id"]), "hosts", file_label(plan["host"]) + ".json")
+    state.write(path, {"schema": SCHEMA, "planned_at": iso(at), **plan, "text": None})
     for vm in plan["vms"]:
         if read_entry(state_dir, plan["run_id"], plan["host"], vm["identity"]) is None or vm["problems"]:
             write_entry(state_dir, entry_of_plan(plan["run_id"], plan["host"], vm))
@@ -306,14 +307,11 @@ def _turned(rotation: Mapping[str, Any] | None) -> str:
 def write_record(state_dir: str, record: Mapping[str, Any], check: bool = False) -> tuple[str, bool]:
     """Writes the merged record where it differs from what is there. Returns path and whether it was (to be) written."""
     path = os.path.join(run_folder(state_dir, record["run_id"]), "record.json")
-    try:
+    with contextlib.suppress(FileNotFoundError), state.kept(path):
         if durable.read_json(path) == record:
             return path, False
-    except FileNotFoundError:
-        if not check:
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     if not check:
-        durable.write_json(path, dict(record))
+        state.write(path, record)
     return path, True
 
 
@@ -325,22 +323,22 @@ def start_entry(entry: dict[str, Any], clock: Clock) -> dict[str, Any]:
 
 
 def _entries(folder: str, run_id: str) -> Iterable[dict[str, Any]]:
-    for name in _listing(folder):
-        value = durable.read_json(os.path.join(folder, name))
+    for value in _values(folder):
         if isinstance(value, dict) and value.get("schema") == SCHEMA and value.get("run_id") == run_id:
             yield value
 
 
 def _plans(folder: str) -> Iterable[dict[str, Any]]:
-    for name in _listing(folder):
-        value = durable.read_json(os.path.join(folder, name))
+    for value in _values(folder):
         if isinstance(value, dict) and value.get("schema") == SCHEMA:
             yield value
 
 
-def _listing(folder: str) -> list[str]:
+def _values(folder: str) -> list[Any]:
     # Names with a leading dot are writes under way.
     try:
-        return sorted(name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith("."))
+        with state.kept(folder):
+            names = sorted(name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith("."))
+            return [durable.read_json(os.path.join(folder, name)) for name in names]
     except FileNotFoundError:
         return []

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import StateNotKept
+from jobs_values import make_job
 
 AT = datetime(2026, 11, 22, 20, tzinfo=timezone.utc)
 
@@ -179,3 +182,24 @@ def test_the_summary_says_what_was_read_and_stored_and_what_rotation_did(state: 
     assert lines[1].endswith("3.0 MiB read, 1.0 MiB stored  2 s  /p/web01  restore points: 2 kept, 1 removed")
     record.write_entry(state, {**entry, "rotation": {**turned, "problems": ["x"]}})
     assert record.merge(state, "run1")["summary"]["text"].splitlines()[1].endswith("1 problems with older ones")
+
+
+@pytest.mark.parametrize("use", ["plan", "entry", "mirror", "record", "mirrors", "merge"])
+def test_a_state_folder_that_cannot_be_used_is_an_error_with_the_way_out(tmp_path: Path, use: str) -> None:
+    """A file where a folder must be: the refusal that root meets, too."""
+    for name in ("runs", "jobs"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    state = str(tmp_path)
+    uses: dict[str, Any] = {
+        "plan": lambda: record.write_plan(
+            state, {"run_id": "r", "host": "h", "vms": [], "problems": []}, datetime(2026, 1, 1, tzinfo=timezone.utc)
+        ),
+        "entry": lambda: record.write_entry(state, record.new_entry("r", "h", "vm", "id", "backup", ())),
+        "mirror": lambda: jobs.write_mirror(state, make_job()),
+        "record": lambda: record.write_record(state, {"run_id": "r"}),
+        "mirrors": lambda: jobs.mirrors(state),
+        "merge": lambda: record.merge(state, "r"),
+    }
+    with pytest.raises(StateNotKept) as caught:
+        uses[use]()
+    assert state in caught.value.message and "backup_state_dir" in caught.value.hint_text
