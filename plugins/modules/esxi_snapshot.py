@@ -14,10 +14,8 @@ author:
 description:
   - Manages one snapshot of one virtual machine, through the shell of the hypervisor.
   - Every change is proven by the state of the VM, never by the output of a command. A snapshot exists when the host
-    lists
-    a new id with its name and its disks; it is removed when the host lists it no more, each disk is back on the file
-    it
-    must be on, and no delta of it is left.
+    lists a new id with its name and its disks; it is removed when the host lists it no more, each disk is back on the
+    file it must be on, and no delta of it is left.
   - Only what was named is removed. All other snapshots of the VM stay.
 extends_documentation_fragment:
   - stowage.esxi.connection
@@ -40,8 +38,7 @@ options:
       - V(present) makes a snapshot called O(name) unless the VM has one.
       - V(absent) removes the snapshot and waits until its delta files are merged and gone.
       - V(reverted) takes the VM back to the snapshot. It needs O(allow_revert=true). Independent disks do not revert,
-        and
-        a VM that is on is powered off unless the snapshot holds its memory; both are reported as warnings.
+        and a VM that is on is powered off unless the snapshot holds its memory; both are reported as warnings.
     type: str
     choices: [present, absent, reverted]
     default: present
@@ -88,8 +85,7 @@ options:
   late_timeout:
     description:
       - Seconds to go on looking for a new snapshot after O(timeout). One that comes late is removed again, and the
-        task
-        fails; without one, the task fails and says that it may still come.
+        task fails; without one, the task fails and says that it may still come.
     type: int
     default: 90
 seealso:

@@ -13,8 +13,7 @@ author:
   - Stowage contributors (@stowage)
 description:
   - Returns the virtual machines of a hypervisor with their disks, snapshots, network cards, power state and guest,
-    and the
-    hypervisor with its datastores and networks.
+    and the hypervisor with its datastores and networks.
   - The number of SSH commands does not grow with the number of VMs, apart from one for each 15 of them.
   - Names, UUIDs and devices are read from the files of a VM, so that no name or annotation can imitate another VM.
 extends_documentation_fragment:

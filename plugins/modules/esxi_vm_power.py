@@ -136,8 +136,7 @@ started_at:
 downtime_seconds:
   description:
     - How long the VM was away, measured. For a restart from the command on; for V(powered-on) from the stop that an
-      earlier
-      task of the same job wrote to O(journal). Null when this task cannot know it.
+      earlier task of the same job wrote to O(journal). Null when this task cannot know it.
   returned: success
   type: float
   sample: 72.0

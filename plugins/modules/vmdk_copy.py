@@ -356,6 +356,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import f
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import (
     connection_argument_spec,
@@ -374,16 +376,12 @@ def argument_spec() -> dict:
         "snapshot_id": {"type": "int"},
         "dest": {"type": "str", "required": True},
         "program": {"type": "str", "choices": ["vmkfstools"], "default": "vmkfstools"},
-        "disk_format": {
-            "type": "str",
-            "choices": ["thin", "zeroedthick", "eagerzeroedthick", "2gbsparse"],
-            "default": "thin",
-        },
+        "disk_format": {"type": "str", "choices": list(FORMATS), "default": "thin"},
         "include_config": {"type": "bool", "default": True},
-        "verify": {"type": "str", "choices": ["none", "sample", "full"], "default": "sample"},
+        "verify": {"type": "str", "choices": list(VERIFY), "default": "sample"},
         "reserve_percent": {"type": "int", "default": 5},
         "snapshot_reserve_percent": {"type": "int", "default": 5},
-        "stall_timeout": {"type": "int", "default": 900},
+        "stall_timeout": {"type": "int", "default": DEFAULT_SECONDS},
         "bandwidth_limit": {"type": "int"},
         "journal": {"type": "str"},
         "limits": {

@@ -13,6 +13,7 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import keys_of
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 
 HOWS = ("hot", "warm", "cold")
 PROGRAMS = ("vmkfstools",)
@@ -55,7 +56,7 @@ class VmPolicy:
     snapshot_timeout: int = 600
     power_on_timeout: int = 300
     consolidation_timeout: int = 7200
-    copy_stall_timeout: int = 900
+    copy_stall_timeout: int = DEFAULT_SECONDS
     keep: Keep = field(default_factory=Keep)
     rotate: bool = True
     reserve_percent: int = 5
