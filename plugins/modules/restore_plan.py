@@ -179,7 +179,7 @@ plan:
       elements: dict
       returned: success
     files:
-      description: Small files to copy, with V(src) and V(dest). The old vmsd comes along as information only.
+      description: Small files to copy, with V(src) and V(dest). The old vmsd stays in the restore point.
       type: list
       elements: dict
       returned: success

@@ -77,6 +77,8 @@ def test_a_restore_to_another_host_brings_back_the_same_disks(
     assert house.vm("esx80", "multi again")["power"] == "poweredOff"
     assert house.differences("esx70", "esx80") == []
     forget(house, "esx80", "multi again")
+    # The host has destroyed the machine with all its files: nothing was there that it does not know.
+    assert not folder.exists()
 
 
 def test_a_second_restore_of_the_same_point_changes_nothing(house: House, points: dict[str, RestorePoint]) -> None:
@@ -102,6 +104,25 @@ def test_a_restored_machine_powers_on_and_its_guest_finds_its_data_whole(
     vm = house.vm("esx80", "runs")
     assert (vm["power"], vm["guest"]["consistent_at_boot"]) == ("poweredOn", True)
     forget(house, "esx80", "runs")
+
+
+def test_a_restored_machine_that_does_not_power_on_stays_and_is_told_as_failed(
+    house: House, points: dict[str, RestorePoint]
+) -> None:
+    more = {"restore_name": "stays off", "restore_uuid": "new", "restore_mac": "new", "restore_power_on": True}
+    house.lab.fault("esx80", "power_on_fails", vm="stays off")
+    for why in (None, "already restored, left as it is"):
+        run = restore(house, "esx80", "plain80", **more).must_end_with(2)
+        entry = entry_of(house, run)
+        assert (entry["status"], entry["why"], entry["error"]["id"]) == ("failed", why, "esxi-power-failed")
+        assert entry["restore_point"] and [disk["status"] for disk in entry["disks"]] == ["ok"]
+        assert (house.record(run)["hosts"][0]["error"], run.stats["stowage_run"]["failed"]) == (None, 1)
+        assert "0 of 1 VMs ok" in run.text and "vmware.log" in run.text
+        assert house.vm("esx80", "stays off")["power"] == "poweredOff"
+    house.lab.fault("esx80", "clear")
+    run = restore(house, "esx80", "plain80", **more).must_end_with(0)
+    assert (entry_of(house, run)["status"], house.vm("esx80", "stays off")["power"]) == ("ok", "poweredOn")
+    forget(house, "esx80", "stays off")
 
 
 def test_check_mode_says_what_a_restore_would_do_and_does_nothing(

@@ -117,7 +117,8 @@ def _finish_entry(
         left=[*undone.left, *undone.failed],
         rotation=turned,
     )
-    record.set_disk_statuses(entry, "ok" if status == "ok" else "failed" if status == "failed" else status)
+    # Of a restored VM that then did not start as asked the disks are back all the same.
+    record.set_disk_statuses(entry, "ok" if events.committed and job.kind == "restore" else status)
 
 
 def _end_without_job(context: Context, entry: dict[str, Any], outcome: str, problem: dict[str, Any] | None) -> Ended:
@@ -130,6 +131,10 @@ def _end_without_job(context: Context, entry: dict[str, Any], outcome: str, prob
         if not context.check:
             record.write_entry(context.state_dir, entry)
         return Ended(entry, changed=False)
+    if context.kind == "restore" and outcome == "failed" and entry["status"] == "ok":
+        # It was there before this run, which was to do more to it than that.
+        entry.update(status="failed", error=problem, ended_at=iso(context.host.clock.now()))
+        record.write_entry(context.state_dir, entry)
     return Ended(entry)
 
 

@@ -275,7 +275,7 @@ def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str
     ]
     for entry in entries:
         seconds = "-" if entry["seconds"] is None else f"{entry['seconds']:.0f} s"
-        tail = entry["restore_point"] or (entry["error"] or {}).get("message", "")
+        tail = "  ".join(text for text in (entry["restore_point"], (entry["error"] or {}).get("message")) if text)
         restored = entry["kind"] == "restore"
         if restored and entry["why"]:
             tail += f"  {entry['why']}"

@@ -258,9 +258,12 @@ def _key_note(point: RestorePoint) -> tuple[str, ...]:
 
 
 def _files(point: RestorePoint, directory: str, stem: str) -> tuple[Mapping[str, str], ...]:
-    """The vmsd names snapshots that the restored disks do not have: it comes along as information only."""
+    """Not the vmsd: it names snapshots that the restored disks do not have, and stays in the restore point to be read.
+
+    Beside the VM it would be a file that the host does not know, and leaves behind when the VM is destroyed.
+    """
     found = []
-    for role, ending in (("nvram", ".nvram"), ("vmxf", ".vmxf"), ("vmsd", ".vmsd.orig")):
+    for role, ending in (("nvram", ".nvram"), ("vmxf", ".vmxf")):
         source = point.file_of(role)
         if source is not None:
             found.append({"src": source, "dest": posixpath.join(directory, stem + ending)})

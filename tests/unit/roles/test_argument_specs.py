@@ -84,7 +84,7 @@ def test_every_public_variable_that_the_tasks_read_is_in_the_spec(role: Path) ->
     templates = " ".join(re.findall(r"\{\{(.*?)\}\}", text, re.S)) + " ".join(re.findall(r"when: (.*)", text))
     templates = re.sub(r"'[^']*'", "", templates)
     read = set(re.findall(rf"(?<![\w.])({role.name}_\w+)", templates))
-    made = set(re.findall(r"(?:register|loop_var): (\w+)", text)) | set(
+    made = set(re.findall(r"(?:register|loop_var|index_var): (\w+)", text)) | set(
         re.findall(rf"^ +({role.name}_\w+):", text, re.M)
     )
     assert sorted(read - made - set(options_of(role))) == []
@@ -214,3 +214,19 @@ def test_the_steps_of_a_backup_name_the_machine_by_the_number_it_has_now() -> No
         if isinstance(options, dict) and "vmid" in options
     ]
     assert len(numbers) == 4 and set(numbers) == {"{{ _backup_job.job.vmid }}"}
+
+
+@pytest.mark.parametrize("role", ["backup", "restore"])
+def test_every_copy_is_given_what_the_role_has_a_variable_for(role: str) -> None:
+    """What a role does not hand on has the module's own default, whatever the operator wrote."""
+    text = (ROOT / "plugins" / "modules" / "vmdk_copy.py").read_text(encoding="utf-8")
+    known = yaml.safe_load(text.split('DOCUMENTATION = r"""')[1].split('"""')[0])["options"]
+    # These name the VM or its place elsewhere in the role.
+    wanted = {name for name in known if f"{role}_{name}" in options_of(ROOT / "roles" / role)} - {"vm", "uuid"}
+    copies = [
+        task["stowage.esxi.vmdk_copy"]
+        for task in tasks_in(load(ROOT / "roles" / role / "tasks" / "vm.yml"))
+        if "stowage.esxi.vmdk_copy" in task
+    ]
+    assert len(copies) == 1 and "reserve_percent" in wanted
+    assert wanted - set(copies[0]) == set()

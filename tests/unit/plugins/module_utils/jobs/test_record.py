@@ -203,3 +203,13 @@ def test_a_state_folder_that_cannot_be_used_is_an_error_with_the_way_out(tmp_pat
     with pytest.raises(StateNotKept) as caught:
         uses[use]()
     assert state in caught.value.message and "backup_state_dir" in caught.value.hint_text
+
+
+def test_a_restored_machine_that_failed_afterwards_is_told_with_its_point_and_the_reason(tmp_path: Path) -> None:
+    entry = record.new_entry("run1", "esx1", "web01", "restore:/x", "restore", ())
+    entry.update(
+        status="failed", restore_point="/p/web01", error={"id": "x", "message": "it is poweredOff", "hint": ""}
+    )
+    record.write_entry(str(tmp_path), entry)
+    text = record.merge(str(tmp_path), "run1")["summary"]["text"]
+    assert text.split("\n")[1].endswith("/p/web01  it is poweredOff")
