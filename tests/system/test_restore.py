@@ -110,7 +110,7 @@ def test_a_restored_machine_that_does_not_power_on_stays_and_is_told_as_failed(
     house: House, points: dict[str, RestorePoint]
 ) -> None:
     more = {"restore_name": "stays off", "restore_uuid": "new", "restore_mac": "new", "restore_power_on": True}
-    house.lab.fault("esx80", "power_on_fails", vm="stays off")
+    house.lab.fault("esx80", "power_on_fails")
     for why in (None, "already restored, left as it is"):
         run = restore(house, "esx80", "plain80", **more).must_end_with(2)
         entry = entry_of(house, run)
