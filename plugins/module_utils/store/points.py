@@ -20,7 +20,7 @@ SLOT_BYTES = ID_BYTES + CHECK_BYTES
 PAGE_SLOTS = 1024
 NOTHING = bytes(ID_BYTES)
 FORMAT = 1
-_POINT = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\Z")
+_POINT = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{6}\Z")
 _LARGEST_DISK = 1 << 50
 
 
@@ -117,18 +117,13 @@ def is_point_id(text: str) -> bool:
     return _POINT.match(text) is not None
 
 
-def parse(data: bytes, name: str, store: str) -> Point | None:
-    """The point in a manifest; None for one that was revoked. Everything in it is checked: it may be a stranger's."""
+def parse(data: bytes, name: str, store: str) -> Point:
+    """The point in a manifest. Everything in it is checked: it may be a stranger's."""
 
     def wrong(reason: str) -> Damaged:
         return Damaged(name=name, store=store, reason=reason)
 
     body, _newline, last = data.rstrip(b"\n").rpartition(b"\n")
-    try:
-        if not body and json.loads(data) == {"revoked": True}:
-            return None
-    except ValueError as error:
-        raise wrong("it is not a manifest") from error
     body += b"\n"
     if last != b"xxh3-128 " + record_check(body).hex().encode("ascii"):
         raise wrong("its checksum is wrong")

@@ -9,8 +9,8 @@
     reader.py STORE POINT DISK-OR-FILE TARGET   write one of them to a new file
 
 Python 3.6 or newer, with the library zstandard or the program zstd; for an encrypted store also the library
-cryptography, and its passphrase or recovery key in STOWAGE_PASSPHRASE. Where blake3 or xxhash are there, they are used
-to prove what was read; a SHA-256 store is proven without them. A store in a bucket: copy it to a folder first.
+cryptography, and its passphrase or recovery key in STOWAGE_PASSPHRASE. What is read is proven by its
+hash; for a BLAKE3 store that needs the library blake3. A store in a bucket: copy it to a folder first.
 """
 
 import base64
@@ -22,28 +22,29 @@ import struct
 import subprocess
 import sys
 import zlib
+from typing import Any, Dict, Iterator, List, NoReturn, Optional, Tuple
 
 
-def library(name):
+def library(name: str) -> Any:
     try:
         return __import__(name)
     except ImportError:
         return None
 
 
-zstandard, xxhash, blake3 = library("zstandard"), library("xxhash"), library("blake3")
+zstandard, blake3 = library("zstandard"), library("blake3")
 
 
-def fail(text):
+def fail(text: str) -> NoReturn:
     sys.exit("reader.py: " + text)
 
 
-def hkdf(key, info, salt=b"", length=32):
+def hkdf(key: bytes, info: bytes, salt: bytes = b"", length: int = 32) -> bytes:
     extracted = hmac.new(salt or bytes(32), key, "sha256").digest()
     return hmac.new(extracted, info + b"\1", "sha256").digest()[:length]
 
 
-def aes(key):
+def aes(key: bytes) -> Any:
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError:
@@ -52,16 +53,16 @@ def aes(key):
 
 
 class Store:
-    def __init__(self, root):
+    def __init__(self, root: str) -> None:
         self.root = root
         with open(os.path.join(root, "config.json")) as file:
             self.config = json.load(file)
         if (self.config["format"], self.config["version"]) != ("stowage-store", 1):
             fail("a store of version {}; this program reads version 1".format(self.config["version"]))
-        self.master = self.unlock() if self.config.get("encryption") else None
-        self.places = None
+        self.master = self.unlock() if self.config.get("encryption") else b""
+        self.places = {}  # type: Dict[bytes, Tuple[str, int, int, int, int]]
 
-    def unlock(self):
+    def unlock(self) -> bytes:
         given = os.environ.get("STOWAGE_PASSPHRASE")
         if given is None:
             fail("this store is encrypted: put its passphrase or recovery key into STOWAGE_PASSPHRASE")
@@ -77,12 +78,12 @@ class Store:
                     cost = {word: slot[word] for word in ("n", "r", "p")}
                     secret = given.encode("utf-8", "surrogateescape")
                     key = hashlib.scrypt(secret, salt=salt, maxmem=(1 << 31) - 1, dklen=32, **cost)
-                return aes(key).decrypt(bytes(12), bytes.fromhex(slot["wrapped"]), self.config["id"].encode())
+                return bytes(aes(key).decrypt(bytes(12), bytes.fromhex(slot["wrapped"]), self.config["id"].encode()))
             except Exception:
                 continue
         fail("no key of this store opens with that")
 
-    def points(self):
+    def points(self) -> Iterator[Any]:
         for folder, _folders, names in sorted(os.walk(os.path.join(self.root, "points"))):
             for name in sorted(names):
                 if not name.startswith("."):
@@ -94,7 +95,7 @@ class Store:
                     if not point.get("revoked"):
                         yield point
 
-    def index(self):
+    def index(self) -> Dict[bytes, Tuple[str, int, int, int, int]]:
         """Where every record lies, from the tables of contents at the ends of the packs."""
         found = {}
         for folder, _folders, names in os.walk(os.path.join(self.root, "packs")):
@@ -107,7 +108,7 @@ class Store:
                     file.seek(max(0, size - 48))
                     magic, count, _zero, offset, total = struct.unpack("<8sIIQQ", file.read(32).ljust(32, b"\0"))
                     if magic != b"STOWTOC1" or total != size:
-                        print("reader.py: {} has no end, it is left out".format(path), file=sys.stderr)
+                        print(f"reader.py: {path} has no end, it is left out", file=sys.stderr)
                         continue
                     file.seek(offset)
                     for number in range(count):
@@ -116,12 +117,12 @@ class Store:
                         found[entry[:32]] = (path, place, stored, length, number)
         return found
 
-    def read(self, identity):
+    def read(self, identity: bytes) -> bytes:
         """The bytes of one record, proven as far as this machine can."""
-        if self.places is None:
+        if not self.places:
             self.places = self.index()
         if identity not in self.places:
-            fail("chunk {} is in no pack".format(identity.hex()))
+            fail(f"chunk {identity.hex()} is in no pack")
         path, place, stored, length, number = self.places[identity]
         with open(path, "rb") as file:
             salt = file.read(64)[32:]
@@ -138,19 +139,19 @@ class Store:
         elif codec == 1:
             payload = subprocess.run(["zstd", "-dcq"], input=payload, stdout=subprocess.PIPE, check=True).stdout
         if len(payload) != length or self.identity(payload) not in (identity, None):
-            fail("chunk {} in {} is damaged".format(identity.hex(), path))
-        return payload
+            fail(f"chunk {identity.hex()} in {path} is damaged")
+        return bytes(payload)
 
-    def identity(self, data):
-        key = hkdf(self.master, b"id") if self.master else None
+    def identity(self, data: bytes) -> Optional[bytes]:
+        key = hkdf(self.master, b"id") if self.master else b""
         if self.config["hash"] == "sha256":
             return hmac.new(key, data, "sha256").digest() if key else hashlib.sha256(data).digest()
         if blake3 is None:
             return None
-        return blake3.blake3(data, key=key).digest() if key else blake3.blake3(data).digest()
+        return bytes((blake3.blake3(data, key=key) if key else blake3.blake3(data)).digest())
 
 
-def write_disk(store, disk, target):
+def write_disk(store: Store, disk: Any, target: str) -> None:
     with open(target, "xb") as file:
         file.truncate(disk["bytes"])
         for number, page in enumerate(disk["pages"]):
@@ -164,7 +165,7 @@ def write_disk(store, disk, target):
             fail("the disk came out with another size")
 
 
-def main(words):
+def main(words: List[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(__doc__)
         return
@@ -185,13 +186,14 @@ def main(words):
         return
     for disk in chosen[0]["disks"]:
         if disk["key"] == words[2]:
-            return write_disk(store, disk, words[3])
+            write_disk(store, disk, words[3])
+            return
     for entry in chosen[0]["files"]:
         if entry["name"] == words[2]:
             with open(words[3], "xb") as file:
                 file.write(store.read(bytes.fromhex(entry["id"])) if entry["id"] else b"")
             return
-    fail("{} has no disk and no file {}".format(words[1], words[2]))
+    fail(f"{words[1]} has no disk and no file {words[2]}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock, iso
-from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, points
+from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, points, registry
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import Codec
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
@@ -167,7 +167,10 @@ class Store:
         return sorted(found, key=lambda point: point.point)
 
     def read_point(self, name: str) -> Point | None:
-        return points.parse(self.unseal(self.backend.read(name), name), name, self.name)
+        data = self.backend.read(name)
+        if data == registry.REVOKED:
+            return None
+        return points.parse(self.unseal(data, name), name, self.name)
 
     def point(self, machine_id: str, point_id: str) -> Point:
         name = points.object_name(machine_id, point_id)

@@ -17,12 +17,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
-from ansible_collections.stowage.esxi.plugins.module_utils.store import gcstate, index, points
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ObjectExists, WriterRevoked
+from ansible_collections.stowage.esxi.plugins.module_utils.store import index, points, registry
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ObjectExists, StoreError, WriterRevoked
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import CHUNK, LONGEST_PACK, Entry, PackWriter
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, _json, pack_name
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
+
+BEAT_SECONDS = 10.0
 
 
 class Writer:
@@ -34,7 +36,7 @@ class Writer:
         self.id = secrets.token_hex(8)
         self.machine_id, self.machine_name = machine_id, machine_name
         self.created_at = iso(now)
-        self.point = f"{now.strftime('%Y%m%dT%H%M%SZ')}-{secrets.token_hex(3)}"
+        self.point = f"{now.strftime('%Y%m%dT%H%M%S.%fZ')}-{secrets.token_hex(3)}"
         self._packs = 0
         self._guard = threading.Lock()
         self._sealing = ThreadPoolExecutor(1, thread_name_prefix="seal")
@@ -46,16 +48,18 @@ class Writer:
             "machine": machine_name,
             "created_at": self.created_at,
         }
-        # First the registration, then the look at what is about to go: whoever collects does it the other way round.
-        store.backend.create(self._object, _json(registration))
+        # In this order; see registry.
+        store.backend.create(self._object, registry.render(registration))
+        without = registry.condemned(store.backend)
         self.index = Index(store.index(fresh=True).segments)
-        self.index.without = gcstate.condemned(store.backend)
+        self.index.without = without
         self.stored_bytes = 0
+        self._heart = _Heart(self)
         self.entries: dict[str, list[Entry]] = {}
 
     @property
     def _object(self) -> str:
-        return f"writers/{self.id}.json"
+        return f"{registry.WRITERS}{self.id}.json"
 
     # -- packs ---------------------------------------------------------------------------------------------------
 
@@ -109,7 +113,7 @@ class Writer:
             self.store.backend.create(point.object_name, self.store.seal(point.render()))
         except ObjectExists as error:
             raise WriterRevoked(point=self.point) from error
-        self.store.backend.delete(self._object)
+        self._unregister()
 
     def abort(self) -> None:
         """Nothing of it stays but whole packs that gc takes; never raises for what is not there."""
@@ -118,6 +122,10 @@ class Writer:
             lane.abort()
         for name in self.entries:
             self.store.backend.delete(pack_name(name))
+        self._unregister()
+
+    def _unregister(self) -> None:
+        self._heart.stop()
         self.store.backend.delete(self._object)
 
     def __enter__(self) -> Writer:
@@ -126,6 +134,34 @@ class Writer:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if kind is not None:
             self.abort()
+
+
+class _Heart:
+    """Shows that the writer lives, to a collection that waits for him."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._ended = threading.Event()
+        self._number = 0
+        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            # A beat that cannot be written costs at most this restore point.
+            with contextlib.suppress(StoreError):
+                self._number += 1
+                self._writer.store.backend.create(self._name(self._number), b"")
+                self._writer.store.backend.delete(self._name(self._number - 1))
+
+    def _name(self, number: int) -> str:
+        return f"{registry.BEATS}{self._writer.id}-{number}"
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self._number:
+            self._writer.store.backend.delete(self._name(self._number))
 
 
 class Lane:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a store asks of the place it lies in. The docstrings are the contract; one test suite holds every backend to it."""
+"""What a store asks of the place it lies in. The docstrings are the contract; one suite holds every backend to it."""
 
 from __future__ import annotations
 
@@ -87,6 +87,10 @@ class Backend(ABC):
     @abstractmethod
     def delete(self, name: str) -> None:
         """It is gone, durably; no error when it was not there."""
+
+    @abstractmethod
+    def tidy(self) -> None:
+        """Removes what uploads have left whose process has died; never what a living one works on."""
 
     def close(self) -> None:  # noqa: B027  a backend without connections has nothing to do
         """Frees what it holds."""

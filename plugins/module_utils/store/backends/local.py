@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import mmap
 import os
 import secrets
@@ -52,6 +53,8 @@ class LocalUpload(Upload):
         with backend.told(name, "written"):
             backend.make_folder(folder)
             self._handle = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            # Held for as long as we live: what is not held is a dead writer's.
+            fcntl.flock(self._handle, fcntl.LOCK_SH)
 
     def append(self, parts: Sequence[Any]) -> None:
         with self._backend.told(self._name, "written"):
@@ -65,9 +68,9 @@ class LocalUpload(Upload):
     def commit(self) -> None:
         with self._backend.told(self._name, "written"):
             os.fsync(self._handle)
+            self._backend.give_name(self._temporary, self._path, self._name)
             os.close(self._handle)
             self._handle = -1
-            self._backend.give_name(self._temporary, self._path, self._name)
 
     def abort(self) -> None:
         if self._handle >= 0:
@@ -152,6 +155,21 @@ class LocalBackend(Backend):
             except FileNotFoundError:
                 return
             durable.sync_folder(os.path.dirname(path))
+
+    def tidy(self) -> None:
+        for folder, _folders, names in os.walk(self.root):
+            for name in names:
+                if name.startswith(TEMPORARY):
+                    self._remove_if_dead(os.path.join(folder, name))
+
+    def _remove_if_dead(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+            finally:
+                os.close(handle)
 
     def make_folder(self, folder: str) -> None:
         """With all above it, durably: a synced file in a folder that a power cut forgets is lost."""
