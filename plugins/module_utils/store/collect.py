@@ -75,7 +75,7 @@ def _give_up_dead(store: Store, observe_seconds: float, report: Report) -> None:
         # One that came meanwhile has not been looked at twice.
         if writer.id not in known or beats.get(writer.id) != known[writer.id]:
             report.waiting_for.append(writer.id)
-        elif registry.revoke(store.backend, writer):
+        elif registry.revoke(store.backend, writer, build(())):
             report.given_up.append(writer.id)
 
 

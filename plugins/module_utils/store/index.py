@@ -96,7 +96,7 @@ class Segment:
 
     def verify(self) -> None:
         """Checksum and order of the whole file."""
-        if record_check(memoryview(self._data)[HEADER.size :]) != self.checksum:
+        if record_check(self._data[:24], self._data[40:64], memoryview(self._data)[HEADER.size :]) != self.checksum:
             raise self._damaged("its checksum is wrong")
         before = b""
         for identity in self.ids():
@@ -124,10 +124,15 @@ class Index:
             return place
         for segment in self.segments:
             position = segment.position(identity)
-            if position >= 0:
+            if position < 0:
+                continue
+            try:
                 place = segment.place(position)
-                if place.pack not in self.without:
-                    return place
+            except Damaged:
+                # Verify names the file; another one, or the packs themselves, know the place.
+                continue
+            if place.pack not in self.without:
+                return place
         return None
 
     def __contains__(self, identity: bytes) -> bool:
@@ -161,7 +166,9 @@ def build(items: Iterable[tuple[bytes, Place]]) -> bytes:
         fan[bucket] += fan[bucket - 1]
     names = b"".join(_padded(name) for name in numbers)
     body = b"".join([struct.pack(f"<{len(fan)}I", *fan), *ids, bytes(places), names])
-    return HEADER.pack(MAGIC, VERSION, bits, len(numbers), len(ids), record_check(body), bytes(24)) + body
+    fields = (MAGIC, VERSION, bits, len(numbers), len(ids))
+    bare = HEADER.pack(*fields, bytes(16), bytes(24))
+    return HEADER.pack(*fields, record_check(bare[:24], bare[40:], body), bytes(24)) + body
 
 
 def _padded(name: str) -> bytes:

@@ -61,6 +61,7 @@ class PackWriter:
         self._cipher: PackCipher | None = vault.pack(salt) if vault else None
         header = HEADER.pack(MAGIC, VERSION, ENCRYPTED if vault else 0, 0, store_id, salt)
         self.size = len(header)
+        self._header = header
         self._upload.append([header])
 
     def add(self, identity: bytes, check: bytes, data: Any, kind: int = CHUNK) -> Entry:
@@ -87,16 +88,16 @@ class PackWriter:
         table = b"".join(
             ENTRY.pack(e.id, e.check, e.offset, e.stored, e.length, e.codec, e.kind, 0) for e in self.entries
         )
-        self._upload.append([table, footer(len(self.entries), self.size, table)])
+        self._upload.append([table, footer(self._header, len(self.entries), self.size, table)])
         self._upload.commit()
 
     def abort(self) -> None:
         self._upload.abort()
 
 
-def footer(count: int, offset: int, table: bytes) -> bytes:
+def footer(header: bytes, count: int, offset: int, table: bytes) -> bytes:
     head = FOOTER.pack(FOOTER_MAGIC, count, 0, offset, offset + len(table) + FOOTER_BYTES)
-    return head + record_check(table, head)
+    return head + record_check(header, table, head)
 
 
 class PackReader:
@@ -135,8 +136,9 @@ class PackReader:
         if magic != FOOTER_MAGIC or total != size or offset + count * ENTRY.size + FOOTER_BYTES != size:
             raise self.damaged("its end is missing or wrong")
         table = bytes(self.ranges.read(offset, count * ENTRY.size))
-        if record_check(table, tail[: FOOTER.size]) != tail[FOOTER.size :]:
-            raise self.damaged("its table of contents is wrong")
+        header = bytes(self.ranges.read(0, HEADER.size))
+        if record_check(header, table, tail[: FOOTER.size]) != tail[FOOTER.size :]:
+            raise self.damaged("its header or its table of contents is wrong")
         found = [Entry(*fields[:7]) for fields in ENTRY.iter_unpack(table)]
         place = HEADER.size
         for entry in found:
@@ -146,6 +148,12 @@ class PackReader:
         if place != offset:
             raise self.damaged("its table of contents does not cover it")
         return found
+
+    def entries_or_survivors(self) -> list[Entry]:
+        try:
+            return self.entries()
+        except Damaged:
+            return list(self.survivors())
 
     def survivors(self) -> Iterator[Entry]:
         """The records of a pack whose end is lost, as far as they can be followed from the front."""
@@ -184,7 +192,7 @@ class PackReader:
 
     def _number(self, offset: int) -> int:
         if self._numbers is None:
-            self._numbers = {entry.offset: number for number, entry in enumerate(self.entries())}
+            self._numbers = {entry.offset: number for number, entry in enumerate(self.entries_or_survivors())}
         try:
             return self._numbers[offset]
         except KeyError:

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.store import textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged
-from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import CHECK_BYTES, ID_BYTES, record_check
+from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import CHECK_BYTES, ID_BYTES
 
 FOLDER = "points/"
 SLOT_BYTES = ID_BYTES + CHECK_BYTES
@@ -99,9 +99,7 @@ class Point:
             ],
             "facts": dict(self.facts),
         }
-        # ASCII escapes: names that are not valid UTF-8 survive the trip.
-        body = json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
-        return body + b"xxh3-128 " + record_check(body).hex().encode("ascii") + b"\n"
+        return textfile.render(value)
 
 
 def folder_of(machine_id: str) -> str:
@@ -123,12 +121,8 @@ def parse(data: bytes, name: str, store: str) -> Point:
     def wrong(reason: str) -> Damaged:
         return Damaged(name=name, store=store, reason=reason)
 
-    body, _newline, last = data.rstrip(b"\n").rpartition(b"\n")
-    body += b"\n"
-    if last != b"xxh3-128 " + record_check(body).hex().encode("ascii"):
-        raise wrong("its checksum is wrong")
+    value = textfile.parse(data, name, store)
     try:
-        value = json.loads(body)
         if value["format"] != FORMAT:
             raise wrong(f"format {value['format']!r} is not known")
         point = Point(

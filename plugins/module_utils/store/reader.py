@@ -52,11 +52,15 @@ def aes(key: bytes) -> Any:
     return AESGCM(key)
 
 
+def first_line(path: str) -> Any:
+    with open(path, "rb") as file:
+        return json.loads(file.readline())
+
+
 class Store:
     def __init__(self, root: str) -> None:
         self.root = root
-        with open(os.path.join(root, "config.json")) as file:
-            self.config = json.load(file)
+        self.config = first_line(os.path.join(root, "config.json"))
         if (self.config["format"], self.config["version"]) != ("stowage-store", 1):
             fail("a store of version {}; this program reads version 1".format(self.config["version"]))
         self.master = self.unlock() if self.config.get("encryption") else b""
@@ -68,8 +72,7 @@ class Store:
             fail("this store is encrypted: put its passphrase or recovery key into STOWAGE_PASSPHRASE")
         typed = given.upper().replace("-", "").replace(" ", "")
         for name in sorted(os.listdir(os.path.join(self.root, "keys"))):
-            with open(os.path.join(self.root, "keys", name)) as file:
-                slot = json.load(file)
+            slot = first_line(os.path.join(self.root, "keys", name))
             salt = bytes.fromhex(slot["salt"])
             try:
                 if slot["kdf"] == "none":

@@ -11,16 +11,16 @@ knows what he must not lean on, or the collection waits for him. No clock takes 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.store import textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectExists, ObjectMissing
 
 WRITERS, BEATS, ANNOUNCED = "writers/", "beats/", "gc/"
-REVOKED = b'{"revoked": true}\n'
+REVOKED = textfile.render({"revoked": True})
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Registration:
 
     id: str
     point: str
-    machine: str
 
     @property
     def object_name(self) -> str:
@@ -53,20 +52,12 @@ class Announcement:
         return f"{ANNOUNCED}{self.number:08d}-waits.json"
 
 
-def render(value: Any) -> bytes:
-    return json.dumps(value, indent=2, sort_keys=True).encode("ascii") + b"\n"
-
-
 def _objects(backend: Backend, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, _size in sorted(backend.list(prefix)):
         try:
-            value = json.loads(backend.read(name))
+            value = textfile.parse(backend.read(name), name, backend.name)
         except ObjectMissing:
             continue
-        except ValueError as error:
-            raise Damaged(name=name, store=backend.name, reason="it is not JSON") from error
-        if not isinstance(value, dict):
-            raise Damaged(name=name, store=backend.name, reason="it is no object")
         yield name, value
 
 
@@ -74,7 +65,7 @@ def registrations(backend: Backend) -> list[Registration]:
     found = []
     for name, value in _objects(backend, WRITERS):
         try:
-            found.append(Registration(str(value["writer"]), str(value["point"]), str(value["machine"])))
+            found.append(Registration(str(value["writer"]), str(value["point"])))
         except KeyError as error:
             raise Damaged(name=name, store=backend.name, reason=f"it lacks {error}") from error
     return found
@@ -102,14 +93,14 @@ def condemned(backend: Backend) -> frozenset[str]:
 
 def announce(backend: Backend, packs: frozenset[str]) -> None:
     number = max((one.number for one in announcements(backend)), default=0) + 1
-    backend.create(Announcement(number, packs, None).object_name, render({"packs": sorted(packs)}))
+    backend.create(Announcement(number, packs, None).object_name, textfile.render({"packs": sorted(packs)}))
 
 
 def ask_waits(backend: Backend, one: Announcement) -> Announcement:
     """Fixes for whom this announcement waits: all that are registered after it stood."""
     ids = frozenset(writer.id for writer in registrations(backend))
     try:
-        backend.create(one.waits_name, render({"writers": sorted(ids)}))
+        backend.create(one.waits_name, textfile.render({"writers": sorted(ids)}))
     except ObjectExists:
         return next((other for other in announcements(backend) if other.number == one.number), one)
     return Announcement(one.number, one.packs, ids)
@@ -131,8 +122,17 @@ def beats(backend: Backend) -> dict[str, int]:
     return found
 
 
-def revoke(backend: Backend, writer: Registration) -> bool:
-    """Takes the one name that the writer could commit; False when he was faster. Either way he has ended."""
+def index_name(writer: str) -> str:
+    return f"index/{writer}.idx"
+
+
+def revoke(backend: Backend, writer: Registration, empty_index: bytes) -> bool:
+    """Takes the names that the writer could still create; False when he had committed. Either way he has ended.
+
+    His index, too: one that came after his packs were removed would lead others to what is not there.
+    """
+    with contextlib.suppress(ObjectExists):
+        backend.create(index_name(writer.id), empty_index)
     taken = True
     try:
         backend.create(writer.point, REVOKED)

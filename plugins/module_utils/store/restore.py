@@ -9,11 +9,11 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import points
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import TargetFailed
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkMissing, StoreError, TargetFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
@@ -169,7 +169,8 @@ class _Job:
                     if pack is None or piece.place.pack != name:
                         if pack is not None:
                             pack.ranges.close()
-                        name, pack = piece.place.pack, self.store.pack(piece.place.pack)
+                            pack = None
+                        name, pack = piece.place.pack, self._pack(piece.place.pack)
                     self._piece(pack, piece, told)
         except BaseException:
             self._failed.set()
@@ -179,7 +180,30 @@ class _Job:
                 pack.ranges.close()
         return told
 
-    def _piece(self, pack: PackReader, piece: _Piece, told: Told) -> None:
+    def _pack(self, name: str) -> PackReader | None:
+        try:
+            return self.store.pack(name)
+        except StoreError:
+            # Each chunk is then looked for elsewhere.
+            return None
+
+    def _piece(self, pack: PackReader | None, piece: _Piece, told: Told) -> None:
+        try:
+            if pack is not None:
+                self._write_piece(pack, piece, told)
+                return
+            raise ChunkMissing(chunk=piece.id.hex(), store=self.store.name)
+        except TargetFailed:
+            raise
+        except StoreError:
+            other = self.store.other_place(piece.id, piece.place)
+            if other is None:
+                raise
+            reader = self.store.pack(other.pack)
+            with reader.ranges:
+                self._write_piece(reader, replace(piece, place=other), told)
+
+    def _write_piece(self, pack: PackReader, piece: _Piece, told: Told) -> None:
         place = piece.place
         record = pack.raw(place.offset, place.stored)
         data, _check = pack.expand(record, place.offset, place.length, piece.id)

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock, iso
-from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, points, registry
+from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, points, registry, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import Codec
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
@@ -21,6 +20,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     NoStore,
     NoSuchPoint,
     ObjectMissing,
+    StoreError,
     StoreExists,
     UnknownFormat,
 )
@@ -51,6 +51,8 @@ class Store:
         self.settings = {**DEFAULTS, **self._newest_settings()}
         self.codec = Codec(self.settings["codec"], self.settings["level"])
         self._index: Index | None = None
+        self._from_packs: Index | None = None
+        self.index_problems: dict[str, str] = {}
 
     # -- opening -------------------------------------------------------------------------------------------------
 
@@ -89,28 +91,27 @@ class Store:
             config["seed"] = secrets.token_hex(8)
         elif passphrase is not None:
             slot = vault.wrap("first", passphrase.encode("utf-8", "surrogateescape"), config["id"])
-            backend.create("keys/first.json", _json(slot))
+            backend.create("keys/first.json", textfile.render(slot))
         if settings:
-            backend.create(f"settings/{1:08d}.json", _json({**DEFAULTS, **settings}))
+            backend.create(f"settings/{1:08d}.json", textfile.render({**DEFAULTS, **settings}))
         # Last: a store exists when its configuration does.
-        backend.create(CONFIG, _json(config))
+        backend.create(CONFIG, textfile.render(config))
         return Store(backend, config, vault, clock)
 
     @staticmethod
     def open(backend: Backend, secret: str | None = None, clock: Clock | None = None) -> Store:
         """An existing store; `NoStore`, `UnknownFormat`, `WrongKey`, or `Damaged`."""
         try:
-            config = json.loads(backend.read(CONFIG, 1 << 16))
-            known = config["format"] == "stowage-store" and config["version"] == VERSION
+            config = textfile.parse(backend.read(CONFIG, 1 << 16), CONFIG, backend.name)
         except ObjectMissing as error:
             raise NoStore(store=backend.name, reason="there is no config.json in it") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise Damaged(name=CONFIG, store=backend.name, reason="it is not the configuration of a store") from error
-        if not known:
-            raise UnknownFormat(store=backend.name, version=config["version"], known=VERSION)
+        if config.get("format") != "stowage-store" or config.get("version") != VERSION:
+            raise UnknownFormat(store=backend.name, version=config.get("version"), known=VERSION)
         vault = None
         if config.get("encryption"):
-            slots = [json.loads(backend.read(name, 1 << 16)) for name, _size in backend.list("keys/")]
+            slots = [
+                textfile.parse(backend.read(name, 1 << 16), name, backend.name) for name, _size in backend.list("keys/")
+            ]
             if secret is None:
                 raise crypto.WrongKey(count=len(slots), store=backend.name)
             vault = crypto.unlock(slots, secret.encode("utf-8", "surrogateescape"), config["id"], backend.name)
@@ -118,7 +119,9 @@ class Store:
 
     def _newest_settings(self) -> dict[str, Any]:
         names = sorted(name for name, _size in self.backend.list("settings/"))
-        return dict(json.loads(self.backend.read(names[-1], 1 << 16))) if names else {}
+        if not names:
+            return {}
+        return textfile.parse(self.backend.read(names[-1], 1 << 16), names[-1], self.name)
 
     # -- objects -------------------------------------------------------------------------------------------------
 
@@ -137,10 +140,27 @@ class Store:
     def _segments(self) -> list[Segment]:
         found = []
         for name, _size in self.backend.list("index/"):
-            # One that goes between the listing and the reading has a successor in a fresh listing.
-            with contextlib.suppress(ObjectMissing):
+            try:
                 found.append(Segment(self.backend.map(name), name, self.name))
+            except ObjectMissing:
+                # One that goes between the listing and the reading has a successor in a fresh listing.
+                continue
+            except Damaged as error:
+                self.index_problems.setdefault(name, error.message)
         return found
+
+    def index_from_packs(self) -> Index:
+        """The index anew, from the packs' own tables of contents: what there is when an index file is damaged."""
+        if self._from_packs is None:
+            index = Index()
+            for name, _size in self.backend.list("packs/"):
+                stem = name.rpartition("/")[2].partition(".")[0]
+                with contextlib.suppress(StoreError), self.pack(stem).ranges as ranges:
+                    reader = PackReader(name, ranges, self.name, self.codec, self.vault)
+                    for entry in reader.entries_or_survivors():
+                        index.added.setdefault(entry.id, Place(stem, entry.offset, entry.stored, entry.length))
+            self._from_packs = index
+        return self._from_packs
 
     def pack(self, name: str) -> PackReader:
         """A pack, its header checked. The caller closes its `ranges`."""
@@ -185,19 +205,33 @@ class Store:
     # -- records -------------------------------------------------------------------------------------------------
 
     def place_of(self, identity: bytes) -> Place:
-        place = self.index().find(identity) or self.index(fresh=True).find(identity)
-        if place is None:
-            raise ChunkMissing(chunk=identity.hex(), store=self.name)
-        return place
+        for index in (self.index, lambda: self.index(fresh=True), self.index_from_packs):
+            place = index().find(identity)
+            if place is not None:
+                return place
+        raise ChunkMissing(chunk=identity.hex(), store=self.name)
+
+    def other_place(self, identity: bytes, than: Place) -> Place | None:
+        """Where a chunk lies by the packs' own word, when what the index says has proven wrong."""
+        place = self.index_from_packs().find(identity)
+        return place if place != than else None
 
     def read_record(self, identity: bytes, most: int = 1 << 30) -> bytes:
         """A page or a file, proven by its id."""
         place = self.place_of(identity)
+        try:
+            return self._record_at(place, identity, most)
+        except StoreError:
+            other = self.other_place(identity, place)
+            if other is None:
+                raise
+            return self._record_at(other, identity, most)
+
+    def _record_at(self, place: Place, identity: bytes, most: int) -> bytes:
         if place.length > most:
             raise Damaged(name=pack_name(place.pack), store=self.name, reason=f"a record of {place.length} bytes")
-        with self.pack(place.pack).ranges as ranges:
-            reader = PackReader(pack_name(place.pack), ranges, self.name, self.codec, self.vault)
-            reader.check_header(bytes.fromhex(self.id))
+        reader = self.pack(place.pack)
+        with reader.ranges:
             record = reader.raw(place.offset, place.stored)
             data, _check = reader.expand(record, place.offset, place.length, identity)
         if self.identity.of(data) != identity:
@@ -227,18 +261,3 @@ class Store:
 
 def pack_name(name: str) -> str:
     return f"packs/{name[:2]}/{name}.pack"
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, indent=2, sort_keys=True).encode("ascii") + b"\n"
-
-
-def parse_json(data: bytes, name: str, store: str, wanted: Sequence[str]) -> dict[str, Any]:
-    """A small object of the store's own; `Damaged` when it is not JSON or lacks a field."""
-    try:
-        value = json.loads(data)
-        for field in wanted:
-            value[field]
-    except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(name=name, store=store, reason=f"it does not hold what it must: {error!r}") from error
-    return dict(value)

@@ -53,7 +53,9 @@ def run(store: Store, *, deep: bool = False, threads: int = 0) -> Report:
     with ThreadPoolExecutor(count, thread_name_prefix="verify") as executor:
         for one in [executor.submit(job.lane, work) for _ in range(count)]:
             report.add(one.result())
-    for segment in store.index(fresh=True).segments:
+    segments = store.index(fresh=True).segments
+    report.problems += store.index_problems.values()
+    for segment in segments:
         try:
             segment.verify()
         except StoreError as error:
@@ -84,17 +86,19 @@ class _Job:
 
     def _pack(self, pack: PackReader, report: Report) -> None:
         pack.check_header(bytes.fromhex(self.store.id))
+        deep = self.deep
         try:
             entries = pack.entries()
         except StoreError as error:
+            # Nothing vouches for the header any more: only decoding shows whether the records can be had.
             report.problems.append(error.message)
-            entries = list(pack.survivors())
+            entries, deep = list(pack.survivors()), True
         good = set()
         for entry in entries:
             report.records += 1
             report.stored += entry.span
             try:
-                self._record(pack, entry, report)
+                self._record(pack, entry, report, deep)
                 good.add(entry.offset)
             except StoreError as error:
                 report.bad[entry.id] = error.message
@@ -103,9 +107,9 @@ class _Job:
         with self._guard:
             self.good[name] = frozenset(good)
 
-    def _record(self, pack: PackReader, entry: Entry, report: Report) -> None:
+    def _record(self, pack: PackReader, entry: Entry, report: Report, deep: bool) -> None:
         record = pack.raw(entry.offset, entry.stored)
-        if not self.deep:
+        if not deep:
             return
         data, check = pack.expand(record, entry.offset, entry.length, entry.id)
         if self.store.identity.check(data) != check:

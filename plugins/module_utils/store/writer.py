@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
-from ansible_collections.stowage.esxi.plugins.module_utils.store import index, points, registry
+from ansible_collections.stowage.esxi.plugins.module_utils.store import index, points, registry, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ObjectExists, StoreError, WriterRevoked
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import CHUNK, LONGEST_PACK, Entry, PackWriter
@@ -45,15 +45,15 @@ class Writer:
         registration = {
             "writer": self.id,
             "point": points.object_name(machine_id, self.point),
-            "machine": machine_name,
             "created_at": self.created_at,
         }
         # In this order; see registry.
-        store.backend.create(self._object, registry.render(registration))
+        store.backend.create(self._object, textfile.render(registration))
         without = registry.condemned(store.backend)
         self.index = Index(store.index(fresh=True).segments)
         self.index.without = without
         self.stored_bytes = 0
+        self._published = False
         self._heart = _Heart(self)
         self.entries: dict[str, list[Entry]] = {}
 
@@ -102,26 +102,28 @@ class Writer:
         for one in self._sealed:
             one.result()
         self._sealing.shutdown()
-        if self.entries:
-            places = (
-                (entry.id, Place(name, entry.offset, entry.stored, entry.length))
-                for name, entries in self.entries.items()
-                for entry in entries
-            )
-            self.store.backend.create(f"index/{self.id}.idx", index.build(places))
+        places = (
+            (entry.id, Place(name, entry.offset, entry.stored, entry.length))
+            for name, entries in self.entries.items()
+            for entry in entries
+        )
         try:
+            if self.entries:
+                self._published = True
+                self.store.backend.create(registry.index_name(self.id), index.build(places))
             self.store.backend.create(point.object_name, self.store.seal(point.render()))
         except ObjectExists as error:
             raise WriterRevoked(point=self.point) from error
         self._unregister()
 
     def abort(self) -> None:
-        """Nothing of it stays but whole packs that gc takes; never raises for what is not there."""
+        """Nothing of it stays; what was in the index for a moment may be leant on, and is left to a collection."""
         self._sealing.shutdown()
         for lane in self._lanes:
             lane.abort()
-        for name in self.entries:
-            self.store.backend.delete(pack_name(name))
+        if not self._published:
+            for name in self.entries:
+                self.store.backend.delete(pack_name(name))
         self._unregister()
 
     def _unregister(self) -> None:
