@@ -1,12 +1,11 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Restores from a store without the program that made it. It lies in every store, beside the data.
 
-    reader.py STORE                             list the restore points
-    reader.py STORE POINT                       list its disks and files
-    reader.py STORE POINT DISK-OR-FILE TARGET   write one of them to a new file
+    python3 reader.py STORE                             list the restore points
+    python3 reader.py STORE POINT                       list its disks and files
+    python3 reader.py STORE POINT DISK-OR-FILE TARGET   write one of them to a new file
 
 Python 3.6 or newer, with the library zstandard or the program zstd; for an encrypted store also the library
 cryptography, and its passphrase or recovery key in STOWAGE_PASSPHRASE. What is read is proven by its

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import secrets
 from collections.abc import Iterator
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock, iso
-from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, points, registry, textfile
+from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, points, reader, registry, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import Codec
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
@@ -33,6 +34,20 @@ VERSION = 1
 CONFIG = "config.json"
 DEFAULTS: dict[str, Any] = {"codec": "zstd", "level": 1, "pack_bytes": 64 << 20, "quota_bytes": None}
 CHUNK_SIZES = tuple(1 << bits for bits in range(16, 25))
+
+_README = """\
+This is a store of restore points of virtual machines' disks (stowage-store, version 1, {id}).
+Nothing in it may be changed, renamed or deleted by hand.
+
+To restore with nothing but Python 3 and the library or the program zstd:
+
+    python3 reader.py .                                  the restore points
+    python3 reader.py . POINT                            its disks and files
+    python3 reader.py . POINT DISK-OR-FILE TARGET        one of them, to a new file (a raw image)
+
+An encrypted store also needs the library cryptography, and its passphrase or recovery key in STOWAGE_PASSPHRASE.
+The format is described in docs/store-format.md of the collection stowage.esxi.
+"""
 
 
 class Store:
@@ -94,6 +109,8 @@ class Store:
             backend.create("keys/first.json", textfile.render(slot))
         if settings:
             backend.create(f"settings/{1:08d}.json", textfile.render({**DEFAULTS, **settings}))
+        backend.create("README.txt", _README.format(id=config["id"]).encode("ascii"))
+        backend.create("reader.py", inspect.getsource(reader).encode("utf-8"))
         # Last: a store exists when its configuration does.
         backend.create(CONFIG, textfile.render(config))
         return Store(backend, config, vault, clock)

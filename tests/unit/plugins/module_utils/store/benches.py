@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, reader, restore, verify
+from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, restore, verify
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.s3 import S3Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import RawDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
+S3_KEYS = ("stowage", "stowage-secret")
+BUCKET = "stowage-tests"
 CHUNK = 1 << 16
 SECRET = "correct horse"
 
@@ -31,6 +35,21 @@ def new_store(backend: Backend, passphrase: str | None = None, hash_name: str = 
 
 def local(path: Path) -> LocalBackend:
     return LocalBackend(str(path))
+
+
+def s3(endpoint: str) -> S3Backend:
+    """A store's place of its own in the tests' bucket."""
+    access, secret = S3_KEYS
+    return S3Backend(BUCKET, secrets.token_hex(6), endpoint=endpoint, access_key=access, secret_key=secret)
+
+
+def s3_client(endpoint: str) -> Any:
+    import boto3
+
+    access, secret = S3_KEYS
+    return boto3.client(
+        "s3", endpoint_url=endpoint, aws_access_key_id=access, aws_secret_access_key=secret, region_name="us-east-1"
+    )
 
 
 def image(path: Path, chunks: Sequence[int], size: int | None = None) -> Path:
@@ -81,10 +100,10 @@ def restored(store: Store, point: Point, folder: Path, key: str = "scsi0:0") -> 
 
 
 def by_hand(root: Path, point: Point, folder: Path, key: str = "scsi0:0", secret: str | None = None) -> bytes:
-    """The same by the independent reader, as a program of its own that knows nothing of the collection."""
+    """The same by the reader that lies in the store, as a program of its own that knows nothing of the collection."""
     target = folder / "by-hand"
     environment = {"PATH": os.environ["PATH"], **({"STOWAGE_PASSPHRASE": secret} if secret else {})}
-    words = [sys.executable, "-I", reader.__file__, str(root), point.point, key, str(target)]
+    words = [sys.executable, "-I", str(root / "reader.py"), str(root), point.point, key, str(target)]
     subprocess.run(words, env=environment, check=True, capture_output=True)
     data = target.read_bytes()
     target.unlink()

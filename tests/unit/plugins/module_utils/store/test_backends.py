@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
@@ -22,9 +23,18 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ObjectMissing,
 )
 
+from .benches import s3
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.xdist_group("s3"))])
+def backend(request: pytest.FixtureRequest, root: Path) -> Backend:
+    if request.param == "local":
+        return LocalBackend(str(root))
+    return s3(request.getfixturevalue("s3_server"))
+
 
 @pytest.fixture
-def backend(root: Path) -> Backend:
+def folder(root: Path) -> LocalBackend:
     return LocalBackend(str(root))
 
 
@@ -78,8 +88,8 @@ def test_an_upload_is_there_when_it_is_committed_and_not_before(backend: Backend
     assert list(backend.list("packs/")) == [("packs/aa/x.pack", 9)]
 
 
-def test_an_aborted_upload_leaves_nothing(backend: Backend, root: Path) -> None:
-    upload = backend.upload("packs/aa/x.pack")
+def test_an_aborted_upload_leaves_nothing(folder: LocalBackend, root: Path) -> None:
+    upload = folder.upload("packs/aa/x.pack")
     upload.append([b"abc"])
     upload.abort()
     assert not [name for _folder, _folders, names in os.walk(root) for name in names]
@@ -107,19 +117,45 @@ def test_an_object_larger_than_allowed_is_refused(backend: Backend) -> None:
 
 
 def test_a_full_disk_is_told_by_its_name_and_leaves_nothing(
-    backend: Backend, root: Path, monkeypatch: pytest.MonkeyPatch
+    folder: LocalBackend, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "writev", full)
     with pytest.raises(BackendFailed, match=r"a/x could not be written: No space left on device"):
-        backend.create("a/x", b"1")
+        folder.create("a/x", b"1")
     monkeypatch.undo()
     assert not [name for _folder, _folders, names in os.walk(root) for name in names]
 
 
-def test_tidying_takes_what_the_dead_left_and_nothing_of_the_living(root: Path, backend: Backend) -> None:
+@pytest.mark.xdist_group("s3")
+def test_a_bucket_that_gives_a_name_twice_is_refused(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    careless = s3(s3_server)
+    careless.check()
+    put = careless._client.put_object
+    monkeypatch.setattr(careless._client, "put_object", lambda IfNoneMatch, **more: put(**more))
+    with pytest.raises(BackendFailed, match="ignores If-None-Match"):
+        careless.check()
+
+
+@pytest.mark.xdist_group("s3")
+def test_a_put_whose_answer_was_lost_is_no_stranger_to_itself(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = s3(s3_server)
+    put = backend._client.put_object
+
+    def twice(**words: Any) -> Any:
+        put(**words)
+        return put(**words)
+
+    monkeypatch.setattr(backend._client, "put_object", twice)
+    backend.create("points/x", b"mine")
+    assert backend.read("points/x") == b"mine"
+    with pytest.raises(ObjectExists):
+        backend.create("points/x", b"another's")
+
+
+def test_tidying_takes_what_the_dead_left_and_nothing_of_the_living(root: Path, folder: LocalBackend) -> None:
     code = (
         "import os, signal\n"
         "from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend\n"
@@ -127,11 +163,11 @@ def test_tidying_takes_what_the_dead_left_and_nothing_of_the_living(root: Path, 
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
-    living = backend.upload("packs/aa/living.pack")
+    living = folder.upload("packs/aa/living.pack")
     living.append([b"y"])
     assert len(os.listdir(root / "packs/aa")) == 2
-    backend.tidy()
+    folder.tidy()
     assert len(os.listdir(root / "packs/aa")) == 1
     living.commit()
-    backend.tidy()
-    assert list(backend.list("packs/")) == [("packs/aa/living.pack", 1)]
+    folder.tidy()
+    assert list(folder.list("packs/")) == [("packs/aa/living.pack", 1)]
