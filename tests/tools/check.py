@@ -178,7 +178,7 @@ def step_types() -> None:
 
 def step_unit() -> None:
     # More workers than cores: many of these tests wait for time limits to pass.
-    call(["python", "-m", "pytest", "-q", "-n", "6", "tests/unit"])
+    call(["python", "-m", "pytest", "-q", "-n", "6", "--dist", "loadgroup", "tests/unit"])
 
 
 def step_unit_219() -> None:

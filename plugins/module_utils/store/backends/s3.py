@@ -1,0 +1,196 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A store in a bucket: no rename, no append; a put is whole or not there, and a conditional put has one winner.
+
+The server must refuse a put with `If-None-Match: *` onto a name that is taken; `check` proves that it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base import imports
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend, Ranges, Upload
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    BackendFailed,
+    Damaged,
+    ObjectExists,
+    ObjectMissing,
+)
+
+_TOKEN = "stowage-put"
+_ATTEMPTS = 8
+_PIECE = 1 << 20
+
+
+class S3Ranges(Ranges):
+    def __init__(self, backend: S3Backend, name: str, size: int) -> None:
+        self._backend, self._name = backend, name
+        self.size = size
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = self._backend.get(self._name, offset, length)
+        if len(data) != length:
+            raise Damaged(name=self._name, store=self._backend.name, reason=f"it ends before byte {offset + length}")
+        return data
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class S3Upload(Upload):
+    """Spooled to a file without a name on this machine: a put needs its length, and may have to be sent again."""
+
+    def __init__(self, backend: S3Backend, name: str) -> None:
+        self._backend, self._name = backend, name
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed by commit or abort
+
+    def append(self, parts: Sequence[Any]) -> None:
+        with self._backend.told(self._name, "written"):
+            for part in parts:
+                self._file.write(part)
+
+    def commit(self) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._backend.put(self._name, self._file)
+
+    def abort(self) -> None:
+        self._file.close()
+
+
+class S3Backend(Backend):
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        endpoint: str | None = None,
+        access_key: str | None = None,
+        secret_key: str | None = None,
+        region: str = "us-east-1",
+        timeout_seconds: float = 60.0,
+    ) -> None:
+        boto3 = imports.load("boto3", purpose="a store in a bucket")
+        config = imports.load("botocore.config", purpose="a store in a bucket", name="boto3").Config(
+            retries={"mode": "standard", "max_attempts": _ATTEMPTS},
+            connect_timeout=10,
+            read_timeout=timeout_seconds,
+            max_pool_connections=16,
+            # Our own checksums prove more than a transport's.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        self._errors = imports.load("botocore.exceptions", purpose="a store in a bucket", name="boto3")
+        self._client = boto3.session.Session(access_key, secret_key, region_name=region).client(
+            "s3", endpoint_url=endpoint, config=config
+        )
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self.name = f"s3://{bucket}/{self._prefix}".rstrip("/")
+
+    @contextlib.contextmanager
+    def told(self, name: str, done: str) -> Iterator[None]:
+        try:
+            yield
+        except self._errors.ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code"))
+            if code in ("NoSuchKey", "404", "NotFound"):
+                raise ObjectMissing(name=name, store=self.name) from error
+            if code in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409"):
+                raise ObjectExists(name=name, store=self.name) from error
+            raise BackendFailed(name=name, store=self.name, done=done, reason=str(error)) from error
+        except (self._errors.BotoCoreError, self._errors.HTTPClientError, OSError) as error:
+            raise BackendFailed(name=name, store=self.name, done=done, reason=str(error)) from error
+
+    def _key(self, name: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + name}
+
+    def get(self, name: str, offset: int, length: int) -> bytes:
+        with self.told(name, "read"):
+            answer = self._client.get_object(**self._key(name), Range=f"bytes={offset}-{offset + length - 1}")
+            data: bytes = answer["Body"].read()
+        return data
+
+    def read(self, name: str, limit: int = 1 << 26) -> bytes:
+        with self.told(name, "read"):
+            answer = self._client.get_object(**self._key(name))
+            with contextlib.closing(answer["Body"]) as body:
+                data: bytes = body.read(limit + 1)
+        if len(data) > limit:
+            raise Damaged(name=name, store=self.name, reason=f"it is larger than {limit} bytes")
+        return data
+
+    def open(self, name: str) -> Ranges:
+        with self.told(name, "read"):
+            return S3Ranges(self, name, self._client.head_object(**self._key(name))["ContentLength"])
+
+    def map(self, name: str) -> Any:
+        """By way of a file without a name: its pages are the kernel's, not ours."""
+        with self.told(name, "read"), tempfile.TemporaryFile() as file:
+            answer = self._client.get_object(**self._key(name))
+            with contextlib.closing(answer["Body"]) as body:
+                size = 0
+                while piece := body.read(_PIECE):
+                    size += file.write(piece)
+            if size == 0:
+                return b""
+            file.flush()
+            return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+
+    def create(self, name: str, data: bytes) -> None:
+        self.put(name, data)
+
+    def put(self, name: str, body: Any) -> None:
+        token = secrets.token_hex(16)
+        try:
+            with self.told(name, "written"):
+                self._client.put_object(**self._key(name), Body=body, IfNoneMatch="*", Metadata={_TOKEN: token})
+        except ObjectExists:
+            # A put whose answer was lost is sent again by the client, and meets itself.
+            with self.told(name, "read"):
+                there = self._client.head_object(**self._key(name))
+            if there.get("Metadata", {}).get(_TOKEN) != token:
+                raise
+
+    def upload(self, name: str) -> Upload:
+        return S3Upload(self, name)
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        with self.told(prefix, "listed"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                for entry in page.get("Contents", ()):
+                    yield entry["Key"][len(self._prefix) :], entry["Size"]
+
+    def delete(self, name: str) -> None:
+        with self.told(name, "deleted"), contextlib.suppress(ObjectMissing):
+            self._client.delete_object(**self._key(name))
+
+    def tidy(self) -> None:
+        """A put leaves nothing behind, and the spool files have no names."""
+
+    def check(self) -> None:
+        """Proves that the server gives a name only once; `BackendFailed` when it gives it twice."""
+        name = f"check/{secrets.token_hex(8)}"
+        self.create(name, b"1")
+        try:
+            self.create(name, b"2")
+        except ObjectExists:
+            return
+        finally:
+            self.delete(name)
+        raise BackendFailed(
+            name=name, store=self.name, done="created once", reason="the server ignores If-None-Match; it is not usable"
+        )
+
+    def close(self) -> None:
+        self._client.close()

@@ -1,0 +1,97 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything that can be wrong with a store, for the one who has to put it right."""
+
+from __future__ import annotations
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+
+
+class StoreError(StowageError):
+    id = "store-error"
+    template = "The store {store} cannot be used: {reason}"
+    exit_code = 60
+
+
+class NoStore(StoreError):
+    id = "store-not-there"
+    template = "There is no store at {store}: {reason}"
+    hint = "Give the path of the store's own folder (it has a config.json in it), or create the store first."
+    exit_code = 61
+
+
+class StoreExists(StoreError):
+    id = "store-exists"
+    template = "{store} is a store already, or holds something else: {reason}"
+    hint = "Give another place. Nothing was changed there."
+    exit_code = 61
+
+
+class UnknownFormat(StoreError):
+    id = "store-unknown-format"
+    template = "The store {store} has the format version {version}; this program knows {known}"
+    hint = "Use a newer version of the collection. Nothing was changed."
+    exit_code = 61
+
+
+class ObjectMissing(StoreError):
+    id = "store-object-missing"
+    template = "{name} is not in the store {store}"
+    hint = "Run verify: it names the restore points that need it; repair and heal bring back what can be had."
+    exit_code = 62
+
+
+class ObjectExists(StoreError):
+    id = "store-object-exists"
+    template = "{name} is in the store {store} already"
+    exit_code = 62
+
+
+class Damaged(StoreError):
+    id = "store-damaged"
+    template = "{name} in the store {store} is damaged: {reason}"
+    hint = "Run verify: it names the restore points that need it; repair and heal bring back what can be had."
+    exit_code = 62
+
+
+class ChunkMissing(StoreError):
+    id = "store-chunk-missing"
+    template = "The chunk {chunk} is in no pack of the store {store}"
+    hint = "Run verify: it names the restore points that need it; the next backup of that disk brings it back."
+    exit_code = 62
+
+
+class BackendFailed(StoreError):
+    id = "store-backend-failed"
+    template = "{store}: {name} could not be {done}: {reason}"
+    hint = "Look at the file system or the object storage: room, rights, connection. What was committed is untouched."
+    exit_code = 63
+
+
+class WriterRevoked(StoreError):
+    id = "store-writer-revoked"
+    template = "The restore point {point} was not written: this backup was taken for dead and given up meanwhile"
+    hint = "Run the backup again. It was silent for longer than the store waits for a writer."
+    exit_code = 64
+
+
+class NoSuchPoint(StoreError):
+    id = "store-no-such-point"
+    template = "The store {store} has no restore point {point}"
+    hint = "List what there is; a point may have been pruned."
+    exit_code = 65
+
+
+class SourceFailed(StoreError):
+    id = "store-source-failed"
+    template = "{path} could not be read as a disk: {reason}"
+    hint = "Nothing was committed. Look at the file, and run the backup again."
+    exit_code = 66
+
+
+class TargetFailed(StoreError):
+    id = "store-target-failed"
+    template = "{path} could not be written: {reason}"
+    hint = "Look at the room and the rights there; run the restore again."
+    exit_code = 66

@@ -1,0 +1,145 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who writes, and what is about to go: the two lists by which writers and a collection stay out of each other's way.
+
+A writer registers, then reads what is announced, then reads the index. A collection announces, then reads who is
+registered, and removes nothing before all of those have ended. Whichever order two of them meet in, either the writer
+knows what he must not lean on, or the collection waits for him. No clock takes part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.store import textfile
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectExists, ObjectMissing
+
+WRITERS, BEATS, ANNOUNCED = "writers/", "beats/", "gc/"
+REVOKED = textfile.render({"revoked": True})
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A writer that has not ended. `point` is the one name that it may commit."""
+
+    id: str
+    point: str
+
+    @property
+    def object_name(self) -> str:
+        return f"{WRITERS}{self.id}.json"
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """Packs that no new restore point may lean on, and the writers that may not know it yet (None: not asked yet)."""
+
+    number: int
+    packs: frozenset[str]
+    waits_for: frozenset[str] | None
+
+    @property
+    def object_name(self) -> str:
+        return f"{ANNOUNCED}{self.number:08d}.json"
+
+    @property
+    def waits_name(self) -> str:
+        return f"{ANNOUNCED}{self.number:08d}-waits.json"
+
+
+def _objects(backend: Backend, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, _size in sorted(backend.list(prefix)):
+        try:
+            value = textfile.parse(backend.read(name), name, backend.name)
+        except ObjectMissing:
+            continue
+        yield name, value
+
+
+def registrations(backend: Backend) -> list[Registration]:
+    found = []
+    for name, value in _objects(backend, WRITERS):
+        try:
+            found.append(Registration(str(value["writer"]), str(value["point"])))
+        except KeyError as error:
+            raise Damaged(name=name, store=backend.name, reason=f"it lacks {error}") from error
+    return found
+
+
+def announcements(backend: Backend) -> list[Announcement]:
+    packs: dict[int, frozenset[str]] = {}
+    waits: dict[int, frozenset[str]] = {}
+    for name, value in _objects(backend, ANNOUNCED):
+        number, _dash, rest = name[len(ANNOUNCED) :].partition(".")[0].partition("-")
+        try:
+            if rest:
+                waits[int(number)] = frozenset(value["writers"])
+            else:
+                packs[int(number)] = frozenset(value["packs"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise Damaged(name=name, store=backend.name, reason="it is no list of packs") from error
+    return [Announcement(number, packs[number], waits.get(number)) for number in sorted(packs)]
+
+
+def condemned(backend: Backend) -> frozenset[str]:
+    """Packs that no new restore point may lean on."""
+    return frozenset().union(*(one.packs for one in announcements(backend)))
+
+
+def announce(backend: Backend, packs: frozenset[str]) -> None:
+    number = max((one.number for one in announcements(backend)), default=0) + 1
+    backend.create(Announcement(number, packs, None).object_name, textfile.render({"packs": sorted(packs)}))
+
+
+def ask_waits(backend: Backend, one: Announcement) -> Announcement:
+    """Fixes for whom this announcement waits: all that are registered after it stood."""
+    ids = frozenset(writer.id for writer in registrations(backend))
+    try:
+        backend.create(one.waits_name, textfile.render({"writers": sorted(ids)}))
+    except ObjectExists:
+        return next((other for other in announcements(backend) if other.number == one.number), one)
+    return Announcement(one.number, one.packs, ids)
+
+
+def withdraw(backend: Backend, one: Announcement) -> None:
+    """The announcement goes first: what is left of it alone says nothing."""
+    backend.delete(one.object_name)
+    backend.delete(one.waits_name)
+
+
+def beats(backend: Backend) -> dict[str, int]:
+    """The highest beat of every writer."""
+    found: dict[str, int] = {}
+    for name, _size in backend.list(BEATS):
+        writer, _dash, number = name[len(BEATS) :].partition("-")
+        with contextlib.suppress(ValueError):
+            found[writer] = max(found.get(writer, 0), int(number))
+    return found
+
+
+def index_name(writer: str) -> str:
+    return f"index/{writer}.idx"
+
+
+def revoke(backend: Backend, writer: Registration, empty_index: bytes) -> bool:
+    """Takes the names that the writer could still create; False when he had committed. Either way he has ended.
+
+    His index, too: one that came after his packs were removed would lead others to what is not there.
+    """
+    with contextlib.suppress(ObjectExists):
+        backend.create(index_name(writer.id), empty_index)
+    taken = True
+    try:
+        backend.create(writer.point, REVOKED)
+    except ObjectExists:
+        taken = False
+    for name, _size in list(backend.list(BEATS)):
+        if name[len(BEATS) :].partition("-")[0] == writer.id:
+            backend.delete(name)
+    backend.delete(writer.object_name)
+    return taken

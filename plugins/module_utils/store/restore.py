@@ -1,0 +1,237 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Disks out of a store: pack by pack, in the order in which they lie there."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.store import points
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkMissing, StoreError, TargetFailed
+from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
+from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, SLOT_BYTES, DiskMap
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+
+# Records that a thread takes at a time.
+SPAN_RECORDS = 16
+
+
+@dataclass
+class Told:
+    """What a restore did. Bytes of the disk."""
+
+    written: int = 0
+    same: int = 0
+    fetched: int = 0
+
+    def add(self, other: Told) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    place: Place
+    id: bytes
+    check: bytes
+    slots: tuple[int, ...]
+
+
+def to_file(
+    store: Store, disk: DiskMap, path: str, *, in_place: bool = False, paranoid: bool = False, threads: int = 0
+) -> Told:
+    """The disk as a raw image. A new file is sparse where the disk has zeros, and appears only when it is whole.
+
+    `in_place` writes only what differs, into a file or block device that is there. Every chunk is checked by its
+    XXH3-128; `paranoid` adds its id.
+    """
+    if in_place:
+        return _Job(store, disk, path, paranoid, threads).over()
+    temporary = f"{path}.stowage-part"
+    try:
+        told = _Job(store, disk, temporary, paranoid, threads).anew()
+        os.rename(temporary, path)
+    except OSError as error:
+        raise TargetFailed(path=path, reason=error.strerror or str(error)) from error
+    finally:
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+    return told
+
+
+class _Job:
+    def __init__(self, store: Store, disk: DiskMap, path: str, paranoid: bool, threads: int) -> None:
+        self.store, self.disk, self.path = store, disk, path
+        self.paranoid = paranoid
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self._guard = threading.Lock()
+        self._failed = threading.Event()
+        self._handle = -1
+
+    def anew(self) -> Told:
+        with self._target(os.O_WRONLY | os.O_CREAT | os.O_EXCL):
+            os.ftruncate(self._handle, self.disk.size)
+            told = self._write(self._pieces(None))
+            os.fsync(self._handle)
+        return told
+
+    def over(self) -> Told:
+        told = Told()
+        with self._target(os.O_RDWR):
+            size = os.lseek(self._handle, 0, os.SEEK_END)
+            if size != self.disk.size:
+                raise TargetFailed(path=self.path, reason=f"it has {size} bytes, the disk {self.disk.size}")
+            told.add(self._write(self._pieces(told)))
+            os.fsync(self._handle)
+        return told
+
+    def _target(self, flags: int) -> Any:
+        try:
+            self._handle = os.open(self.path, flags | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise TargetFailed(path=self.path, reason=error.strerror or str(error)) from error
+        return _Closing(self._handle)
+
+    # -- what is to be written -----------------------------------------------------------------------------------
+
+    def _pieces(self, told: Told | None) -> list[_Piece]:
+        """Every chunk that is needed, once, in the order of the packs. With `told`, only where the target differs."""
+        wanted: dict[bytes, tuple[bytes, list[int]]] = {}
+        for number in range(len(self.disk.pages)):
+            page = self.store.page(self.disk, number)
+            first = number * PAGE_SLOTS
+            if told is not None:
+                page = self._differing(page, first, told)
+            for slot, identity, check in points.slots(page):
+                wanted.setdefault(identity, (check, []))[1].append(first + slot)
+        index = self.store.index()
+        pieces = []
+        for identity, (check, slots) in wanted.items():
+            place = index.find(identity)
+            if place is None:
+                place = self.store.place_of(identity)
+            pieces.append(_Piece(place, identity, check, tuple(slots)))
+        pieces.sort(key=lambda piece: (piece.place.pack, piece.place.offset))
+        return pieces
+
+    def _differing(self, page: bytes, first: int, told: Told) -> bytes:
+        """The page without the slots that the target holds already; zeros that it lacks are written here."""
+        left = bytearray(page)
+        room = memoryview(bytearray(self.disk.chunk_bytes))
+        zeros = bytes(self.disk.chunk_bytes)
+        for slot in range(len(page) // SLOT_BYTES):
+            length = self.disk.length_of(first + slot)
+            view = room[:length]
+            got = os.preadv(self._handle, [view], (first + slot) * self.disk.chunk_bytes)
+            if got != length:
+                raise TargetFailed(path=self.path, reason="it ends too early")
+            at = slot * SLOT_BYTES
+            if page[at : at + ID_BYTES] == points.NOTHING:
+                if zeros.startswith(view):
+                    told.same += length
+                else:
+                    os.pwrite(self._handle, zeros[:length], (first + slot) * self.disk.chunk_bytes)
+                    told.written += length
+            elif self.store.identity.check(view) == page[at + ID_BYTES : at + SLOT_BYTES]:
+                left[at : at + SLOT_BYTES] = bytes(SLOT_BYTES)
+                told.same += length
+        return bytes(left)
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def _write(self, pieces: list[_Piece]) -> Told:
+        told = Told()
+        work = iter([pieces[at : at + SPAN_RECORDS] for at in range(0, len(pieces), SPAN_RECORDS)])
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="restore") as executor:
+            for one in [executor.submit(self._lane, work) for _ in range(self.threads)]:
+                told.add(one.result())
+        return told
+
+    def _lane(self, work: Iterator[list[_Piece]]) -> Told:
+        told = Told()
+        pack: PackReader | None = None
+        name = ""
+        try:
+            while not self._failed.is_set():
+                with self._guard:
+                    span = next(work, None)
+                if span is None:
+                    break
+                for piece in span:
+                    if pack is None or piece.place.pack != name:
+                        if pack is not None:
+                            pack.ranges.close()
+                            pack = None
+                        name, pack = piece.place.pack, self._pack(piece.place.pack)
+                    self._piece(pack, piece, told)
+        except BaseException:
+            self._failed.set()
+            raise
+        finally:
+            if pack is not None:
+                pack.ranges.close()
+        return told
+
+    def _pack(self, name: str) -> PackReader | None:
+        try:
+            return self.store.pack(name)
+        except StoreError:
+            # Each chunk is then looked for elsewhere.
+            return None
+
+    def _piece(self, pack: PackReader | None, piece: _Piece, told: Told) -> None:
+        try:
+            if pack is not None:
+                self._write_piece(pack, piece, told)
+                return
+            raise ChunkMissing(chunk=piece.id.hex(), store=self.store.name)
+        except TargetFailed:
+            raise
+        except StoreError:
+            other = self.store.other_place(piece.id, piece.place)
+            if other is None:
+                raise
+            reader = self.store.pack(other.pack)
+            with reader.ranges:
+                self._write_piece(reader, replace(piece, place=other), told)
+
+    def _write_piece(self, pack: PackReader, piece: _Piece, told: Told) -> None:
+        place = piece.place
+        record = pack.raw(place.offset, place.stored)
+        data, _check = pack.expand(record, place.offset, place.length, piece.id)
+        told.fetched += len(record)
+        if self.store.identity.check(data) != piece.check:
+            raise pack.damaged(f"chunk {piece.id.hex()} has other bytes than the disk had")
+        if self.paranoid and self.store.identity.of(data) != piece.id:
+            raise pack.damaged(f"chunk {piece.id.hex()} has other bytes than its id says")
+        for slot in piece.slots:
+            if len(data) != self.disk.length_of(slot):
+                raise pack.damaged(f"chunk {piece.id.hex()} has {len(data)} bytes and does not fit")
+            try:
+                view = memoryview(data)
+                offset = slot * self.disk.chunk_bytes
+                while view:
+                    done = os.pwrite(self._handle, view, offset)
+                    view, offset = view[done:], offset + done
+            except OSError as error:
+                raise TargetFailed(path=self.path, reason=error.strerror or str(error)) from error
+            told.written += len(data)
+
+
+class _Closing:
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._handle)

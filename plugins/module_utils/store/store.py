@@ -1,0 +1,280 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A store: created, opened, and what is in it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock, iso
+from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, points, reader, registry, textfile
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
+from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import Codec
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    ChunkMissing,
+    Damaged,
+    NoStore,
+    NoSuchPoint,
+    ObjectMissing,
+    StoreError,
+    StoreExists,
+    UnknownFormat,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import HASHES, Identity
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment
+from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap, Point
+
+VERSION = 1
+CONFIG = "config.json"
+DEFAULTS: dict[str, Any] = {"codec": "zstd", "level": 1, "pack_bytes": 64 << 20, "quota_bytes": None}
+CHUNK_SIZES = tuple(1 << bits for bits in range(16, 25))
+
+_README = """\
+This is a store of restore points of virtual machines' disks (stowage-store, version 1, {id}).
+Nothing in it may be changed, renamed or deleted by hand.
+
+To restore with nothing but Python 3 and the library or the program zstd:
+
+    python3 reader.py .                                  the restore points
+    python3 reader.py . POINT                            its disks and files
+    python3 reader.py . POINT DISK-OR-FILE TARGET        one of them, to a new file (a raw image)
+
+An encrypted store also needs the library cryptography, and its passphrase or recovery key in STOWAGE_PASSPHRASE.
+The format is described in docs/store-format.md of the collection stowage.esxi.
+"""
+
+
+class Store:
+    """An open store. Reading needs no more than this; writing goes through a `Writer`."""
+
+    def __init__(self, backend: Backend, config: dict[str, Any], vault: crypto.Vault | None, clock: Clock) -> None:
+        self.backend = backend
+        self.clock = clock
+        self.config = config
+        self.vault = vault
+        self.name = backend.name
+        self.id: str = config["id"]
+        self.chunk_bytes: int = config["chunk_bytes"]
+        seed = vault.seed if vault else int(config["seed"], 16)
+        self.identity = Identity(config["hash"], seed, vault.id_key if vault else None)
+        self.settings = {**DEFAULTS, **self._newest_settings()}
+        self.codec = Codec(self.settings["codec"], self.settings["level"])
+        self._index: Index | None = None
+        self._from_packs: Index | None = None
+        self.index_problems: dict[str, str] = {}
+
+    # -- opening -------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def create(
+        backend: Backend,
+        *,
+        chunk_bytes: int = 1 << 20,
+        hash_name: str = "sha256",
+        passphrase: str | None = None,
+        settings: dict[str, Any] | None = None,
+        clock: Clock | None = None,
+    ) -> Store:
+        """A new store in an empty place; `StoreExists` where anything is."""
+        if chunk_bytes not in CHUNK_SIZES:
+            raise ValueError(
+                f"chunks of {chunk_bytes} bytes: a power of two from {CHUNK_SIZES[0]} to {CHUNK_SIZES[-1]}"
+            )
+        if hash_name not in HASHES:
+            raise ValueError(f"unknown hash {hash_name!r}")
+        clock = clock or SystemClock()
+        there = next(iter(backend.list("")), None)
+        if there is not None:
+            raise StoreExists(store=backend.name, reason=f"{there[0]} is there")
+        vault = crypto.new_vault() if passphrase is not None else None
+        config: dict[str, Any] = {
+            "format": "stowage-store",
+            "version": VERSION,
+            "id": secrets.token_hex(16),
+            "chunk_bytes": chunk_bytes,
+            "hash": hash_name,
+            "encryption": {"cipher": "aes-256-gcm"} if vault else None,
+            "created_at": iso(clock.now()),
+        }
+        if vault is None:
+            config["seed"] = secrets.token_hex(8)
+        elif passphrase is not None:
+            slot = vault.wrap("first", passphrase.encode("utf-8", "surrogateescape"), config["id"])
+            backend.create("keys/first.json", textfile.render(slot))
+        if settings:
+            backend.create(f"settings/{1:08d}.json", textfile.render({**DEFAULTS, **settings}))
+        backend.create("README.txt", _README.format(id=config["id"]).encode("ascii"))
+        backend.create("reader.py", inspect.getsource(reader).encode("utf-8"))
+        # Last: a store exists when its configuration does.
+        backend.create(CONFIG, textfile.render(config))
+        return Store(backend, config, vault, clock)
+
+    @staticmethod
+    def open(backend: Backend, secret: str | None = None, clock: Clock | None = None) -> Store:
+        """An existing store; `NoStore`, `UnknownFormat`, `WrongKey`, or `Damaged`."""
+        try:
+            config = textfile.parse(backend.read(CONFIG, 1 << 16), CONFIG, backend.name)
+        except ObjectMissing as error:
+            raise NoStore(store=backend.name, reason="there is no config.json in it") from error
+        if config.get("format") != "stowage-store" or config.get("version") != VERSION:
+            raise UnknownFormat(store=backend.name, version=config.get("version"), known=VERSION)
+        vault = None
+        if config.get("encryption"):
+            slots = [
+                textfile.parse(backend.read(name, 1 << 16), name, backend.name) for name, _size in backend.list("keys/")
+            ]
+            if secret is None:
+                raise crypto.WrongKey(count=len(slots), store=backend.name)
+            vault = crypto.unlock(slots, secret.encode("utf-8", "surrogateescape"), config["id"], backend.name)
+        return Store(backend, config, vault, clock or SystemClock())
+
+    def _newest_settings(self) -> dict[str, Any]:
+        names = sorted(name for name, _size in self.backend.list("settings/"))
+        if not names:
+            return {}
+        return textfile.parse(self.backend.read(names[-1], 1 << 16), names[-1], self.name)
+
+    # -- objects -------------------------------------------------------------------------------------------------
+
+    def seal(self, data: bytes) -> bytes:
+        return self.vault.seal(data) if self.vault else data
+
+    def unseal(self, data: bytes, name: str) -> bytes:
+        return self.vault.open(data, name, self.name) if self.vault else data
+
+    def index(self, fresh: bool = False) -> Index:
+        """All index files, mapped. `fresh` looks for those that came since."""
+        if self._index is None or fresh:
+            self._index = Index(self._segments())
+        return self._index
+
+    def _segments(self) -> list[Segment]:
+        found = []
+        for name, _size in self.backend.list("index/"):
+            try:
+                found.append(Segment(self.backend.map(name), name, self.name))
+            except ObjectMissing:
+                # One that goes between the listing and the reading has a successor in a fresh listing.
+                continue
+            except Damaged as error:
+                self.index_problems.setdefault(name, error.message)
+        return found
+
+    def index_from_packs(self) -> Index:
+        """The index anew, from the packs' own tables of contents: what there is when an index file is damaged."""
+        if self._from_packs is None:
+            index = Index()
+            for name, _size in self.backend.list("packs/"):
+                stem = name.rpartition("/")[2].partition(".")[0]
+                with contextlib.suppress(StoreError), self.pack(stem).ranges as ranges:
+                    reader = PackReader(name, ranges, self.name, self.codec, self.vault)
+                    for entry in reader.entries_or_survivors():
+                        index.added.setdefault(entry.id, Place(stem, entry.offset, entry.stored, entry.length))
+            self._from_packs = index
+        return self._from_packs
+
+    def pack(self, name: str) -> PackReader:
+        """A pack, its header checked. The caller closes its `ranges`."""
+        full = pack_name(name)
+        reader = PackReader(full, self.backend.open(full), self.name, self.codec, self.vault)
+        try:
+            reader.check_header(bytes.fromhex(self.id))
+        except BaseException:
+            reader.ranges.close()
+            raise
+        return reader
+
+    # -- restore points ------------------------------------------------------------------------------------------
+
+    def points(self, machine_id: str | None = None) -> list[Point]:
+        """All restore points, or those of one machine, oldest first."""
+        prefix = points.folder_of(machine_id) if machine_id is not None else points.FOLDER
+        found = []
+        for name, _size in self.backend.list(prefix):
+            with contextlib.suppress(ObjectMissing):
+                point = self.read_point(name)
+                if point is not None:
+                    found.append(point)
+        return sorted(found, key=lambda point: point.point)
+
+    def read_point(self, name: str) -> Point | None:
+        data = self.backend.read(name)
+        if data == registry.REVOKED:
+            return None
+        return points.parse(self.unseal(data, name), name, self.name)
+
+    def point(self, machine_id: str, point_id: str) -> Point:
+        name = points.object_name(machine_id, point_id)
+        try:
+            found = self.read_point(name)
+        except ObjectMissing:
+            found = None
+        if found is None:
+            raise NoSuchPoint(store=self.name, point=point_id)
+        return found
+
+    # -- records -------------------------------------------------------------------------------------------------
+
+    def place_of(self, identity: bytes) -> Place:
+        for index in (self.index, lambda: self.index(fresh=True), self.index_from_packs):
+            place = index().find(identity)
+            if place is not None:
+                return place
+        raise ChunkMissing(chunk=identity.hex(), store=self.name)
+
+    def other_place(self, identity: bytes, than: Place) -> Place | None:
+        """Where a chunk lies by the packs' own word, when what the index says has proven wrong."""
+        place = self.index_from_packs().find(identity)
+        return place if place != than else None
+
+    def read_record(self, identity: bytes, most: int = 1 << 30) -> bytes:
+        """A page or a file, proven by its id."""
+        place = self.place_of(identity)
+        try:
+            return self._record_at(place, identity, most)
+        except StoreError:
+            other = self.other_place(identity, place)
+            if other is None:
+                raise
+            return self._record_at(other, identity, most)
+
+    def _record_at(self, place: Place, identity: bytes, most: int) -> bytes:
+        if place.length > most:
+            raise Damaged(name=pack_name(place.pack), store=self.name, reason=f"a record of {place.length} bytes")
+        reader = self.pack(place.pack)
+        with reader.ranges:
+            record = reader.raw(place.offset, place.stored)
+            data, _check = reader.expand(record, place.offset, place.length, identity)
+        if self.identity.of(data) != identity:
+            raise Damaged(name=pack_name(place.pack), store=self.name, reason=f"chunk {identity.hex()} has other bytes")
+        return bytes(data)
+
+    def page(self, disk: DiskMap, number: int) -> bytes:
+        """One page of a disk's map, as long as it must be."""
+        identity = disk.pages[number]
+        wanted = disk.slots_of(number) * points.SLOT_BYTES
+        if identity is None:
+            return bytes(wanted)
+        page = self.read_record(identity, wanted)
+        if len(page) != wanted:
+            raise Damaged(name=f"page {identity.hex()}", store=self.name, reason=f"{len(page)} bytes, not {wanted}")
+        return page
+
+    def pages(self, disk: DiskMap) -> Iterator[tuple[int, bytes]]:
+        """Number of the first slot, and the page, for every page that is not all zeros."""
+        for number, identity in enumerate(disk.pages):
+            if identity is not None:
+                yield number * points.PAGE_SLOTS, self.page(disk, number)
+
+    def close(self) -> None:
+        self.backend.close()
+
+
+def pack_name(name: str) -> str:
+    return f"packs/{name[:2]}/{name}.pack"

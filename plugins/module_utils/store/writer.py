@@ -1,0 +1,194 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One writer of a store: its registration, its packs, and the commit of one restore point.
+
+Any number of writers work at the same time, without a lock. What decides between a writer and whoever gives it up is
+the one name of its restore point: both create it, and exactly one of them can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
+from ansible_collections.stowage.esxi.plugins.module_utils.store import index, points, registry, textfile
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ObjectExists, StoreError, WriterRevoked
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place
+from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import CHUNK, LONGEST_PACK, Entry, PackWriter
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
+
+BEAT_SECONDS = 10.0
+
+
+class Writer:
+    """Registered from its making to `commit` or `abort`. `lane()` gives each thread a pack of its own to fill."""
+
+    def __init__(self, store: Store, machine_id: str, machine_name: str) -> None:
+        now = store.clock.now()
+        self.store = store
+        self.id = secrets.token_hex(8)
+        self.machine_id, self.machine_name = machine_id, machine_name
+        self.created_at = iso(now)
+        self.point = f"{now.strftime('%Y%m%dT%H%M%S.%fZ')}-{secrets.token_hex(3)}"
+        self._packs = 0
+        self._guard = threading.Lock()
+        self._sealing = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._sealed: list[Future[None]] = []
+        self._lanes: list[Lane] = []
+        registration = {
+            "writer": self.id,
+            "point": points.object_name(machine_id, self.point),
+            "created_at": self.created_at,
+        }
+        # In this order; see registry.
+        store.backend.create(self._object, textfile.render(registration))
+        without = registry.condemned(store.backend)
+        self.index = Index(store.index(fresh=True).segments)
+        self.index.without = without
+        self.stored_bytes = 0
+        self._published = False
+        self._heart = _Heart(self)
+        self.entries: dict[str, list[Entry]] = {}
+
+    @property
+    def _object(self) -> str:
+        return f"{registry.WRITERS}{self.id}.json"
+
+    # -- packs ---------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lane(self) -> Iterator[Lane]:
+        """For one thread. Its last pack is sealed at the end of the block."""
+        lane = Lane(self)
+        with self._guard:
+            self._lanes.append(lane)
+        yield lane
+        lane.flush()
+
+    def open_pack(self) -> PackWriter:
+        with self._guard:
+            self._packs += 1
+            name = f"{self.id}-{self._packs:06d}"
+        upload = self.store.backend.upload(pack_name(name))
+        return PackWriter(name, upload, bytes.fromhex(self.store.id), self.store.codec, self.store.vault)
+
+    def seal(self, pack: PackWriter) -> None:
+        """In the background: syncing a pack takes as long as filling one."""
+        with self._guard:
+            self.entries[pack.name] = pack.entries
+            self.stored_bytes += pack.size
+            self._sealed.append(self._sealing.submit(pack.commit))
+            waiting = [one for one in self._sealed if not one.done()]
+        # Not more than a few at a time: what is not synced yet is memory of somebody's.
+        if len(waiting) > 3:
+            waiting[0].result()
+
+    def claim(self, identity: bytes) -> bool:
+        """True for exactly one of the threads that bring the same new chunk."""
+        mine = Place("", 0, 0, 0)
+        return self.index.added.setdefault(identity, mine) is mine
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def commit(self, point: Point) -> None:
+        """Packs, then index, then manifest; the restore point exists when this returns."""
+        for one in self._sealed:
+            one.result()
+        self._sealing.shutdown()
+        places = (
+            (entry.id, Place(name, entry.offset, entry.stored, entry.length))
+            for name, entries in self.entries.items()
+            for entry in entries
+        )
+        try:
+            if self.entries:
+                self._published = True
+                self.store.backend.create(registry.index_name(self.id), index.build(places))
+            self.store.backend.create(point.object_name, self.store.seal(point.render()))
+        except ObjectExists as error:
+            raise WriterRevoked(point=self.point) from error
+        self._unregister()
+
+    def abort(self) -> None:
+        """Nothing of it stays; what was in the index for a moment may be leant on, and is left to a collection."""
+        self._sealing.shutdown()
+        for lane in self._lanes:
+            lane.abort()
+        if not self._published:
+            for name in self.entries:
+                self.store.backend.delete(pack_name(name))
+        self._unregister()
+
+    def _unregister(self) -> None:
+        self._heart.stop()
+        self.store.backend.delete(self._object)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is not None:
+            self.abort()
+
+
+class _Heart:
+    """Shows that the writer lives, to a collection that waits for him."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._ended = threading.Event()
+        self._number = 0
+        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            # A beat that cannot be written costs at most this restore point.
+            with contextlib.suppress(StoreError):
+                self._number += 1
+                self._writer.store.backend.create(self._name(self._number), b"")
+                self._writer.store.backend.delete(self._name(self._number - 1))
+
+    def _name(self, number: int) -> str:
+        return f"{registry.BEATS}{self._writer.id}-{number}"
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self._number:
+            self._writer.store.backend.delete(self._name(self._number))
+
+
+class Lane:
+    """The packs of one thread, one after the other."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._pack: PackWriter | None = None
+        self._limit = min(writer.store.settings["pack_bytes"], LONGEST_PACK)
+
+    def add(self, identity: bytes, check: bytes, data: Any, kind: int = CHUNK) -> Entry:
+        if self._pack is None:
+            self._pack = self._writer.open_pack()
+        entry = self._pack.add(identity, check, data, kind)
+        self._writer.index.added[identity] = Place(self._pack.name, entry.offset, entry.stored, entry.length)
+        if self._pack.size >= self._limit:
+            self.flush()
+        return entry
+
+    def flush(self) -> None:
+        if self._pack is not None:
+            pack, self._pack = self._pack, None
+            self._writer.seal(pack)
+
+    def abort(self) -> None:
+        if self._pack is not None:
+            self._pack.abort()
+            self._pack = None

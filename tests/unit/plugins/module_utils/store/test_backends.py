@@ -1,0 +1,173 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The contract of a backend, held against each of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    BackendFailed,
+    Damaged,
+    ObjectExists,
+    ObjectMissing,
+)
+
+from .benches import s3
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.xdist_group("s3"))])
+def backend(request: pytest.FixtureRequest, root: Path) -> Backend:
+    if request.param == "local":
+        return LocalBackend(str(root))
+    return s3(request.getfixturevalue("s3_server"))
+
+
+@pytest.fixture
+def folder(root: Path) -> LocalBackend:
+    return LocalBackend(str(root))
+
+
+def test_what_was_created_is_read_whole_and_in_part(backend: Backend) -> None:
+    backend.create("a/b/c.json", b"0123456789")
+    assert backend.read("a/b/c.json") == b"0123456789"
+    with backend.open("a/b/c.json") as ranges:
+        assert (ranges.size, bytes(ranges.read(3, 4))) == (10, b"3456")
+        with pytest.raises(Damaged, match="ends before byte 12"):
+            ranges.read(8, 4)
+    assert bytes(backend.map("a/b/c.json")[2:4]) == b"23"
+
+
+def test_a_name_is_given_once(backend: Backend) -> None:
+    backend.create("one", b"first")
+    with pytest.raises(ObjectExists, match="one"):
+        backend.create("one", b"second")
+    assert backend.read("one") == b"first"
+
+
+def test_of_many_that_create_one_name_exactly_one_does(backend: Backend) -> None:
+    won: list[int] = []
+    gate = threading.Barrier(8)
+
+    def run(number: int) -> None:
+        gate.wait()
+        try:
+            backend.create("points/x", bytes([number]) * 1000)
+            won.append(number)
+        except ObjectExists:
+            pass
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1 and backend.read("points/x") == bytes(won) * 1000
+
+
+def test_an_upload_is_there_when_it_is_committed_and_not_before(backend: Backend) -> None:
+    upload = backend.upload("packs/aa/x.pack")
+    upload.append([b"abc", memoryview(b"def")])
+    assert list(backend.list("packs/")) == []
+    with pytest.raises(ObjectMissing):
+        backend.open("packs/aa/x.pack")
+    upload.append([b"ghi"])
+    upload.commit()
+    upload.abort()
+    assert backend.read("packs/aa/x.pack") == b"abcdefghi"
+    assert list(backend.list("packs/")) == [("packs/aa/x.pack", 9)]
+
+
+def test_an_aborted_upload_leaves_nothing(folder: LocalBackend, root: Path) -> None:
+    upload = folder.upload("packs/aa/x.pack")
+    upload.append([b"abc"])
+    upload.abort()
+    assert not [name for _folder, _folders, names in os.walk(root) for name in names]
+
+
+def test_what_is_not_there_is_missing_and_deleting_it_is_no_error(backend: Backend) -> None:
+    for call in (backend.read, backend.open, backend.map):
+        with pytest.raises(ObjectMissing, match="no/such"):
+            call("no/such")
+    backend.delete("no/such")
+    assert list(backend.list("no/")) == []
+
+
+def test_deleted_is_gone(backend: Backend) -> None:
+    backend.create("a/x", b"1")
+    backend.create("a/y", b"2")
+    backend.delete("a/x")
+    assert [name for name, _size in backend.list("a/")] == ["a/y"]
+
+
+def test_an_object_larger_than_allowed_is_refused(backend: Backend) -> None:
+    backend.create("large", bytes(2000))
+    with pytest.raises(Damaged, match="larger than 1000"):
+        backend.read("large", 1000)
+
+
+def test_a_full_disk_is_told_by_its_name_and_leaves_nothing(
+    folder: LocalBackend, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "writev", full)
+    with pytest.raises(BackendFailed, match=r"a/x could not be written: No space left on device"):
+        folder.create("a/x", b"1")
+    monkeypatch.undo()
+    assert not [name for _folder, _folders, names in os.walk(root) for name in names]
+
+
+@pytest.mark.xdist_group("s3")
+def test_a_bucket_that_gives_a_name_twice_is_refused(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    careless = s3(s3_server)
+    careless.check()
+    put = careless._client.put_object
+    monkeypatch.setattr(careless._client, "put_object", lambda IfNoneMatch, **more: put(**more))
+    with pytest.raises(BackendFailed, match="ignores If-None-Match"):
+        careless.check()
+
+
+@pytest.mark.xdist_group("s3")
+def test_a_put_whose_answer_was_lost_is_no_stranger_to_itself(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = s3(s3_server)
+    put = backend._client.put_object
+
+    def twice(**words: Any) -> Any:
+        put(**words)
+        return put(**words)
+
+    monkeypatch.setattr(backend._client, "put_object", twice)
+    backend.create("points/x", b"mine")
+    assert backend.read("points/x") == b"mine"
+    with pytest.raises(ObjectExists):
+        backend.create("points/x", b"another's")
+
+
+def test_tidying_takes_what_the_dead_left_and_nothing_of_the_living(root: Path, folder: LocalBackend) -> None:
+    code = (
+        "import os, signal\n"
+        "from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend\n"
+        f"LocalBackend({str(root)!r}).upload('packs/aa/dead.pack').append([b'x'])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    living = folder.upload("packs/aa/living.pack")
+    living.append([b"y"])
+    assert len(os.listdir(root / "packs/aa")) == 2
+    folder.tidy()
+    assert len(os.listdir(root / "packs/aa")) == 1
+    living.commit()
+    folder.tidy()
+    assert list(folder.list("packs/")) == [("packs/aa/living.pack", 1)]

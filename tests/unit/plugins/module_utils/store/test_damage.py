@@ -1,0 +1,108 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One flipped bit, in any file and anywhere in it: found, named, and nothing else is lost."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.store import verify
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+
+from .benches import back_up, image, local, restored
+
+
+def files(root: Path) -> list[Path]:
+    """All but the two that are for people."""
+    return sorted(path for path in root.rglob("*.*") if path.is_file() and path.name not in ("README.txt", "reader.py"))
+
+
+def flip(path: Path, bit: int) -> bytes:
+    data = bytearray(path.read_bytes())
+    before = bytes(data)
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+    return before
+
+
+def looked_at(root: Path, secret: str | None) -> tuple[bool, str]:
+    """Whether the store seems sound, and all words about what is not."""
+    try:
+        report = verify.run(Store.open(local(root), secret), deep=False, threads=1)
+    except StowageError as error:
+        return False, error.message
+    return report.ok, " ".join([*report.problems, *report.bad.values(), *report.hit])
+
+
+def test_a_flipped_bit_is_found_and_named_and_what_it_does_not_touch_restores(
+    store: Store, secret: str | None, root: Path, tmp_path: Path
+) -> None:
+    disks = {name: image(tmp_path / name, [seed, 0, seed + 1]) for name, seed in (("one", 1), ("two", 50))}
+    points = {name: back_up(store, disk, machine=name)[0] for name, disk in disks.items()}
+    chance = random.Random(7)
+    assert looked_at(root, secret) == (True, "")
+    kinds = set()
+    for path in files(root):
+        size = path.stat().st_size * 8
+        spots = {0, size - 1, *(chance.randrange(size) for _ in range(6))}
+        for bit in sorted(spots):
+            before = flip(path, bit)
+            sound, words = looked_at(root, secret)
+            assert not sound, (path, bit)
+            assert path.stem in words or "chunk" in words, (path, bit, words)
+            kinds.add(path.relative_to(root).parts[0])
+            intact = [
+                name for name in points if f"'name of {name}'" not in words and points[name].point not in path.name
+            ]
+            if path.parts[-3:][0] == "packs" or path.parent.name == "index":
+                for name in intact:
+                    opened = Store.open(local(root), secret)
+                    assert restored(opened, points[name], tmp_path) == disks[name].read_bytes(), (path, bit, words)
+            path.write_bytes(before)
+    assert kinds == {"packs", "index", "points", "settings", "config.json", *(["keys"] if secret else [])}
+    assert looked_at(root, secret) == (True, "")
+
+
+@pytest.mark.parametrize("what", ["pack", "idx"])
+def test_a_file_that_vanished_or_was_cut_is_named_with_who_needs_it(
+    plain: Store, root: Path, tmp_path: Path, what: str
+) -> None:
+    back_up(plain, image(tmp_path / "disk", [1, 2, 3]), machine="one")
+    for path in [path for path in files(root) if path.suffix == f".{what}"]:
+        data = path.read_bytes()
+        for left in (None, b"", data[:-1], data[: len(data) // 2]):
+            if left is None:
+                path.unlink()
+            else:
+                path.write_bytes(left)
+            sound, words = looked_at(root, None)
+            assert not sound and ("'name of one'" in words or path.stem in words), (path, words)
+            path.write_bytes(data)
+    assert looked_at(root, None) == (True, "")
+
+
+def test_two_packs_that_were_swapped_are_found(plain: Store, root: Path, tmp_path: Path) -> None:
+    back_up(plain, image(tmp_path / "disk", list(range(1, 80))))
+    one, two = [path for path in files(root) if path.suffix == ".pack"][:2]
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+    sound, words = looked_at(root, None)
+    assert not sound and "'name of vm-1'" in words
+
+
+def test_a_pack_of_another_store_is_refused(plain: Store, root: Path, tmp_path: Path) -> None:
+    from .benches import new_store
+
+    (tmp_path / "other").mkdir()
+    back_up(plain, image(tmp_path / "disk", [1, 2]))
+    other = new_store(local(tmp_path / "other"))
+    back_up(other, tmp_path / "disk")
+    (mine, *_), (foreign, *_) = ([p for p in files(r) if p.suffix == ".pack"] for r in (root, tmp_path / "other"))
+    mine.write_bytes(foreign.read_bytes())
+    sound, words = looked_at(root, None)
+    assert not sound and "belongs to another store" in words
