@@ -20,7 +20,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interf
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectExists, ObjectMissing
 
 WRITERS, BEATS, ANNOUNCED = "writers/", "beats/", "gc/"
-REVOKED = textfile.render({"revoked": True})
+
+
+def revoked() -> bytes:
+    """What stands in the place of a restore point that must never come."""
+    return textfile.render({"revoked": True})
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ def revoke(backend: Backend, writer: Registration, empty_index: bytes) -> bool:
         backend.create(index_name(writer.id), empty_index)
     taken = True
     try:
-        backend.create(writer.point, REVOKED)
+        backend.create(writer.point, revoked())
     except ObjectExists:
         taken = False
     for name, _size in list(backend.list(BEATS)):

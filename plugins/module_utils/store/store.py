@@ -205,7 +205,7 @@ class Store:
 
     def read_point(self, name: str) -> Point | None:
         data = self.backend.read(name)
-        if data == registry.REVOKED:
+        if data == registry.revoked():
             return None
         return points.parse(self.unseal(data, name), name, self.name)
 
