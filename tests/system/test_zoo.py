@@ -186,12 +186,12 @@ def test_the_whole_zoo_hot_warm_and_cold_and_back(tmp_path: Path) -> None:
             judge_record(record, None, fails, snapshots=how != "cold")
             for host, done in outcome_of(record).items():
                 promised = check.stats["stowage_plan"][host]
-                assert {key: promised[key] for key in ("ready", "disks")} == {
-                    key: done[key] for key in ("ready", "disks")
-                }
+                # Guests write between the two plans: what is to be read of a thin disk may have grown.
+                sizes = ("ready", "disks", "capacity_bytes")
+                assert {key: promised[key] for key in sizes} == {key: done[key] for key in sizes}, (how, host)
+            assert run.stats["stowage_run"]["failed"] == len(fails), how
             assert left_behind(zoo) == []
-            moved = [text for text in changes(before, state(zoo)) if how == "hot" or "poweredO" in text]
-            assert how == "cold" or moved == [], moved
+            assert changes(before, state(zoo)) == [], how
             if how == "hot":
                 restored(zoo, "zoo67", ["huge5", "ide", "linked clone", "golden"], tmp_path)
                 restored(zoo, "zoo70", ["several", "two stores", "branches", "raw devices"], tmp_path)

@@ -170,6 +170,15 @@ def create(
         journal.note("snapshot-intent", name=name, known_ids=sorted(known))
     refusal: StowageError | None = None
     said = ""
+
+    def again() -> bool:
+        if _new_snapshot(vm, name, known) is not None:
+            return False
+        if journal is not None:
+            # What we asked for twice may come twice: this line proves that both are ours.
+            journal.note("snapshot-again", name=name)
+        return True
+
     try:
         reply = vm.host.vim_patient(
             "vmsvc/snapshot.create",
@@ -179,6 +188,7 @@ def create(
             "1" if memory else "0",
             "1" if quiesce else "0",
             patience_seconds=PATIENCE_SECONDS,
+            again=again,
         )
         if reply is not None:
             said = reply.text

@@ -104,6 +104,11 @@ def test_a_snapshot_that_was_made_but_not_noted_is_ours_by_its_name_and_new_id()
     assert undo(SNAPPED[:1], snapshots=((3, "by hand"), (9, NAME))).remove_snapshots == (9,)
 
 
+def test_a_snapshot_that_was_asked_for_twice_may_have_come_twice() -> None:
+    twice = [SNAPPED[0], {"event": "snapshot-again", "name": NAME}, SNAPPED[1]]
+    assert undo(twice, snapshots=((3, NAME), (4, NAME), (5, NAME))).remove_snapshots == (4, 5)
+
+
 @pytest.mark.parametrize(
     ("events", "snapshots"),
     [
@@ -236,13 +241,14 @@ def test_a_kernel_module_is_unloaded_only_where_the_journal_proves_that_we_loade
 @pytest.mark.parametrize(
     ("entries", "there", "wanted"),
     [
-        ((), False, False),
+        ((), True, False),
+        ((), False, True),  # somebody else removed it: our own reader may have kept its delta from being merged
         (("snapshot-remove-intent",), False, True),  # its entry went, its delta may have stayed
         (("snapshot-remove-intent",), True, False),  # it is removed by its id first
         (("snapshot-remove-intent", "snapshot-remove-done"), False, False),
     ],
 )
-def test_disks_are_consolidated_where_a_removal_was_begun_and_never_proven(
+def test_disks_are_consolidated_where_the_end_of_our_snapshot_was_never_proven(
     entries: tuple[str, ...], there: bool, wanted: bool
 ) -> None:
     job = make_job()
