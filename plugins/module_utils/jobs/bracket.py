@@ -218,7 +218,7 @@ def _power(job: Job, events: Events, now: Situation, left: list[str]) -> tuple[b
     """Whether to power on, or what to wait for. A VM is only ever started, and only if we are why it is off."""
     intent = events.last("power-off-intent")
     noted = str(job.extra.get(ASKED_BEFORE) or "") if intent is None else str(intent.get("boot_id") or "")
-    if (intent is None and not noted) or job.power_before != "poweredOn":
+    if (intent is None and not noted) or job.power_before != "poweredOn" or now.vmid is None:
         return False, ""
     ended = max(events.index("power-off-done"), events.index("power-off-refused"))
     done = ended > events.index("power-off-intent")

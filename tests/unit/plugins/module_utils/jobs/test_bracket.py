@@ -49,6 +49,7 @@ def test_a_machine_that_went_off_after_we_asked_and_before_we_saw_it_is_started_
         (STOPPED, {"power_state": "poweredOn", "boot_id": "boot-2"}, "somebody started it"),
         (STOPPED, {"power_state": "poweredOff", "boot_id": "boot-2"}, "somebody started and stopped it"),
         (STOPPED, {"power_state": "suspended"}, "somebody suspended it"),
+        (STOPPED, {"vmid": None, "power_state": ""}, "another host has it"),
         (
             [{"event": "power-off-intent"}, STOPPED[1]],
             {"power_state": "poweredOff", "boot_id": ""},
