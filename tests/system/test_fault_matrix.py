@@ -48,8 +48,8 @@ def play(job: Any, frozen: Act = nothing, copied: Act = nothing, **wishes: Any) 
     try:
         job.start()
         job.bracket()
-        frozen(job)
         snapshot = job.vm.snapshots().named(job.job.snapshot_name) if job.job.snapshot else []
+        frozen(job)
         params = {
             "vmid": job.vm.vmid,
             "disks": job.job.disk_keys,
