@@ -55,7 +55,8 @@ def state(house: House) -> dict[tuple[str, str], tuple[Any, ...]]:
 
 
 def changes(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> list[str]:
-    return [f"{key}: was {before.get(key)}, is {after.get(key)}" for key in after if before.get(key) != after[key]]
+    keys = [*before, *(key for key in after if key not in before)]
+    return [f"{key}: was {before.get(key)}, is {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
 def left_behind(house: House) -> list[str]:

@@ -48,8 +48,8 @@ def play(job: Any, frozen: Act = nothing, copied: Act = nothing, **wishes: Any) 
     try:
         job.start()
         job.bracket()
-        frozen(job)
         snapshot = job.vm.snapshots().named(job.job.snapshot_name) if job.job.snapshot else []
+        frozen(job)
         params = {
             "vmid": job.vm.vmid,
             "disks": job.job.disk_keys,
@@ -106,6 +106,11 @@ ROWS: dict[str, tuple[str, list[tuple[str, dict[str, Any]]], str]] = {
         [("hostd_restart", {"op": "snapshot.create", "seconds": 5})],
         "ok",
     ),
+    "hostd restarts while our snapshot is taken, which goes on for longer": (
+        "hot",
+        [("hostd_restart", {"op": "snapshot.create", "seconds": 5}), ("snapshot_delay", {"seconds": 12})],
+        "ok",
+    ),
     "a killed command whose snapshot comes all the same": (
         "hot",
         [("vimcmd_killed", {"op": "snapshot.create", "goes_on": True, "times": 1})],
@@ -146,7 +151,7 @@ ROWS: dict[str, tuple[str, list[tuple[str, dict[str, Any]]], str]] = {
     "a slow power off": ("cold", [("slow_task", {"op": "powerOff", "seconds": 5})], "ok"),
     "a slow removal": ("hot", [("slow_task", {"op": "removeSnapshot", "seconds": 25})], "ok"),
 }
-SAMPLE = list(ROWS)[:3]
+SAMPLE = list(ROWS)[:4]
 
 
 @pytest.mark.parametrize("name", [name if name in SAMPLE else pytest.param(name, marks=soak) for name in ROWS])
@@ -356,7 +361,10 @@ def test_a_second_controller_is_told_who_holds_the_machine_and_touches_nothing(s
 
 
 @soak
-def test_our_snapshot_that_an_admin_removes_before_the_copy_ends_the_job(story: Any) -> None:
+@pytest.mark.parametrize("moment", ["frozen", "copied"])
+def test_our_snapshot_that_an_admin_removes_before_or_after_the_copy_gives_no_restore_point(
+    story: Any, moment: str
+) -> None:
     job = story()
     known = listed(job.host)
 
@@ -364,8 +372,51 @@ def test_our_snapshot_that_an_admin_removes_before_the_copy_ends_the_job(story: 
         (ours,) = job.vm.snapshots().named(job.job.snapshot_name)
         job.vm.remove_snapshot(ours.id, waiter=quick())
 
-    told, ended = play(job, copied=removed)
+    told, ended = play(job, **{moment: removed})
+    judge(job, known, told, ended, "esxi-snapshot-unknown" if moment == "frozen" else "source-not-still")
+
+
+#: What an admin calls with the id of our snapshot. Taking one and removing all is how a VM is consolidated by hand.
+ADMINS = {
+    "removes it": ("snapshot.remove {vmid} {id}",),
+    "removes all": ("snapshot.removeall {vmid}",),
+    "consolidates": ("snapshot.create {vmid} cure", "snapshot.removeall {vmid}", "snapshot.removeall {vmid}"),
+}
+
+
+def in_the_middle_of_its_clone(job: Any, calls: tuple[str, ...]) -> tuple[str, Ended, list[str]]:
+    """A hot job whose clone is held while an admin calls that; and what is in the VM's folder afterwards."""
+    esx, seen = machine(job), []
+
+    def admin(snapshot: int) -> None:
+        wait_until(lambda: any(fault["holding"] for fault in esx.status["faults"]["hostd"]), "the clone")
+        for call in calls:
+            esx.run("vim-cmd vmsvc/" + call.format(vmid=job.entry["vmid"], id=snapshot))
+        seen.extend(esx.run(f"ls {job.entry['directory']}").stdout.split())
+        esx.clear()
+
+    def frozen(_: Any) -> None:
+        (ours,) = job.vm.snapshots().named(job.job.snapshot_name)
+        esx.fault("hold", tool="vmkfstools", op="-i", when="during", percent=50)
+        threads.append(threading.Thread(target=admin, args=(ours.id,)))
+        threads[0].start()
+
+    threads: list[threading.Thread] = []
+    told, ended = play(job, frozen=frozen)
+    threads[0].join()
+    return told, ended, seen
+
+
+@pytest.mark.parametrize("what", [next(iter(ADMINS)), *(pytest.param(name, marks=soak) for name in [*ADMINS][1:])])
+def test_our_snapshot_that_an_admin_takes_away_in_the_middle_of_a_clone_leaves_no_delta(story: Any, what: str) -> None:
+    job = story()
+    known = listed(job.host)
+    told, ended, seen = in_the_middle_of_its_clone(job, ADMINS[what])
+    # Our own reader kept the host from merging: the entry was gone, the delta was not.
+    assert not [name for name in seen if name.endswith(".vmsn")] and [name for name in seen if "-00000" in name]
     judge(job, known, told, ended, "source-not-still")
+    assert "is gone" in str(ended.entry["error"]) and "consolidated its disks" in ended.done
+    assert not job.vm.consolidation_needed()
 
 
 @soak
@@ -449,6 +500,10 @@ class Roaming(Story):
     def vm(self) -> VirtualMachine:
         return self.host.find_vm(name="roam")
 
+    def stop(self) -> None:
+        """It has no Tools that could be asked."""
+        self.vm.power_off(quick(), self.log)
+
 
 @pytest.fixture
 def roaming(clean_lab: Lab, host: Host, tmp_path: Path, before: Any) -> Iterator[Callable[..., Roaming]]:
@@ -519,8 +574,13 @@ def test_a_machine_that_another_host_starts_during_a_cold_copy_gives_no_restore_
 
 
 @soak
-def test_a_machine_that_moves_to_another_host_is_told_and_the_lock_goes_with_it(roaming: Any, clean_lab: Lab) -> None:
+@pytest.mark.parametrize("power", ["off", "on"])
+def test_a_machine_that_moves_to_another_host_is_undone_there_and_nowhere_else(
+    roaming: Any, clean_lab: Lab, power: str
+) -> None:
     with other_host(clean_lab) as other:
+        if power == "on":
+            roaming().vm.power_on(quick())
         job = roaming()
         known = listed(job.host)
 
@@ -530,13 +590,22 @@ def test_a_machine_that_moves_to_another_host_is_told_and_the_lock_goes_with_it(
             other.register(path)
 
         told, ended = play(job, copied=moves)
-        assert told == "vm-gone", ended.entry["error"]
-        assert listed(job.host) == known
+        assert told == "vm-gone" and listed(job.host) == known, ended.entry["error"]
+        # The lock goes with the machine, and says so; the half copy, which not every host may see, is gone at once.
+        assert ended.error is not None and "is not registered on esx80 any more" in ended.error.message
+        assert job.host.session.run(["test", "-e", job.job.partial]).rc == 1
+        assert outcomes(other, "esx70", job) == [("live", None)]
         job.cut()
-        found = recover.recover_host(other, "esx70", job.state, 0.1, 120)
-        assert [(one.outcome, one.error) for one in found] in ([], [("recovered", None)])
-        left = job.host.run("ls", "-A", "/vmfs/volumes/shared/roam")
-        assert ".stowage-job" not in left
+        # The host that has lost it neither undoes nor unlocks: it could not give the machine its power back.
+        assert outcomes(job.host, "esx80", job) == [("vanished", None)]
+        assert outcomes(other, "esx70", job) == [("recovered", None)]
+        assert other.find_vm(name="roam").power_state() == ("poweredOn" if power == "on" else "poweredOff")
+        assert ".stowage-job" not in job.host.run("ls", "-A", "/vmfs/volumes/shared/roam")
+        assert outcomes(other, "esx70", job) == outcomes(job.host, "esx80", job) == []
+
+
+def outcomes(host: Host, label: str, job: Any) -> list[tuple[str, Any]]:
+    return [(one.outcome, one.error) for one in recover.recover_host(host, label, job.state, 0.1, 120)]
 
 
 # -- hosts that are not like others ------------------------------------------------------------------------------------
@@ -606,4 +675,17 @@ def test_a_machine_on_a_datastore_without_locks_is_copied_whole(tmp_path: Path, 
         job = Story(lab, host, tmp_path, "nfs-1", how)
         told, ended = play(job)
         judge(job, [], told, ended, "ok")
+        assert (job.vm.power_state(), list(job.vm.snapshots())) == ("poweredOn", [])
+
+
+@soak
+def test_a_host_that_merges_our_snapshot_below_the_running_clone_gives_no_restore_point(tmp_path: Path) -> None:
+    store = {"name": "datastore1", "type": "vmfs6", "size": "256M"}
+    lab = lab_of_one(tmp_path, address_of(1), store, reader_blocks_consolidation=False)
+    with one_host(lab) as host:
+        job = Story(lab, host, tmp_path, "merged-1", "hot")
+        told, ended, seen = in_the_middle_of_its_clone(job, ADMINS["removes all"])
+        assert not [name for name in seen if "-00000" in name]
+        judge(job, [], told, ended, "source-not-still")
+        assert "is gone" in str(ended.entry["error"])
         assert (job.vm.power_state(), list(job.vm.snapshots())) == ("poweredOn", [])

@@ -83,7 +83,7 @@ def test_a_random_inventory_is_planned_as_it_is_done(seed: int) -> None:
         for host, done in outcome_of(record).items():
             promised = check.stats["stowage_plan"][host]
             assert {key: promised[key] for key in done} == done, (host, record["summary"]["text"])
-        assert left_behind(house) == []
+        assert left_behind(house) == [] and changes(before, state(house)) == []
 
 
 @pytest.mark.soak

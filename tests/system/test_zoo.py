@@ -155,7 +155,7 @@ def restored(zoo: House, host: str, names: list[str], tmp_path: Path, **more: An
         vm = zoo.vm(host, f"again {number}")
         folder = zoo.folder(host, f"again {number}")
         values = (folder / f"again-{number}.vmx").read_text(encoding="utf-8")
-        (point,) = zoo.points(name)
+        point = zoo.points(name)[-1]
         for disk in point.manifest["disks"]:
             (line,) = [line for line in values.splitlines() if line.startswith(f"{disk['key']}.fileName")]
             back = folder / line.split('"')[1]
@@ -171,28 +171,38 @@ def test_a_disk_of_more_than_two_terabytes_comes_back(
     restored(zoo, "zoo80", ["huge6"], tmp_path)
 
 
-@pytest.mark.soak
-def test_the_whole_zoo_hot_warm_and_cold_and_back(tmp_path: Path) -> None:
-    modes = {"hot": FAILS_HOT, "warm": {**FAILS_HOT}, "cold": FAILS}
-    # Warm stops the guest before its snapshot, so that a pass-through device is no obstacle.
-    modes["warm"].pop("pass-through")
+#: Warm stops the guest before its snapshot, so that a pass-through device is no obstacle.
+FAILS_WARM = {name: wanted for name, wanted in FAILS_HOT.items() if name != "pass-through"}
+MODES = {"warm": FAILS_WARM, "cold": FAILS, "hot": FAILS_HOT}
+
+
+@pytest.fixture(scope="module")
+def whole_zoo() -> Iterator[House]:
     with running("wholezoo", 65, animals.zoo()) as zoo:
         zoo.lab.settle()
-        for how, fails in modes.items():
-            before = state(zoo)
-            check = zoo.controller.play(f"backup_{how}", "--check", backup_select=["all"])
-            run = zoo.controller.play(f"backup_{how}", backup_select=["all"])
-            record = zoo.record(run)
-            judge_record(record, None, fails, snapshots=how != "cold")
-            for host, done in outcome_of(record).items():
-                promised = check.stats["stowage_plan"][host]
-                assert {key: promised[key] for key in ("ready", "disks")} == {
-                    key: done[key] for key in ("ready", "disks")
-                }
-            assert left_behind(zoo) == []
-            moved = [text for text in changes(before, state(zoo)) if how == "hot" or "poweredO" in text]
-            assert how == "cold" or moved == [], moved
-            if how == "hot":
-                restored(zoo, "zoo67", ["huge5", "ide", "linked clone", "golden"], tmp_path)
-                restored(zoo, "zoo70", ["several", "two stores", "branches", "raw devices"], tmp_path)
-                restored(zoo, "zoo80", ["uefi", "vtpm", "encrypted", "sata", "nvme", "huge6", "template"], tmp_path)
+        yield zoo
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("how", MODES)
+def test_the_whole_zoo_is_in_the_record_and_is_afterwards_what_it_was(
+    whole_zoo: House, how: str, tmp_path: Path
+) -> None:
+    zoo, fails = whole_zoo, MODES[how]
+    before = state(zoo)
+    check = zoo.controller.play(f"backup_{how}", "--check", backup_select=["all"])
+    assert changes(before, state(zoo)) == []
+    run = zoo.controller.play(f"backup_{how}", backup_select=["all"])
+    assert changes(before, state(zoo)) == [] and left_behind(zoo) == []
+    record = zoo.record(run)
+    judge_record(record, None, fails, snapshots=how != "cold")
+    assert run.rc == 2 and run.stats["stowage_run"]["failed"] == len(fails)
+    for host, done in outcome_of(record).items():
+        promised = check.stats["stowage_plan"][host]
+        # Guests write between the two plans: what is to be read of a thin disk may have grown.
+        sizes = ("ready", "disks", "capacity_bytes")
+        assert {key: promised[key] for key in sizes} == {key: done[key] for key in sizes}, host
+    if how == "hot":
+        restored(zoo, "zoo67", ["huge5", "ide", "linked clone", "golden"], tmp_path)
+        restored(zoo, "zoo70", ["several", "two stores", "branches", "raw devices"], tmp_path)
+        restored(zoo, "zoo80", ["uefi", "vtpm", "encrypted", "sata", "nvme", "huge6", "template"], tmp_path)

@@ -93,16 +93,21 @@ class Host:
             raise errors.HostBusy(host=self.name, command=command, tries=self._tries, output=_short(text))
         faults.check(reply.rc, text, host=self.name, command=command)
 
-    def vim_patient(self, *argv: str, patience_seconds: int = 20) -> Reply | None:
+    def vim_patient(
+        self, *argv: str, patience_seconds: int = 20, again: Callable[[], bool] | None = None
+    ) -> Reply | None:
         """Run one vim-cmd that may take hours; None when it has not ended within the patience.
 
         It then goes on in the host by itself and the lock is free again: its success is proven by state alone.
-        A refusal is left in the reply. Tried again only where hostd was never reached.
+        A refusal is left in the reply. Tried again only where hostd was never reached, by its words: a hostd that
+        restarts says the same of calls whose work goes on. `again` is for what must not happen twice: it looks first.
         """
         reply = None
         for attempt in range(self._tries):
             if attempt:
                 self.clock.sleep(self._retry_seconds)
+                if again is not None and not again():
+                    return reply
             with self._lock():
                 reply = run_patient(self.session, ["vim-cmd", *argv], patience_seconds)
             if reply is None or not self._again(reply, False):

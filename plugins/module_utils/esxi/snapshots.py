@@ -169,7 +169,19 @@ def create(
     if journal is not None:
         journal.note("snapshot-intent", name=name, known_ids=sorted(known))
     refusal: StowageError | None = None
-    said = ""
+    said, sure_at = "", 0.0
+
+    def again() -> bool:
+        nonlocal sure_at
+        if _new_snapshot(vm, name, known) is not None:
+            return False
+        if journal is not None:
+            # What we asked for twice may come twice: this line proves that both are ours.
+            journal.note("snapshot-again", name=name)
+        # The first may be at work still, which hostd has forgotten: it may be the reason why the second is refused.
+        sure_at = vm.host.clock.monotonic() + late_seconds
+        return True
+
     try:
         reply = vm.host.vim_patient(
             "vmsvc/snapshot.create",
@@ -179,6 +191,7 @@ def create(
             "1" if memory else "0",
             "1" if quiesce else "0",
             patience_seconds=PATIENCE_SECONDS,
+            again=again,
         )
         if reply is not None:
             said = reply.text
@@ -194,7 +207,7 @@ def create(
         if found is None and refusal is not None and not _task_runs(vm, "createSnapshot"):
             # A refusal can be wrong too: only a second look without a running task makes it final.
             found = _new_snapshot(vm, name, known)
-            if found is None:
+            if found is None and vm.host.clock.monotonic() >= sure_at:
                 raise _refused(vm, name, said, refusal, quiesce)
         return found
 

@@ -116,9 +116,14 @@ class Events:
         return self.index(multiextent.LOADED) > self.index(multiextent.UNLOADED)
 
     @property
-    def removal_open(self) -> bool:
-        """Whether the removal of our snapshot was begun and never proven: its entry may be gone, its delta not."""
-        return self.index("snapshot-remove-intent") > self.index("snapshot-remove-done")
+    def delta_open(self) -> bool:
+        """Whether the end of our snapshot was never proven: its entry may be gone, its delta not.
+
+        We may have begun to remove it, or somebody else did while our reader kept its disks from being merged.
+        """
+        return max(self.index("snapshot-done"), self.index("snapshot-remove-intent")) > self.index(
+            "snapshot-remove-done"
+        )
 
     def snapshot_id(self) -> int | None:
         done = self.last("snapshot-done")
@@ -141,7 +146,7 @@ def _undo_backup(job: Job, events: Events, now: Situation) -> Undo:
         remove_temps=_our_temps(job, now, left),
         remove_partial=_our_partial(job, now, left),
         remove_snapshots=snapshots,
-        consolidate=events.removal_open and not snapshots,
+        consolidate=events.delta_open and not snapshots,
         power_on=power_on,
         look_again=intent_open and not snapshots,
         left=tuple(left),
@@ -199,8 +204,8 @@ def _our_snapshots(job: Job, events: Events, now: Situation, left: list[str]) ->
         return ()
     named = [number for number, name in now.snapshots if name == job.snapshot_name]
     known = {int(number) for number in intent.get("known_ids") or ()}
-    done = events.snapshot_id()
-    ours = [number for number in named if number == done or (done is None and number not in known)]
+    done, twice = events.snapshot_id(), events.index("snapshot-again") > events.index("snapshot-intent")
+    ours = [number for number in named if number == done or ((done is None or twice) and number not in known)]
     strange = [number for number in named if number not in ours]
     left.extend(f"snapshot {number}: it has our name, but not the id that we noted" for number in strange)
     for number, name in now.snapshots:
@@ -213,7 +218,7 @@ def _power(job: Job, events: Events, now: Situation, left: list[str]) -> tuple[b
     """Whether to power on, or what to wait for. A VM is only ever started, and only if we are why it is off."""
     intent = events.last("power-off-intent")
     noted = str(job.extra.get(ASKED_BEFORE) or "") if intent is None else str(intent.get("boot_id") or "")
-    if (intent is None and not noted) or job.power_before != "poweredOn":
+    if (intent is None and not noted) or job.power_before != "poweredOn" or now.vmid is None:
         return False, ""
     ended = max(events.index("power-off-done"), events.index("power-off-refused"))
     done = ended > events.index("power-off-intent")

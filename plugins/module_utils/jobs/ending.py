@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -54,7 +54,12 @@ def end(
     events = Events(tuple(undoer.log.read()))
     ok = outcome == "ok" and events.committed
     vm = _vm_or_none(context)
-    undone = undoer.run(vm) if vm is not None or job.kind == "restore" else _gone(context, job)
+    undone = undoer.run(vm)
+    if vm is None and job.kind == "backup":
+        # What lies on this host is gone; the lock stays for the host that has the VM now.
+        undone = replace(
+            undone, failed=(*undone.failed, f"the VM is not registered on {context.label} any more, or more than once")
+        )
     events = Events(tuple(undoer.log.read()))
     if outcome == "ok" and not events.committed:
         what = f"No restore point of VM {job.vm!r} was committed"
@@ -144,11 +149,6 @@ def _vm_or_none(context: Context) -> VirtualMachine | None:
     else:
         found = survey.find_identity(context.host, context.entry["identity"])
     return found[0] if len(found) == 1 else None
-
-
-def _gone(context: Context, job: Job) -> Undone:
-    """The VM vanished from this host: nothing is touched, and the lock stays for the host that has it now."""
-    return Undone((), (), (f"the VM is not registered on {context.label} any more, or more than once",))
 
 
 def _timeouts(job: Job) -> dict[str, int]:

@@ -270,17 +270,22 @@ class Undoer:
                 continue
             self._step(f"removed snapshot {number}", partial(self._remove_snapshot, vm, number))
         if undo.consolidate and readers_gone:
-            self._step("consolidated its disks", partial(self._consolidate, vm))
+            self._consolidate(vm)
 
     def _remove_snapshot(self, vm: VirtualMachine, number: int) -> None:
         waiter = Waiter(self.consolidation_timeout, clock=self.host.clock, beat=self.log.beat)
         vm.remove_snapshot(number, False, waiter, self.log)
 
     def _consolidate(self, vm: VirtualMachine) -> None:
-        """A removal that a reader of the base kept from its end: the snapshot's entry went, its delta stayed."""
+        """What a reader kept from being merged when our snapshot was removed: its entry went, its delta stayed."""
         waiter = Waiter(self.consolidation_timeout, clock=self.host.clock, beat=self.log.beat)
-        snapshots.consolidate(vm, waiter)
-        self.log.note("snapshot-remove-done")
+        try:
+            merged = snapshots.consolidate(vm, waiter)
+            self.log.note("snapshot-remove-done")
+        except StowageError as error:
+            self.failed.append(f"consolidated its disks: not done: {error.message}")
+        else:
+            self.done += ["consolidated its disks"] if merged else []
 
     def _script(self, text: str, args: tuple[str, ...]) -> None:
         result = self.host.session.script(text, list(args), timeout_seconds=600)
