@@ -45,8 +45,8 @@ HOWS = ("hot", "warm", "cold", "restore")
 STRIKES = ("kill", "reset", "hole", "outage", "reboot")
 COMMITTED = ("committed: note commit-done", "ended: ")
 READS = re.compile(
-    r": (cat |head |ps |read files|vmkfstools$|vmkfstools -e|journal\.look|plan\.look|survey\.existing|point\.sizes"
-    r"|point\.list|point\.removing|vmsvc/(getallvms|message|snapshot\.get|power\.getstate)( |$))"
+    r": (cat |head |ps |test -d |read files|vmkfstools$|vmkfstools -e|journal\.look|plan\.look|survey\.existing"
+    r"|point\.sizes|point\.list|point\.removing|vmsvc/(getallvms|message|snapshot\.get|power\.getstate)( |$))"
 )
 
 

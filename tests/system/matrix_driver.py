@@ -39,9 +39,10 @@ SHUTDOWN_SECONDS = 20
 CONNECT_SECONDS = 5
 # Long enough for a command to have begun on the host, too short for most of them to have ended.
 SENT_SECONDS = 0.12
-# What strikes the wire strikes while the answer is on its way: so long a round trip has no command an answer by then.
-ROUND_TRIP_MS = 1000
-ANSWERING_SECONDS = 1.75
+# The other strikes come while the answer is on its way: one round trip opens the channel, half of one brings the
+# command, and half of one is left for it to begin and for a busy machine to start ssh.
+ROUND_TRIP_MS = 3000
+ANSWERING_SECONDS = 5.3
 STRIKES: dict[str, dict[str, Any]] = {
     "reset": {"verb": "fault", "kind": "cut", "arguments": {"mode": "reset"}},
     "hole": {"verb": "fault", "kind": "cut", "arguments": {"mode": "blackhole"}},

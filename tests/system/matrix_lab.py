@@ -126,7 +126,7 @@ class Matrix:
             lines = self.lab.run(host, "ps", "-c").splitlines()
             found += [f"{host}: {' '.join(line.split())}" for line in lines if re.search(r"vmkfstools|stowage", line)]
         for path in (self.state_dir / "jobs").glob("*.json"):
-            found.append(f"mirror of {json.loads(path.read_text(encoding='utf-8'))['vm']}")
+            found.append(f"mirror of {json.loads(path.read_text(encoding='utf-8'))['vm']['name']}")
         return found
 
     def is_of(self, text: str, vm: str) -> bool:
