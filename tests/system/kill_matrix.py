@@ -153,10 +153,12 @@ def changes(step: str) -> bool:
 
 
 def cells_of(how: str, steps: Sequence[str], strike: str = "kill") -> list[Cell]:
-    """Each command that changes something."""
+    """Each command that changes something; of a loop whose turns are many or few by chance, the first two."""
     found = []
     for number, step in enumerate(steps):
         which = steps[: number + 1].count(step)
+        if which > 2 and step.endswith("watchdog.poll"):
+            continue
         moments = ("before", "sent") if strike == "kill" else ("sent",)
         found += [Cell(how, step, which, moment, strike) for moment in moments if changes(step)]
     return found
