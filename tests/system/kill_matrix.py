@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The kill matrix: a job is struck at every thing that it asks of the hypervisor, and recover must leave nothing.
 
-    kill_matrix.py [hot|warm|cold|restore…] [kill|reset|hole|outage|reboot…]
+    kill_matrix.py [hot|warm|cold|restore…] [kill|reset|hole|outage|reboot…] [only steps with this text…]
 
 The steps are not written down here. A job is run once, by the role's modules in its order (`matrix_driver.py`), and
 every remote command of it is counted and named: these are the steps. Then, for each step, the same job runs again in
@@ -123,7 +123,8 @@ def wave(matrix: Matrix, cells: Sequence[Cell]) -> list[Row]:
             row.after.append("the job never came to this step")
 
     by_host = [[row for row in rows if row.vm.startswith(f"{host}v")] for host in matrix.hosts]
-    with ThreadPoolExecutor(6) as executor:
+    # In a hole a job only waits; else two processors have no more to give.
+    with ThreadPoolExecutor(12 if cells[0].strike in ("hole", "outage") else 6) as executor:
         list(executor.map(lambda mine: [strike(row) for row in mine], by_host))
     powers = {row.vm: row.powers(matrix.before[row.vm][0], matrix.rebooted.get(row.vm, "")) for row in rows}
     for text in [*matrix.ours(), *matrix.differences(powers)]:
@@ -201,11 +202,12 @@ def words(rows: Sequence[Row]) -> str:
     return "".join(f"* {text}\n" for _name, text in sorted(found.items()))
 
 
-def whole(matrix: Matrix, hows: Sequence[str], strike: str = "kill") -> list[Row]:
-    """All of it, wave by wave."""
+def whole(matrix: Matrix, hows: Sequence[str], strike: str = "kill", only: Sequence[str] = ("",)) -> list[Row]:
+    """All of it, or the steps in whose name one of these texts is, wave by wave."""
     if strike == "reboot" and not matrix.rebooted:
         matrix.reboot_without_us()
-    cells = [cell for how in hows for cell in cells_of(how, matrix.steps(how), strike)]
+    found = [cell for how in hows for cell in cells_of(how, matrix.steps(how), strike)]
+    cells = [cell for cell in found if any(text in cell.step for text in only)]
     rows: list[Row] = []
     for number, part in enumerate(waves(cells, len(matrix.vms))):
         begun = time.monotonic()
@@ -213,8 +215,7 @@ def whole(matrix: Matrix, hows: Sequence[str], strike: str = "kill") -> list[Row
         wrong = sum(1 for row in new if row.after)
         seconds = time.monotonic() - begun
         print(f"{strike}, wave {number + 1}: {len(new)} cells, {wrong} wrong, {seconds:.0f} s", flush=True)
-        if wrong:
-            print(table([row for row in new if row.after]), flush=True)
+        print(table(new), flush=True)
     return rows
 
 
@@ -223,17 +224,17 @@ def main(arguments: Sequence[str]) -> int:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     hows = [word for word in arguments if word in HOWS] or HOWS
     strikes = [word for word in arguments if word in STRIKES] or STRIKES[:1]
+    only = [word for word in arguments if word not in HOWS + STRIKES] or [""]
     rows: list[Row] = []
     for strike in strikes:
         work = Path(tempfile.mkdtemp(prefix="stowage-kills-"))
         shape = SHARED if strike == "kill" else OWN
         matrix = Matrix(work, os.environ.get("KILL_MATRIX_ADDRESS", "127.35.0.0"), shape)
         try:
-            rows += whole(matrix, hows, strike)
+            rows += whole(matrix, hows, strike, only)
         finally:
             matrix.close()
             shutil.rmtree(work, ignore_errors=True)
-    print(table(rows))
     print(words(rows))
     wrong = [row for row in rows if row.after]
     print(f"{len(rows)} cells, {len(wrong)} left something behind or misled the operator")

@@ -152,7 +152,6 @@ def test_a_job_that_dies_at_any_remote_command_leaves_nothing_after_recover(
     matrix: kill_matrix.Matrix, how: str
 ) -> None:
     rows = kill_matrix.whole(matrix, [how])
-    print(kill_matrix.table(rows))
     assert len(rows) > 40
     assert not [row for row in rows if row.after]
 
@@ -164,7 +163,7 @@ def test_a_job_that_is_struck_at_any_remote_command_is_told_and_leaves_nothing_a
     own_hosts: kill_matrix.Matrix, how: str, strike: str
 ) -> None:
     rows = kill_matrix.whole(own_hosts, [how], strike)
-    print(kill_matrix.table(rows), kill_matrix.words(rows))
+    print(kill_matrix.words(rows))
     assert len(rows) > 20
     assert not [row for row in rows if row.after]
 
