@@ -83,7 +83,7 @@ class Row:
 
     def powers(self, was: str, rebooted: str) -> set[str]:
         """How the VM may be left."""
-        if self.cell.strike != "reboot" or (self.cell.how != "restore" and self.was_on is False):
+        if self.cell.strike != "reboot" or self.was_on is None or (self.cell.how != "restore" and not self.was_on):
             return {was}
         # Asked to shut down and not yet off: the reboot has stopped it as it would have, and it was on its way.
         return {was, rebooted} if self.cell.step.startswith("power off") else {rebooted}
