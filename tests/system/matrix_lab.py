@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -81,7 +82,7 @@ class Matrix:
         self.state_dir = self.lab.folder / "servers/bk1/root/var/lib/stowage"
         self.before = self.look()
         self.rebooted: dict[str, str] = {}
-        self._number = 0
+        self._numbers = itertools.count(1)
 
     def close(self) -> None:
         self.lab.verb("down")
@@ -178,7 +179,6 @@ class Matrix:
     # -- doing -------------------------------------------------------------------------------------------------------
 
     def spec(self, vm: str, how: str, **more: Any) -> dict[str, Any]:
-        self._number += 1
         host = self.machine(vm.rpartition("v")[0])
         vmx = next(entry["vmx"] for entry in host["vms"] if entry["name"] == vm)
         return {
@@ -194,7 +194,7 @@ class Matrix:
             "how": how,
             "point": POINT,
             "lease_seconds": LEASE_SECONDS,
-            "run_id": f"kill{os.getpid()}-{self._number:04d}",
+            "run_id": f"kill{os.getpid()}-{next(self._numbers):04d}",
             **more,
         }
 
