@@ -39,10 +39,9 @@ SHUTDOWN_SECONDS = 20
 CONNECT_SECONDS = 5
 # Long enough for a command to have begun on the host, too short for most of them to have ended.
 SENT_SECONDS = 0.12
-# The other strikes come while the answer is on its way: one round trip opens the channel, half of one brings the
-# command, and half of one is left for it to begin and for a busy machine to start ssh.
-ROUND_TRIP_MS = 3000
-ANSWERING_SECONDS = 5.3
+# The other strikes come while the answer is on its way. One round trip opens the channel, half of one brings the
+# command; the other half is left for the command to begin, with what a command costs now on this machine.
+ROUND_TRIP_SECONDS = 3.0
 STRIKES: dict[str, dict[str, Any]] = {
     "reset": {"verb": "fault", "kind": "cut", "arguments": {"mode": "reset"}},
     "hole": {"verb": "fault", "kind": "cut", "arguments": {"mode": "blackhole"}},
@@ -107,17 +106,20 @@ class Course:
         self.seen.append(f"{self.task}: {label(argv, stdin)}")
         return self.spec.get("stop") == [self.seen[-1], self.seen.count(self.seen[-1])]
 
-    def meet(self, go: Callable[[], Any]) -> Any:
-        """The command that was waited for; its answer, where there is somebody left to hear it."""
+    def meet(self, go: Callable[[], Any], idle: Callable[[], Any]) -> Any:
+        """The command that was waited for; its answer, where there is somebody left to hear it. `idle` is one, too."""
         if self.spec["strike"] == "kill":
             if self.spec["moment"] == "sent":
                 threading.Thread(target=go, daemon=True).start()
                 time.sleep(SENT_SECONDS)
             os.kill(os.getpid(), signal.SIGKILL)
-        self._lab(verb="fault", kind="latency", arguments={"ms": str(ROUND_TRIP_MS)})
+        begun = time.monotonic()
+        idle()
+        cost = time.monotonic() - begun
+        self._lab(verb="fault", kind="latency", arguments={"ms": str(ROUND_TRIP_SECONDS * 1000)})
         with ThreadPoolExecutor(2) as executor:
             asked = executor.submit(go)
-            time.sleep(ANSWERING_SECONDS)
+            time.sleep(1.5 * ROUND_TRIP_SECONDS + cost)
             # The file is there while a VM runs.
             self.was_on = os.path.exists(f"{self.spec['vmx']}.lck")
             # A host that reboots is away for some time, and the job meets that.
@@ -151,7 +153,9 @@ class Watched(Session):
         def go() -> Any:
             return self.inner.run(argv, stdin=stdin, timeout_seconds=timeout_seconds)
 
-        return self.course.meet(go) if self.course.due(argv, stdin) else go()
+        if not self.course.due(argv, stdin):
+            return go()
+        return self.course.meet(go, lambda: self.inner.run(["true"]))
 
     def close(self) -> None:
         self.inner.close()
