@@ -173,8 +173,8 @@ def test_a_cut_and_a_reboot_in_mid_job_are_told_and_leave_nothing_after_recover(
 ) -> None:
     three_hosts.reboot_without_us()
     cells = [
-        kill_matrix.Cell("warm", "snapshot: vmsvc/snapshot.create", 1, "sent", "reboot"),
-        kill_matrix.Cell("hot", "snapshot: vmsvc/snapshot.create", 1, "sent", "reset"),
+        kill_matrix.Cell("warm", "snapshot: note snapshot-intent", 1, "sent", "reboot"),
+        kill_matrix.Cell("hot", "copy: watchdog.launch", 1, "sent", "reset"),
         kill_matrix.Cell("cold", "committed: point.commit", 1, "sent", "reset"),
     ]
     rows = kill_matrix.wave(three_hosts, cells)
