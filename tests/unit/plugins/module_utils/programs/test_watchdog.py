@@ -377,3 +377,20 @@ def test_a_path_that_cannot_travel_is_refused(path):
 def test_a_token_is_a_plain_word(token):
     with pytest.raises(ValueError, match="unusable token"):
         watchdog.launch_text(token, [])
+
+
+def test_a_word_that_is_overwritten_while_the_shell_reads_it_is_read_again(host_shell):
+    """A pipe stands for the file: each opening gives what a reader would have found at that time."""
+    folder = host_shell.volume / ".stowage-copy-torn"
+    folder.mkdir()
+    os.mkfifo(folder / "pid")
+
+    def overwrite():
+        for content in ("-935           \n", "4935           \n", "4935           \n"):
+            (folder / "pid").write_text(content)
+
+    writer = threading.Thread(target=overwrite)
+    writer.start()
+    answer = host_shell.run(watchdog.FIND, str(folder)).strip()
+    writer.join(5)
+    assert answer == "pid 4935"
