@@ -40,8 +40,9 @@ CONNECT_SECONDS = 5
 # Long enough for a command to have begun on the host, too short for most of them to have ended.
 SENT_SECONDS = 0.12
 # The other strikes come while the answer is on its way. One round trip opens the channel, half of one brings the
-# command; the other half is left for the command to begin, with what a command costs now on this machine.
-ROUND_TRIP_SECONDS = 3.0
+# command, and what is on its standard input comes one later: sshd then has to say first that it takes it. Half of one is
+# left for the command to begin, with what a command costs now on this machine.
+ROUND_TRIP_SECONDS = 2.0
 STRIKES: dict[str, dict[str, Any]] = {
     "reset": {"verb": "fault", "kind": "cut", "arguments": {"mode": "reset"}},
     "hole": {"verb": "fault", "kind": "cut", "arguments": {"mode": "blackhole"}},
@@ -106,8 +107,11 @@ class Course:
         self.seen.append(f"{self.task}: {label(argv, stdin)}")
         return self.spec.get("stop") == [self.seen[-1], self.seen.count(self.seen[-1])]
 
-    def meet(self, go: Callable[[], Any], idle: Callable[[], Any]) -> Any:
-        """The command that was waited for; its answer, where there is somebody left to hear it. `idle` is one, too."""
+    def meet(self, go: Callable[[], Any], trips: float, idle: Callable[[], Any]) -> Any:
+        """The command that was waited for; its answer, where there is somebody left to hear it.
+
+        `trips`: round trips until the host has it; `idle`: a command that does nothing.
+        """
         if self.spec["strike"] == "kill":
             if self.spec["moment"] == "sent":
                 threading.Thread(target=go, daemon=True).start()
@@ -119,7 +123,7 @@ class Course:
         self._lab(verb="fault", kind="latency", arguments={"ms": str(ROUND_TRIP_SECONDS * 1000)})
         with ThreadPoolExecutor(2) as executor:
             asked = executor.submit(go)
-            time.sleep(1.5 * ROUND_TRIP_SECONDS + cost)
+            time.sleep(trips * ROUND_TRIP_SECONDS + cost)
             # The file is there while a VM runs.
             self.was_on = os.path.exists(f"{self.spec['vmx']}.lck")
             # A host that reboots is away for some time, and the job meets that.
@@ -155,7 +159,7 @@ class Watched(Session):
 
         if not self.course.due(argv, stdin):
             return go()
-        return self.course.meet(go, lambda: self.inner.run(["true"]))
+        return self.course.meet(go, 1.5 if stdin is None else 2.5, lambda: self.inner.run(["true"]))
 
     def close(self) -> None:
         self.inner.close()

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import watchdog
@@ -388,6 +389,8 @@ def test_a_word_that_is_overwritten_while_the_shell_reads_it_is_read_again(host_
     def overwrite():
         for content in ("-935           \n", "4935           \n", "4935           \n"):
             (folder / "pid").write_text(content)
+            # Until the reader has closed it: the next content is for the next one.
+            time.sleep(0.5)
 
     writer = threading.Thread(target=overwrite)
     writer.start()
