@@ -40,8 +40,8 @@ CONNECT_SECONDS = 5
 # Long enough for a command to have begun on the host, too short for most of them to have ended.
 SENT_SECONDS = 0.12
 # The other strikes come while the answer is on its way. One round trip opens the channel, half of one brings the
-# command, and what is on its standard input comes one later: sshd has to say first that it takes it. Half of one is left
-# for the command to begin, with what a command costs now on this machine.
+# command, and what is on its standard input comes one later: sshd has to say first that it takes it. Half of one is
+# left for the command to begin, with what a command costs now on this machine.
 ROUND_TRIP_SECONDS = 2.0
 STRIKES: dict[str, dict[str, Any]] = {
     "reset": {"verb": "fault", "kind": "cut", "arguments": {"mode": "reset"}},
