@@ -44,6 +44,8 @@ from matrix_lab import OWN, SHARED, Matrix  # noqa: E402  they lie outside of an
 HOWS = ("hot", "warm", "cold", "restore")
 STRIKES = ("kill", "reset", "hole", "outage", "reboot")
 COMMITTED = ("committed: note commit-done", "ended: ")
+# A restore point is there when its folder has its name, whether or not anybody hears of it.
+NAMED = ("committed: point.commit", *COMMITTED)
 READS = re.compile(
     r": (cat |head |ps |test -d |read files|vmkfstools$|vmkfstools -e|journal\.look|plan\.look|survey\.existing"
     r"|point\.sizes|point\.list|point\.removing|vmsvc/(getallvms|message|snapshot\.get|power\.getstate)( |$))"
@@ -95,8 +97,7 @@ class Row:
         found = [f"told without a reason: {text}" for text in self.told if text.startswith("interrupted: None")]
         found += [f"told of a defect of ours: {text}" for text in self.told if "MODULE FAILURE" in text]
         if self.cell.how != "restore":
-            committed = self.cell.step.startswith(COMMITTED)
-            allowed = {1} if not self.told else {0, 1} if committed else {0}
+            allowed = {1} if not self.told else {0, 1} if self.cell.step.startswith(NAMED) else {0}
             found += (
                 [] if len(fresh) in allowed else [f"told {self.ids}, and there are {len(fresh)} new restore points"]
             )
