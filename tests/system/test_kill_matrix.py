@@ -125,21 +125,61 @@ def test_whole_playbooks_that_die_at_each_step_leave_nothing_after_recover(
     assert not [row for row in rows if row[2]]
 
 
+def built(work: Path, address: str, shape: dict[str, int]) -> Iterator[kill_matrix.Matrix]:
+    lab = kill_matrix.Matrix(work, address, shape)
+    yield lab
+    lab.close()
+
+
 @pytest.fixture(scope="module")
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kill_matrix.Matrix]:
-    built = kill_matrix.Matrix(tmp_path_factory.mktemp("killing"), "127.199.0.0")
-    yield built
-    built.close()
+    yield from built(tmp_path_factory.mktemp("killing"), "127.199.0.0", kill_matrix.SHARED)
+
+
+@pytest.fixture(scope="module")
+def own_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kill_matrix.Matrix]:
+    yield from built(tmp_path_factory.mktemp("striking"), "127.198.0.0", kill_matrix.OWN)
+
+
+@pytest.fixture
+def three_hosts(tmp_path: Path) -> Iterator[kill_matrix.Matrix]:
+    yield from built(tmp_path, "127.197.0.0", {"c": 1})
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("how", ["hot", "warm", "cold", "restore"])
+@pytest.mark.parametrize("how", kill_matrix.HOWS)
 def test_a_job_that_dies_at_any_remote_command_leaves_nothing_after_recover(
     matrix: kill_matrix.Matrix, how: str
 ) -> None:
     rows = kill_matrix.whole(matrix, [how])
-    print(kill_matrix.table(rows))
     assert len(rows) > 40
+    assert not [row for row in rows if row.after]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("how", kill_matrix.HOWS)
+@pytest.mark.parametrize("strike", kill_matrix.STRIKES[1:])
+def test_a_job_that_is_struck_at_any_remote_command_is_told_and_leaves_nothing_after_recover(
+    own_hosts: kill_matrix.Matrix, how: str, strike: str
+) -> None:
+    rows = kill_matrix.whole(own_hosts, [how], strike)
+    print(kill_matrix.words(rows))
+    assert len(rows) > 20
+    assert not [row for row in rows if row.after]
+
+
+def test_a_cut_and_a_reboot_in_mid_job_are_told_and_leave_nothing_after_recover(
+    three_hosts: kill_matrix.Matrix,
+) -> None:
+    three_hosts.reboot_without_us()
+    cells = [
+        kill_matrix.Cell("warm", "snapshot: note snapshot-intent", 1, "sent", "reboot"),
+        kill_matrix.Cell("hot", "copy: watchdog.launch", 1, "sent", "reset"),
+        kill_matrix.Cell("cold", "committed: point.commit", 1, "sent", "reset"),
+    ]
+    rows = kill_matrix.wave(three_hosts, cells)
+    print(kill_matrix.table(rows))
+    assert [row.was_on for row in rows] == [False, True, False]
     assert not [row for row in rows if row.after]
 
 

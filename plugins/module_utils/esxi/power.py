@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -150,10 +150,10 @@ def _change(
         )
     if journal is not None:
         journal.note(_INTENTS[operation][0], boot_id=vm.boot_id(), state=before, operation=operation)
-    started = clock.monotonic()
-    said, failed = command(vm, operation)
+    started = asked = clock.monotonic()
+    said = command(vm, operation)
     try:
-        _refuse(vm, operation, said, before, wanted)
+        _refuse(vm, operation, said.text, before, wanted)
     except errors.EsxiError:
         # Nothing was begun, so nothing can come of it later.
         if journal is not None and wanted == OFF:
@@ -162,21 +162,26 @@ def _change(
     last: list[str] = [before]
 
     def probe() -> str | None:
+        nonlocal asked, said
         state, question = state_and_question(vm)
         if state == wanted:
             return state
         last[0] = state or last[0]
         if question is not None:
             raise question_error(vm, question, operation)
-        waited = clock.monotonic() - started
-        if failed and state == before and waited >= FAILED_SECONDS:
-            raise WaitTimeout(what=operation, seconds=round(waited, 1))
+        if state != before or clock.monotonic() - asked < FAILED_SECONDS:
+            return None
+        if said.failed:
+            raise WaitTimeout(what=operation, seconds=round(clock.monotonic() - started, 1))
+        if said.lost:
+            # The host may never have heard it, and hearing it twice does no harm: only the state counts from here on.
+            asked, said = clock.monotonic(), replace(command(vm, operation), failed=False)
         return None
 
     try:
         waiter.until(probe, f"VM {vm.name!r} to be {wanted}")
     except WaitTimeout as error:
-        output = " ".join(said.split()) or "the host reported no failure"
+        output = " ".join(said.text.split()) or "the host reported no failure"
         raise errors.PowerFailed(
             **vm.data(state=last[0], wanted=wanted, seconds=error.data["seconds"], output=output, advice=advice)
         ) from error
@@ -186,15 +191,24 @@ def _change(
     return PowerChange(before, wanted, True, at, clock.monotonic() - started, (operation,))
 
 
-def command(vm: VirtualMachine, operation: str) -> tuple[str, bool]:
-    """Give the command; what the host said by then, and whether that was a failure. No answer yet is none."""
+@dataclass(frozen=True)
+class Said:
+    """What the host said to a command by then; `lost`: its answer never came, and nobody knows whether it was heard."""
+
+    text: str = ""
+    failed: bool = False
+    lost: bool = False
+
+
+def command(vm: VirtualMachine, operation: str) -> Said:
+    """Give the command. No answer yet is no failure."""
     try:
         reply = vm.host.vim_patient(f"vmsvc/{operation}", str(vm.vmid), patience_seconds=PATIENCE_SECONDS)
     except (CommandTimeout, ConnectionLost) as error:
-        return error.message, False
+        return Said(error.message, lost=True)
     if reply is None:
-        return "", False
-    return reply.text, faults.refused(reply.rc, reply.text)
+        return Said()
+    return Said(reply.text, faults.refused(reply.rc, reply.text))
 
 
 def _refuse(vm: VirtualMachine, operation: str, said: str, before: str, wanted: str) -> None:
@@ -233,8 +247,8 @@ def restart(vm: VirtualMachine, waiter: Waiter, *, hard: bool) -> PowerChange:
         )
     uptime, had_tools = _before_restart(vm, waiter)
     started = clock.monotonic()
-    said, _failed = command(vm, operation)
-    _refuse(vm, operation, said, before, ON)
+    said = command(vm, operation)
+    _refuse(vm, operation, said.text, before, ON)
 
     def probe() -> str | None:
         state, question = state_and_question(vm)
@@ -263,7 +277,7 @@ def restart(vm: VirtualMachine, waiter: Waiter, *, hard: bool) -> PowerChange:
     try:
         waiter.until(probe, f"VM {vm.name!r} to restart")
     except WaitTimeout as error:
-        output = " ".join(said.split()) or "the host reported no failure, and the guest shows no sign of a restart"
+        output = " ".join(said.text.split()) or "the host reported no failure, and the guest shows no sign of a restart"
         advice = "Look at the VM's console."
         raise errors.PowerFailed(
             **vm.data(state=ON, wanted="restarted", seconds=error.data["seconds"], output=output, advice=advice)

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 
 PATIENCE_SECONDS = 20
+# A snapshot that the host may never have been asked for, since the answer was lost, is waited for no longer than this
+# without a task that makes it. It is not asked for again: then there might be two.
+UNHEARD_SECONDS = 30.0
 # How long a removal that has ended without effect is left alone before it is asked for again, and how often.
 AGAIN_SECONDS = 30.0
 AGAIN_TIMES = 3
@@ -169,7 +172,7 @@ def create(
     if journal is not None:
         journal.note("snapshot-intent", name=name, known_ids=sorted(known))
     refusal: StowageError | None = None
-    said, sure_at = "", 0.0
+    said, lost, sure_at = "", False, 0.0
 
     def again() -> bool:
         nonlocal sure_at
@@ -200,21 +203,29 @@ def create(
             except errors.EsxiError as error:
                 refusal = error
     except (CommandTimeout, ConnectionLost) as error:
-        said = error.message
+        said, lost = error.message, True
+    clock = vm.host.clock
+    started = sign = clock.monotonic()
 
     def probe() -> Snapshot | None:
+        nonlocal sign
         found = _new_snapshot(vm, name, known)
         if found is None and refusal is not None and not _task_runs(vm, "createSnapshot"):
             # A refusal can be wrong too: only a second look without a running task makes it final.
             found = _new_snapshot(vm, name, known)
             if found is None and vm.host.clock.monotonic() >= sure_at:
                 raise _refused(vm, name, said, refusal, quiesce)
+        if found is None and lost:
+            if _task_runs(vm, "createSnapshot"):
+                sign = clock.monotonic()
+            elif clock.monotonic() - sign >= UNHEARD_SECONDS:
+                raise WaitTimeout(what=name, seconds=round(clock.monotonic() - started))
         return found
 
     try:
         snapshot = waiter.until(probe, f"snapshot {name!r} of VM {vm.name!r}")
     except WaitTimeout as error:
-        raise _late(vm, name, known, waiter, journal, late_seconds, said) from error
+        raise _late(vm, name, known, waiter, journal, late_seconds, said, error.data["seconds"]) from error
     if journal is not None:
         journal.note("snapshot-done", id=snapshot.id)
     return snapshot
@@ -273,6 +284,7 @@ def _late(
     journal: IntentLog | None,
     late_seconds: float,
     said: str,
+    waited: float,
 ) -> errors.SnapshotLate:
     patience = Waiter(late_seconds, clock=vm.host.clock, beat=waiter.beat)
     outcome = "it may still appear"
@@ -293,7 +305,7 @@ def _late(
     except StowageError as error:
         outcome += f" ({error.message})"
     return errors.SnapshotLate(
-        **vm.data(name=name, seconds=waiter.timeout_seconds, outcome=outcome, advice=advice, snapshot=snapshot_id)
+        **vm.data(name=name, seconds=waited, outcome=outcome, advice=advice, snapshot=snapshot_id)
     )
 
 

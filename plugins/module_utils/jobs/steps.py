@@ -59,16 +59,16 @@ def run(host: Host, params: Mapping[str, Any], check: bool) -> Step:
     if not check:
         # A task that has just begun: so somebody began it.
         RunLife(context.state_dir, context.run_id).beat()
-    if state == "ended":
-        return _ended(context, params)
+    steps = {"started": _started, "frozen": _frozen, "committed": _committed, "ended": _ended}
     try:
-        return {"started": _started, "frozen": _frozen, "committed": _committed}[state](context, params)
+        return steps[state](context, params)
     except StowageError as error:
         if not check:
-            # The entry knows why, even if the playbook dies before its last step.
+            # The entry knows why, even if the playbook dies before its last step, or that one cannot reach the host.
             entry = backup.entry_of(context)
-            entry["error"] = error.as_dict()
-            record.write_entry(context.state_dir, entry)
+            if state != "ended" or entry["status"] == "interrupted":
+                entry["error"] = record.error_of(params["error"]) or error.as_dict()
+                record.write_entry(context.state_dir, entry)
         raise
 
 

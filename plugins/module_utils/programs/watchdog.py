@@ -34,6 +34,15 @@ KINDS = ("file", "thin", "zeroedthick", "eagerzeroedthick", "2gbsparse")
 
 TOKEN = re.compile(r"[0-9a-zA-Z-]{8,64}\Z")
 
+# A shell reads byte by byte, and these files are overwritten in place: what was half the old word and half the new one
+# is not read twice. Sets $word.
+_WORD = r"""
+stowage_word() {
+    read -r word 2>/dev/null <"$1" || return
+    while again=$word && read -r word 2>/dev/null <"$1" && [ "$word" != "$again" ]; do :; done
+}
+"""
+
 # Shared by the watchdog and by whoever clears up after a watchdog that was killed. Needs $work.
 _UNDO = r"""
 stowage_mark() {
@@ -176,7 +185,9 @@ stowage_watch "$@"
 """
 )
 
-_LAUNCH = r"""
+_LAUNCH = (
+    _WORD
+    + r"""
 stowage_prepare() {
     mkdir "$work" && printf '%s' "$made" >"$work/made" && : >"$work/hold" || return 1
     printf '%-15s\n' - >"$work/pid" && printf '%-15s\n' - >"$work/clone" || return 1
@@ -224,17 +235,20 @@ stowage_detach() {
 @WATCH@
 @TOKEN@-watch
     turn=0
-    while read -r pid <"$2/pid" && [ "$pid" = - ] && [ "$turn" -lt 50 ]; do
+    while stowage_word "$2/pid" && [ "$word" = - ] && [ "$turn" -lt 50 ]; do
         turn=$((turn + 1))
         # Not every busybox knows parts of a second.
         sleep 0.1 2>/dev/null || sleep 1
     done
-    echo "pid $pid"
+    echo "pid $word"
 }
 if stowage_launch "$@"; then stowage_detach "$@"; fi
 """
+)
 
-POLL = r"""
+POLL = (
+    _WORD
+    + r"""
 stowage_poll() {
     work=$1 linger=$2 n=$3
     held=held
@@ -245,9 +259,10 @@ stowage_poll() {
         [ -d "$work" ] || { echo gone; return; }
         # -c: a beat that was renamed away must not come back.
         touch -c "$work/beat" 2>/dev/null
-        read -r fate 2>/dev/null <"$work/rc.$n" || fate=-
+        if stowage_word "$work/rc.$n"; then fate=$word; else fate=-; fi
         # A folder that could not be removed whole has no pid any more: it is waited for no longer than the linger.
-        if read -r pid 2>/dev/null <"$work/pid"; then
+        if stowage_word "$work/pid"; then
+            pid=$word
             kill -0 "$pid" 2>/dev/null || break
             case $fate in - | run) ;; *) break ;; esac
         else
@@ -265,6 +280,7 @@ stowage_poll() {
 }
 stowage_poll "$@"
 """
+)
 """Arguments: work folder, linger, n, and the lease file of the job (touched as well) or nothing.
 
 Answers ``gone``, or ``watched|ending|dead held|lost <fate>`` (the guard, the lease, task n) and the log of task n,
@@ -286,9 +302,12 @@ stowage_decide "$@"
 """
 """Arguments: work folder, ``keep`` or ``stop``, seconds to wait for the watchdog's own end."""
 
-FIND = r"""
-if read -r pid 2>/dev/null <"$1/pid"; then echo "pid $pid"; else echo none; fi
+FIND = (
+    _WORD
+    + r"""
+if stowage_word "$1/pid"; then echo "pid $word"; else echo none; fi
 """
+)
 """Whether a launch whose answer was lost has happened. Argument: work folder."""
 
 OPEN_GATE = r"""

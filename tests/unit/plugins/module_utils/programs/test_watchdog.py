@@ -399,3 +399,22 @@ def test_a_clone_whose_fate_cannot_be_read_for_a_moment_is_still_ended_with_the_
     assert copy.decide("stop") == "gone"
     assert host_shell.clones() == []
     assert host_shell.listing() == ["web01-flat.vmdk", "web01.vmdk"]
+
+
+def test_a_word_that_is_overwritten_while_the_shell_reads_it_is_read_again(host_shell):
+    """A pipe stands for the file: each opening gives what a reader would have found at that time."""
+    folder = host_shell.volume / ".stowage-copy-torn"
+    folder.mkdir()
+    os.mkfifo(folder / "pid")
+
+    def overwrite():
+        for content in ("-935           \n", "4935           \n", "4935           \n"):
+            (folder / "pid").write_text(content)
+            # Until the reader has closed it: the next content is for the next one.
+            time.sleep(0.5)
+
+    writer = threading.Thread(target=overwrite)
+    writer.start()
+    answer = host_shell.run(watchdog.FIND, str(folder)).strip()
+    writer.join(5)
+    assert answer == "pid 4935"
