@@ -42,8 +42,8 @@ MOMENTS = ("before", "sent")
 SENT_SECONDS = 0.12
 COMMITTED = ("committed: note commit-done", "ended: ")
 READS = re.compile(
-    r": (cat |head |ps |read files|vmkfstools$|vmkfstools -e|journal\.look|plan\.look|survey\.existing|point\.sizes"
-    r"|point\.list|point\.removing|vmsvc/(getallvms|message|snapshot\.get|power\.getstate)( |$))"
+    r": (cat |head |ps |test |read files|vmkfstools$|vmkfstools -e|journal\.look|plan\.look|survey\.existing"
+    r"|point\.(sizes|list|removing)|vmsvc/(getallvms|message|snapshot\.get|power\.getstate)( |$))"
 )
 PACKAGE = "ansible_collections.stowage.esxi.plugins.module_utils"
 
@@ -84,6 +84,11 @@ def label(argv: Sequence[str], stdin: bytes | None) -> str:
     return "read files"
 
 
+def without_name(words: str, vm: str) -> str:
+    """The step is the same one for each VM, though files and folders are named after it."""
+    return re.sub(rf"{re.escape(vm)}[\w-]*", "it", words)
+
+
 def drive(spec: dict[str, Any]) -> None:
     """Run one job; die where the spec says so. Without a place to die: print the steps and end."""
     from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
@@ -109,7 +114,7 @@ def drive(spec: dict[str, Any]) -> None:
 
             if not self.armed:
                 return go()
-            self.seen.append(f"{self.step}: {label(argv, stdin)}")
+            self.seen.append(f"{self.step}: {without_name(label(argv, stdin), spec['vm'])}")
             if spec.get("stop") == [self.seen[-1], self.seen.count(self.seen[-1])]:
                 if spec["moment"] == "sent":
                     threading.Thread(target=go, daemon=True).start()
