@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -377,3 +378,23 @@ def test_a_path_that_cannot_travel_is_refused(path):
 def test_a_token_is_a_plain_word(token):
     with pytest.raises(ValueError, match="unusable token"):
         watchdog.launch_text(token, [])
+
+
+# What busybox really answers when "-" is overwritten by 12388 between two of its bytes, and back again.
+@pytest.mark.parametrize("torn", ["-  88", "-2388", "12", ""])
+def test_a_line_that_is_overwritten_while_it_is_read_is_read_again(host_shell, torn):
+    script = f"""{watchdog.READ}
+reads=0
+read() {{
+    reads=$((reads + 1))
+    case $reads in 1) eval "$2='{torn}'" ;; *) eval "$2=12388" ;; esac
+}}
+stowage_read /dev/null && echo "$word after $reads reads"
+"""
+    assert host_shell.run(script).strip() == "12388 after 4 reads"
+
+
+def test_no_other_read_trusts_a_line_that_may_be_overwritten():
+    texts = [watchdog.POLL, watchdog.DECIDE, watchdog.FIND, watchdog.OPEN_GATE, watchdog.CLEAR]
+    for text in [*texts, watchdog.launch_text(TOKEN, [("thin", "/a.vmdk", "/b.vmdk")])]:
+        assert not re.search(r"(?<!IFS= )\bread -r", text.replace(watchdog.READ, ""))
