@@ -474,9 +474,10 @@ class Matrix:
             if (path.parent / "lease").exists():
                 continue
             job = json.loads((path.parent / "job.json").read_text(encoding="utf-8"))
-            self.waited.add(job["vm"])
+            vm = job["vm"]["name"]
+            self.waited.add(vm)
             kept = (self.lab.folder / "volumes").glob(f"*/*/.partial-*-{job['job']}")
-            self.kept += [f"{job['vm']}: its job only waited, with {half.name}" for half in kept]
+            self.kept += [f"{vm}: its job only waited, with {half.name}" for half in kept]
             text = path.read_text(encoding="utf-8")
             path.write_text(re.sub(r'(?<="at": ")[^"]+', earlier, text), encoding="utf-8")
 
