@@ -47,8 +47,8 @@ COMMITTED = ("committed: note commit-done", "ended: ")
 # A restore point is there when its folder has its name, whether or not anybody hears of it.
 NAMED = ("committed: point.commit", *COMMITTED)
 READS = re.compile(
-    r": (cat |head |ps |test -d |read files|vmkfstools$|vmkfstools -e|journal\.look|plan\.look|survey\.existing"
-    r"|point\.sizes|point\.list|point\.removing|vmsvc/(getallvms|message|snapshot\.get|power\.getstate)( |$))"
+    r": (cat |head |ps |test |read files|vmkfstools$|vmkfstools -e|journal\.look|plan\.look|survey\.existing"
+    r"|point\.(sizes|list|removing)|vmsvc/(getallvms|message|snapshot\.get|power\.getstate)( |$))"
 )
 
 
@@ -75,6 +75,7 @@ class Row:
     was_on: bool | None = None
     at_once: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
+    waited: bool = False  # its journal stayed until an hour had passed for it, and nothing else
 
     @property
     def ids(self) -> str:
@@ -132,6 +133,7 @@ def wave(matrix: Matrix, cells: Sequence[Cell]) -> list[Row]:
         for row in rows:
             if matrix.is_of(text, row.vm):
                 row.at_once.append(text)
+    matrix.waited, matrix.kept = set(), []
     matrix.recover()
     # A restore that is told as done, or had reached its commit, stands.
     restores = [row for row in rows if row.cell.how == "restore"]
@@ -141,7 +143,9 @@ def wave(matrix: Matrix, cells: Sequence[Cell]) -> list[Row]:
     matrix.forget_restored(green | {row.vm for row in restores if row.cell.step.startswith(COMMITTED)})
     for row in rows:
         row.after += row.misled(matrix.fresh(known, row.vm))
-    for text in [*matrix.ours(), *matrix.differences(powers), *matrix.incomplete(known)]:
+    for row in rows:
+        row.waited = row.vm in matrix.waited
+    for text in [*matrix.kept, *matrix.ours(), *matrix.differences(powers), *matrix.incomplete(known)]:
         for row in [row for row in rows if matrix.is_of(text, row.vm)] or rows:
             row.after.append(text)
     if matrix.rebooted:
@@ -177,7 +181,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in rows:
         at_once = "; ".join(dict.fromkeys(short(text, row.vm) for text in row.at_once)) or "nothing"
-        after = "; ".join(row.after) or "nothing"
+        after = "; ".join(row.after) or ("nothing once the wait for its guest was over" if row.waited else "nothing")
         step = row.cell.step + (f" ({row.cell.which})" if row.cell.which > 1 else "")
         lines.append(f"| {row.cell.how} | {step} | {row.cell.done} | {row.ids} | {at_once} | {after} |")
     return "\n".join(lines) + "\n"

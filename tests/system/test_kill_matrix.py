@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import kill_matrix
+import matrix_driver
 import pytest
 from house import House, until
 from judge import prove_disks
@@ -194,3 +195,19 @@ def test_the_steps_of_the_matrix_are_those_that_change_something() -> None:
         ("copy: watchdog.poll", 2, "before"),
         ("copy: watchdog.poll", 2, "sent"),
     ]
+
+
+def test_a_step_of_the_matrix_has_the_same_name_for_every_vm() -> None:
+    def named(vm: str, *words: str) -> str:
+        return matrix_driver.without_name(matrix_driver.label(words, None), vm)
+
+    for words in (
+        ("chmod", "0755", "/vmfs/volumes/datastore1/{}-back/{}-back.vmx"),
+        ("vmkfstools", "-e", "/vmfs/volumes/datastore1/{}-back/{}-back_1.vmdk"),
+    ):
+        assert len({named(vm, *(word.replace("{}", vm) for word in words)) for vm in ("k67v0", "k80v3")}) == 1
+    folders = {"k67v0": "k67v0-f6dd5e00b835", "k80v3": "k80v3-0123456789ab"}
+    assert {named(vm, "test", "-d", f"/vmfs/volumes/backup/{folder}") for vm, folder in folders.items()} == {
+        "test -d it"
+    }
+    assert not kill_matrix.changes("started: test -d it")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import PowerFailed
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, bracket, record, recover
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, bracket, record, recover, undo
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 
 from . import stories
@@ -69,6 +69,28 @@ def test_the_next_run_is_not_kept_out_and_stands_up_for_it(story: Any) -> None:
     ended = other.end()
     assert (ended.error, ended.entry["status"], other.vm.power_state()) == (None, "ok", "poweredOn")
     assert recover.recover_host(other.host, HOST, other.state, 0.1, 120) == []
+
+
+def test_a_run_that_died_before_it_could_ask_keeps_no_half_copy_and_nobody_out(
+    story: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = story("cold", shutdown_timeout=600)
+    job.start()
+    job.log.note("power-off-intent", boot_id=job.vm.boot_id())
+    job.cut()
+    half = job.outside(job.job.partial)
+    assert half.is_dir() and again(job).outcome == "waiting" and half.is_dir()
+    for place in (recover, undo):
+        monkeypatch.setattr(place, "shutdown_grace", lambda _job: 0.0)
+    found = again(job)
+    assert (found.outcome, half.exists()) == ("waiting", False)
+    assert any(line.startswith("removed ") for line in found.done)
+    assert (again(job).done, job.vm.power_state()) == ((), "poweredOn")
+    other = story("hot")
+    assert other.whole().entry["status"] == "ok"
+    goes_down(other)
+    assert (again(other).outcome, other.vm.power_state()) == ("recovered", "poweredOn")
+    assert not os.listdir(os.path.join(other.state, "jobs"))
 
 
 @soak

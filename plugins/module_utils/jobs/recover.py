@@ -18,7 +18,12 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jo
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, record, runlife
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import ASKED_BEFORE, Events, downtime_seconds
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
+    ASKED_BEFORE,
+    Events,
+    downtime_seconds,
+    shutdown_grace,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RecoverIncomplete, UndoIncomplete
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS, doubt_seconds, is_stale
@@ -164,8 +169,10 @@ def recover_found(
         return _outcome(found, "vanished" if job.host_name == host.name else "elsewhere", left=left)
     if job.kind == "restore" and vm is None and job.host_name != host.name:
         return _outcome(found, "elsewhere", left=(f"it belongs to {job.host}",))
-    preview, _now, _events = Undoer(host, job, found.path).plan(vm)
-    if preview.wait:
+    preview, now, _events = Undoer(host, job, found.path).plan(vm)
+    # For its time the guest is stood by. After it all but the wait is undone, and the lock is left to the next run.
+    idle = now.asked_seconds_ago < shutdown_grace(job) or (found.let_go and not preview.steps())
+    if preview.wait and (check or idle):
         return _outcome(found, "waiting", left=(preview.wait,))
     if check:
         return _outcome(found, "recovered", done=preview.steps(), left=preview.left)

@@ -34,17 +34,21 @@ KINDS = ("file", "thin", "zeroedthick", "eagerzeroedthick", "2gbsparse")
 
 TOKEN = re.compile(r"[0-9a-zA-Z-]{8,64}\Z")
 
-# A shell reads byte by byte, and these files are overwritten in place: what was half the old word and half the new one
-# is not read twice. Sets $word.
-_WORD = r"""
-stowage_word() {
-    read -r word 2>/dev/null <"$1" || return
-    while again=$word && read -r word 2>/dev/null <"$1" && [ "$word" != "$again" ]; do :; done
+# A small shell reads byte by byte: a line that is overwritten meanwhile comes half old, half new, as "-  88" or "r" for
+# "run". Each is written at once, so what two reads agree on is whole. The answer is in $word.
+READ = r"""
+stowage_read() {
+    while read -r word 2>/dev/null <"$1" && read -r again 2>/dev/null <"$1"; do
+        [ "$word" = "$again" ] && return 0
+    done
+    return 1
 }
 """
 
 # Shared by the watchdog and by whoever clears up after a watchdog that was killed. Needs $work.
-_UNDO = r"""
+_UNDO = (
+    READ
+    + r"""
 stowage_mark() {
     printf '%-15s\n' "$2" 1<>"$work/$1"
 }
@@ -59,13 +63,14 @@ stowage_remove_disk() {
 
 stowage_running() {
     for fate in "$work"/rc.*; do
-        read -r word <"$fate" && [ "$word" = run ] && return 0
+        stowage_read "$fate" && [ "$word" = run ] && return 0
     done
     return 1
 }
 
 stowage_end_clone() {
-    read -r clone <"$work/clone" || return
+    stowage_read "$work/clone" || return
+    clone=$word
     [ "$clone" = - ] && return
     turn=0
     while stowage_running && [ "$turn" -lt 300 ]; do
@@ -80,8 +85,8 @@ stowage_undo() {
     n=0
     while IFS= read -r kind && IFS= read -r source && IFS= read -r target; do
         n=$((n + 1))
-        read -r fate <"$work/rc.$n"
-        case $fate in - | exists) continue ;; esac
+        stowage_read "$work/rc.$n"
+        case $word in - | exists) continue ;; esac
         if [ "$kind" = file ]; then rm -f "$target"; else stowage_remove_disk "$target"; fi
     done <"$work/tasks"
     made=$(cat "$work/made")
@@ -92,6 +97,7 @@ stowage_undo() {
     done
 }
 """
+)
 
 _WATCH = (
     _UNDO
@@ -143,7 +149,7 @@ stowage_disk() {
     # The status arrives as a file: whether an ended child still answers kill -0 differs between shells.
     stowage_clone &
     # A fate that cannot be read is no end: the datastore does not answer, and the clone may go on.
-    while read -r fate 2>/dev/null <"$work/rc.$n" || fate=run; [ "$fate" = run ]; do stowage_tick; done
+    while stowage_read "$work/rc.$n" || word=run; [ "$word" = run ]; do stowage_tick; done
     stowage_mark clone -
 }
 
@@ -176,8 +182,8 @@ stowage_watch() {
     while IFS= read -r kind <&3 && IFS= read -r source <&3 && IFS= read -r target <&3; do
         n=$((n + 1))
         if [ "$kind" = file ]; then stowage_file; else stowage_disk; fi
-        read -r fate <"$work/rc.$n"
-        [ "$fate" = 0 ] || break
+        stowage_read "$work/rc.$n"
+        [ "$word" = 0 ] || break
     done 3<"$work/tasks"
     while :; do stowage_tick; done
 }
@@ -186,7 +192,7 @@ stowage_watch "$@"
 )
 
 _LAUNCH = (
-    _WORD
+    READ
     + r"""
 stowage_prepare() {
     mkdir "$work" && printf '%s' "$made" >"$work/made" && : >"$work/hold" || return 1
@@ -235,7 +241,7 @@ stowage_detach() {
 @WATCH@
 @TOKEN@-watch
     turn=0
-    while stowage_word "$2/pid" && [ "$word" = - ] && [ "$turn" -lt 50 ]; do
+    while stowage_read "$2/pid" && [ "$word" = - ] && [ "$turn" -lt 50 ]; do
         turn=$((turn + 1))
         # Not every busybox knows parts of a second.
         sleep 0.1 2>/dev/null || sleep 1
@@ -247,7 +253,7 @@ if stowage_launch "$@"; then stowage_detach "$@"; fi
 )
 
 POLL = (
-    _WORD
+    READ
     + r"""
 stowage_poll() {
     work=$1 linger=$2 n=$3
@@ -259,9 +265,9 @@ stowage_poll() {
         [ -d "$work" ] || { echo gone; return; }
         # -c: a beat that was renamed away must not come back.
         touch -c "$work/beat" 2>/dev/null
-        if stowage_word "$work/rc.$n"; then fate=$word; else fate=-; fi
+        if stowage_read "$work/rc.$n"; then fate=$word; else fate=-; fi
         # A folder that could not be removed whole has no pid any more: it is waited for no longer than the linger.
-        if stowage_word "$work/pid"; then
+        if stowage_read "$work/pid"; then
             pid=$word
             kill -0 "$pid" 2>/dev/null || break
             case $fate in - | run) ;; *) break ;; esac
@@ -286,10 +292,12 @@ stowage_poll "$@"
 Answers ``gone``, or ``watched|ending|dead held|lost <fate>`` (the guard, the lease, task n) and the log of task n,
 after at most *linger* seconds of waiting for the task's end."""
 
-DECIDE = r"""
+DECIDE = (
+    READ
+    + r"""
 stowage_decide() {
-    work=$1 linger=$3
-    read -r pid 2>/dev/null <"$work/pid" || pid=-
+    work=$1 linger=$3 pid=-
+    stowage_read "$work/pid" && pid=$word
     mv "$work/beat" "$work/$2" 2>/dev/null || { [ "$2" = stop ] && mv "$work/hold" "$work/stop" 2>/dev/null; }
     # Its end, not only the work folder's: folders that it made go last.
     while [ "$pid" != - ] && kill -0 "$pid" 2>/dev/null && [ "$linger" -gt 0 ]; do
@@ -300,12 +308,13 @@ stowage_decide() {
 }
 stowage_decide "$@"
 """
+)
 """Arguments: work folder, ``keep`` or ``stop``, seconds to wait for the watchdog's own end."""
 
 FIND = (
-    _WORD
+    READ
     + r"""
-if stowage_word "$1/pid"; then echo "pid $word"; else echo none; fi
+if stowage_read "$1/pid"; then echo "pid $word"; else echo none; fi
 """
 )
 """Whether a launch whose answer was lost has happened. Argument: work folder."""
@@ -320,13 +329,15 @@ CLEAR = (
 stowage_clear() {
     work=$1
     [ -d "$work" ] || { echo gone; return; }
-    read -r pid <"$work/pid"
+    stowage_read "$work/pid"
+    pid=$word
     # The number alone proves nothing: it may belong to another process by now.
     if [ "$pid" != - ] && /bin/ps -c | grep -F -- "$2" | grep -q "^ *$pid "; then
         echo "watched $pid"
         return
     fi
-    read -r clone <"$work/clone"
+    stowage_read "$work/clone"
+    clone=$word
     # Only a process that is a vmkfstools clone is ended: the number may belong to another one by now.
     if [ "$clone" != - ] && /bin/ps -c | grep -F 'vmkfstools' | grep -q "^ *$clone "; then stowage_end_clone; fi
     stowage_undo
