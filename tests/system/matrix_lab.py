@@ -84,6 +84,8 @@ class Matrix:
         self.before = self.look()
         self.rebooted: dict[str, str] = {}
         self._numbers = itertools.count(1)
+        self.waited: set[str] = set()  # VMs whose jobs only waited for their guest, in this wave
+        self.kept: list[str] = []  # what such a job has kept, and should not
 
     def close(self) -> None:
         self.lab.verb("down")
