@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import FileEntry, Reply
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.datastore import split_datastore_path
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.chain import MAX_LINKS, Chain, parent_path, read_chain
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.descriptor import parse_descriptor
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import VmxDisk
@@ -135,9 +134,12 @@ class DiskReader:
 
 
 def disk_path(vm: VirtualMachine, file: str) -> str:
-    """The absolute, canonical path of a file name as a .vmx or .vmsd writes it."""
-    absolute = file.startswith("/") or split_datastore_path(file) is not None
-    if not absolute:
+    """The absolute, canonical path of a file name as a .vmx or .vmsd writes it.
+
+    They write it relative to the VM's folder or absolute, never as `[datastore] path`: one that begins with a bracket
+    is the name of a file like any other.
+    """
+    if not file.startswith("/"):
         return posixpath.normpath(posixpath.join(vm.directory, file))
     try:
         return vm.host.resolve(file)
