@@ -113,7 +113,7 @@ class _Job:
         self.trust_check = trust_check
         self.threads = threads
         self.told = Told()
-        self.pages: list[list[bytes | None]] = [[] for _ in disks]
+        self.pages: list[list[bytes | None]] = [[] for _disk in disks]
         self._zeros = bytes(self.store.chunk_bytes)
         self._guard = threading.Lock()
         self._failed = threading.Event()
@@ -127,7 +127,7 @@ class _Job:
             found += [None] * -(-plan.slots // PAGE_SLOTS)
         work = self._work(plans)
         with ThreadPoolExecutor(self.threads, thread_name_prefix="chunk") as executor:
-            for told in [one.result() for one in [executor.submit(self._lane, work) for _ in range(self.threads)]]:
+            for told in [one.result() for one in [executor.submit(self._lane, work) for _lane in range(self.threads)]]:
                 self.told.add(told)
         return tuple(
             DiskMap(plan.key, plan.size, chunk, tuple(found), plan.facts) for plan, found in zip(plans, self.pages)

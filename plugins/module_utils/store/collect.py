@@ -148,7 +148,7 @@ def _sweep(store: Store, needed: _Needed, one: Announcement, report: Report) -> 
             if place is not None and place.pack in one.packs:
                 rescued.add(place.pack)
     going = one.packs - rescued
-    sizes = {name: size for name, size in store.backend.list("packs/")}
+    sizes = dict(store.backend.list("packs/"))
     # The index first: whoever registers after the announcement is gone must not find the packs in it.
     _rewrite(store, index, going)
     for pack in sorted(going):

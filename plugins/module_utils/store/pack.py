@@ -15,7 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interf
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import Codec
 from ansible_collections.stowage.esxi.plugins.module_utils.store.crypto import SALT_BYTES, PackCipher, Vault
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged
-from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import CHECK_BYTES, ID_BYTES, record_check
+from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import CHECK_BYTES, record_check
 
 CHUNK, PAGE, FILE = 0, 1, 2
 VERSION = 1
@@ -197,6 +197,3 @@ class PackReader:
             return self._numbers[offset]
         except KeyError:
             raise self.damaged(f"no record begins at byte {offset}") from None
-
-
-assert HEADER.size == 64 and RECORD.size == 64 and ENTRY.size == 64 and ID_BYTES == 32  # noqa: S101

@@ -151,7 +151,7 @@ class _Job:
         told = Told()
         work = iter([pieces[at : at + SPAN_RECORDS] for at in range(0, len(pieces), SPAN_RECORDS)])
         with ThreadPoolExecutor(self.threads, thread_name_prefix="restore") as executor:
-            for one in [executor.submit(self._lane, work) for _ in range(self.threads)]:
+            for one in [executor.submit(self._lane, work) for _lane in range(self.threads)]:
                 told.add(one.result())
         return told
 

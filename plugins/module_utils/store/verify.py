@@ -51,7 +51,7 @@ def run(store: Store, *, deep: bool = False, threads: int = 0) -> Report:
     work = iter(names)
     count = threads or len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(count, thread_name_prefix="verify") as executor:
-        for one in [executor.submit(job.lane, work) for _ in range(count)]:
+        for one in [executor.submit(job.lane, work) for _lane in range(count)]:
             report.add(one.result())
     segments = store.index(fresh=True).segments
     report.problems += store.index_problems.values()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.store import verify
+from ansible_collections.stowage.esxi.plugins.module_utils.store import pack, verify
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 from .benches import back_up, image, local, restored
@@ -106,3 +106,7 @@ def test_a_pack_of_another_store_is_refused(plain: Store, root: Path, tmp_path: 
     mine.write_bytes(foreign.read_bytes())
     sound, words = looked_at(root, None)
     assert not sound and "belongs to another store" in words
+
+
+def test_the_parts_of_a_pack_have_the_lengths_that_the_format_says() -> None:
+    assert (pack.HEADER.size, pack.RECORD.size, pack.ENTRY.size, pack.FOOTER_BYTES) == (64, 64, 64, 48)
