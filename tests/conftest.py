@@ -50,6 +50,8 @@ def _make_importable() -> None:
 
 
 _make_importable()
+# What tests of several folders share.
+sys.path.insert(0, str(ROOT / "tests" / "tools"))
 # The programs of the environment that runs the tests, whether it was activated or not.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 # The same examples in every run; `HYPOTHESIS_PROFILE=fresh` looks for new ones.

@@ -33,7 +33,7 @@ class StowageError(Exception):
     A subclass sets ``id`` (kebab-case, never changed once released), ``template`` (what was being done, on what,
     and why it failed; filled by ``str.format`` from the data), ``hint`` (the way out; filled likewise) and
     ``exit_code`` (for command-line use). Exit codes by room: base 1-9, ssh 10-19, vmdk 20-29, esxi 30-39,
-    programs 40-49, jobs 50-59.
+    programs 40-49, jobs 50-59, store 60-69.
 
     The data never holds a secret: it is printed, logged and recorded.
     """
@@ -63,13 +63,6 @@ class StowageError(Exception):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self.data.items())})"
-
-    def __reduce__(self) -> Any:
-        return (_rebuild, (type(self), self.data))
-
-
-def _rebuild(cls: type[StowageError], data: dict[str, Any]) -> StowageError:
-    return cls(**data)
 
 
 def plain(value: Any) -> Any:

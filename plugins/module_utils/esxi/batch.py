@@ -112,8 +112,8 @@ class CutAnswer(Exception):
         super().__init__(f"{got} of {wanted} answers came back: {quoting.shorten(output)}")
 
 
-# The command writes to a file in the ramdisk, since a pipe would keep the SSH channel open for as long as it runs.
-# The script removes the file when it ends; the command's own shell does when the script was cut off.
+# The command writes to a file in the ramdisk: a pipe would keep the SSH channel open for as long as it runs. The script
+# removes it, or the command's own shell when the script was cut off.
 _PATIENT = """\
 f=$(mktemp /tmp/stowage.XXXXXX) || exit 97
 trap 'rm -f "$f"' EXIT
@@ -150,10 +150,7 @@ def run_patient(session: Session, argv: Sequence[str], patience_seconds: int) ->
 
 
 def read_folders(session: Session, folders: Iterable[str], *, timeout_seconds: float = 120.0) -> list[FileEntry]:
-    """Every .vmdk file of these folders, with the text of the descriptors, in one command. Never opens an extent.
-
-    Raises CutAnswer when the answer does not come to its end.
-    """
+    """Every .vmdk file of these folders, with the descriptors' text, or CutAnswer. Never opens an extent."""
     batch = Batch()
     wanted = "".join(f"d {quoting.quote(folder)}\n" for folder in dict.fromkeys(folders))
     if not wanted:

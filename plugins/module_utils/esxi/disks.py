@@ -134,11 +134,7 @@ class DiskReader:
 
 
 def disk_path(vm: VirtualMachine, file: str) -> str:
-    """The absolute, canonical path of a file name as a .vmx or .vmsd writes it.
-
-    They write it relative to the VM's folder or absolute, never as `[datastore] path`: one that begins with a bracket
-    is the name of a file like any other.
-    """
+    """The canonical path of a file as a .vmx or .vmsd names it: relative or absolute, never as `[datastore] path`."""
     if not file.startswith("/"):
         return posixpath.normpath(posixpath.join(vm.directory, file))
     try:

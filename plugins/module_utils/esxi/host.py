@@ -99,8 +99,8 @@ class Host:
         """Run one vim-cmd that may take hours; None when it has not ended within the patience.
 
         It then goes on in the host by itself and the lock is free again: its success is proven by state alone.
-        A refusal is left in the reply. Tried again only where hostd was never reached, by its words: a hostd that
-        restarts says the same of calls whose work goes on. `again` is for what must not happen twice: it looks first.
+        A refusal is left in the reply. Tried again where hostd says that it was never reached; so it does of calls
+        whose work goes on over its restart: for what must not happen twice, `again` looks first.
         """
         reply = None
         for attempt in range(self._tries):
@@ -252,7 +252,7 @@ class Host:
         parts = split_volume_path(name_or_path)
         bracketed = split_datastore_path(name_or_path)
         wanted = bracketed[0] if bracketed else parts[0] if parts else name_or_path
-        # VMs on a datastore that is gone are many: the host is asked once for each such datastore.
+        # Many VMs may lie on a datastore that is gone: the host is asked once.
         for fresh in (False, True) if wanted not in self._unknown else (False,):
             for store in self.datastores(fresh=fresh):
                 if wanted in (store.name, store.uuid, posixpath.basename(store.path)):
@@ -331,7 +331,7 @@ class Host:
 
     def unregister(self, vmid: int) -> None:
         """Take a VM out of the inventory; its files stay. Refused by the host while it is powered on."""
-        # An earlier try may have been heard although its client was killed: the list decides.
+        # An earlier try may have been heard: the list decides.
         with contextlib.suppress(errors.NotFoundFault, errors.HostBusy):
             self.vim("vmsvc/unregister", str(vmid))
         if any(vm.vmid == vmid for vm in self.vms()):

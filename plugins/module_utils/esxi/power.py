@@ -174,7 +174,7 @@ def _change(
         if said.failed:
             raise WaitTimeout(what=operation, seconds=round(clock.monotonic() - started, 1))
         if said.lost:
-            # The host may never have heard it, and hearing it twice does no harm: only the state counts from here on.
+            # It may never have been heard, and twice does no harm: only the state counts from here on.
             asked, said = clock.monotonic(), replace(command(vm, operation), failed=False)
         return None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter, WaitTimeout
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, faults, power
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import Reply
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import FileEntry, Reply
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.disks import DiskReader, disk_path
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.holders import find_holders
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_snapshots import (
@@ -30,14 +30,12 @@ if TYPE_CHECKING:
     from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 
 PATIENCE_SECONDS = 20
-# A snapshot that the host may never have been asked for, since the answer was lost, is waited for no longer than this
-# without a task that makes it. It is not asked for again: then there might be two.
+# Without a task, a snapshot whose request got no answer is waited for so long. Asked for again, there might be two.
 UNHEARD_SECONDS = 30.0
 # How long a removal that has ended without effect is left alone before it is asked for again, and how often.
 AGAIN_SECONDS = 30.0
 AGAIN_TIMES = 3
-# A merge that nothing more can be asked for, and of which neither a task nor the files show anything for so long, is
-# over: a consolidation goes on for hours, but not without a trace.
+# A merge without a task, and without a change to a file below the live one, for so long is over.
 STANDSTILL_SECONDS = 600.0
 
 
@@ -179,9 +177,9 @@ def create(
         if _new_snapshot(vm, name, known) is not None:
             return False
         if journal is not None:
-            # What we asked for twice may come twice: this line proves that both are ours.
+            # What was asked for twice may come twice: both are ours.
             journal.note("snapshot-again", name=name)
-        # The first may be at work still, which hostd has forgotten: it may be the reason why the second is refused.
+        # The first may still be at work, forgotten by hostd, and be why the second is refused.
         sure_at = vm.host.clock.monotonic() + late_seconds
         return True
 
@@ -382,7 +380,7 @@ class _Standstill:
     since: float = 0.0
 
     def lasts(self, vm: VirtualMachine, reason: str) -> bool:
-        """Whether the same reason has stood for long, while nobody wrote to a lower link and no task was at work."""
+        """Whether the same reason has stood for so long."""
         now, seen = vm.host.clock.monotonic(), (reason, _lower_files(vm))
         if seen != self.seen:
             self.seen, self.since = seen, now
@@ -394,16 +392,11 @@ class _Standstill:
         return True
 
 
-def _lower_files(vm: VirtualMachine) -> dict[str, tuple[int, int, int]]:
-    """Size, blocks and time of the disk files in the VM's folder, without those that its guest writes to."""
+def _lower_files(vm: VirtualMachine) -> dict[str, FileEntry]:
+    """The disk files in the VM's folder, without those that its guest writes to."""
     stems = [disk_path(vm, disk.file)[: -len(".vmdk")] for disk in vm.reload_vmx().disks()]
     guests = {f"{stem}{end}.vmdk" for stem in stems for end in ("", "-flat", "-delta", "-sesparse")}
-    entries = vm.host.read_folders([vm.directory])
-    return {
-        path: (entry.size_bytes, entry.allocated_bytes, entry.mtime)
-        for path, entry in entries.items()
-        if path not in guests
-    }
+    return {path: entry for path, entry in vm.host.read_folders([vm.directory]).items() if path not in guests}
 
 
 @dataclass

@@ -25,7 +25,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import Bad
 # A refused password is not sent again by anybody for so long: twenty modules of one play would lock the account.
 REFUSED_SECONDS = 60
 
-# What a login may take after the key exchange, which the connect timeout covers: PAM delays a failure by seconds.
+# For a login after the key exchange, which the connect timeout covers.
 _LOGIN_SECONDS = 30
 
 
@@ -142,7 +142,7 @@ class Master:
         pin = options.host_keys(self.endpoint, self._pin_file(jump, [], jump=True))
         return options.proxy(self.program, self.endpoint, jump, key_file, pin + (options.LEGACY if legacy else []), log)
 
-    # Pinned host keys ------------------------------------------------------------------------------------------
+    # Pinned host keys
 
     def _pins(self, *, jump: bool) -> tuple[str, ...]:
         return self.endpoint.jump_host_key_fingerprints if jump else self.endpoint.host_key_fingerprints
@@ -197,7 +197,7 @@ class Master:
         found = diagnose.read(text)
         raise diagnose.unreachable(address, found.reason)
 
-    # Errors ----------------------------------------------------------------------------------------------------
+    # Errors
 
     def _error(self, found: diagnose.Diagnosis, jump_found: diagnose.Diagnosis | None, asked: bool) -> SshError:
         endpoint = self.endpoint

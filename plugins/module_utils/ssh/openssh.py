@@ -97,8 +97,7 @@ class OpenSshSession(Session):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-            # Never read to their end: the master holds the other ends of the pipes for as long as the command runs on
-            # the host, which is beyond any limit.
+            # Not read to their end: the master holds the other ends for as long as the command runs on the host.
             for pipe in (process.stdin, process.stdout, process.stderr):
                 if pipe is not None:
                     with contextlib.suppress(OSError):

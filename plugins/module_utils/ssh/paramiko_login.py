@@ -68,7 +68,7 @@ def _closing(transport: Any, act: Any) -> Any:
     return transport
 
 
-# The connection and its host key ---------------------------------------------------------------------------------
+# The connection and its host key
 
 
 def _proven_transport(endpoint: Endpoint, address: Address, below: Login | None, *, jump: bool) -> Any:
@@ -195,7 +195,7 @@ def _store(path: str, line: str) -> None:
             os.close(lock)
 
 
-# The login -------------------------------------------------------------------------------------------------------
+# The login
 
 
 def _authenticate(transport: Any, endpoint: Endpoint, address: Address, *, jump: bool) -> None:

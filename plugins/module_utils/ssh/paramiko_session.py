@@ -18,7 +18,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.options import AL
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session
 
 _READ = 65536
-# Some waits of the library have no limit of their own. Where one outlasts the command's, the connection is closed.
+# The library has waits without a limit: past the command's own, the connection is closed.
 _GRACE_SECONDS = 2.0
 
 
@@ -99,7 +99,7 @@ class ParamikoSession(Session):
             if channel.recv_stderr_ready():
                 err += channel.recv_stderr(_READ)
                 moved = True
-            # Whether anything moved or not: a command that prints for ever has a limit, too.
+            # A command that prints for ever has a limit, too.
             if time.monotonic() >= deadline:
                 raise TimeoutError
             if not moved:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import JournalFailed, JournalLost
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from fakeclock import FakeClock
 
 
 def test_entries_come_back_in_order_whatever_is_in_them(local_session: Any, tmp_path: Path) -> None:

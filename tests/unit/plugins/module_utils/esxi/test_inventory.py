@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, inventory
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.inventory import read_listing
+from fakeclock import FakeClock
 
 ROWS = "".join(
     f"{vmid}      vm{vmid}    [datastore1] vm{vmid}/vm{vmid}.vmx   otherGuest   vmx-13              \n"

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, power
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import ConnectionLost
+from fakeclock import FakeClock
 
 VIM_CMD = """
 case $1 in

@@ -6,12 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import Reply
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import ConnectionLost
+from fakeclock import FakeClock
 
 TASK = "'vim.Task:haTask-1-vim.VirtualMachine.createSnapshot-7'"
 RUNNING = """(vim.TaskInfo) {

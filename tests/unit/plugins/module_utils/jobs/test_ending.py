@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import ending, record
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.undo import Undone
+from fakeclock import FakeClock
 from jobs_values import make_job
 
 PROBLEM = {"id": "esxi-power-failed", "message": "it is poweredOff", "hint": "", "data": {}}

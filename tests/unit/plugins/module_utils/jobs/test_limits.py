@@ -9,10 +9,10 @@ import subprocess
 import sys
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limits
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.limits import Limit
+from fakeclock import FakeClock
 
 
 def waiter(seconds: float = 0, beat=None) -> Waiter:

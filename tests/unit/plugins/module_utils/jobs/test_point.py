@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
@@ -28,6 +27,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import ide
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import ConnectionLost
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session
+from fakeclock import FakeClock
 from jobs_values import make_job
 
 IDENTITY = "id-1"

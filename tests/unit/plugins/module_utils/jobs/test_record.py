@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import StateNotKept
+from fakeclock import FakeClock
 from jobs_values import make_job
 
 AT = datetime(2026, 11, 22, 20, tzinfo=timezone.utc)

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import recover, restoring, runlife, undo
@@ -20,6 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Co
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import TargetNotMade
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
+from fakeclock import FakeClock
 
 
 class Death(BaseException):

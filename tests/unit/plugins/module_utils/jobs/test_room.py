@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.datastore import Datastore
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.room import RoomBelowReserve, RoomWatch
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import HostUnreachable
+from fakeclock import FakeClock
 
 
 class Host:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record, steps
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import HostUnreachable
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
+from fakeclock import FakeClock
 
 PLAN = {
     "vm": "web",

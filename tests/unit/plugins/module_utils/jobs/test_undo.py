@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import survey, undo
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Undo
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RemoteStepFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
+from fakeclock import FakeClock
 from jobs_values import make_job
 
 

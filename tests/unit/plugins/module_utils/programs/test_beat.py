@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.beat import CallerBeat
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import CallerGone
+from fakeclock import FakeClock
 
 
 def test_a_touched_file_keeps_the_copy_going_however_old_its_time_is(tmp_path):

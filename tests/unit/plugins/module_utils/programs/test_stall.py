@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import SLOWEST_BYTES_PER_SECOND, Stall
+from fakeclock import FakeClock
 
 GIB = 1 << 30
 

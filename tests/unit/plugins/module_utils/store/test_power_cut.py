@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import FakeClock
 from ansible_collections.stowage.esxi.plugins.module_utils.store import collect
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends import local as local_backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from fakeclock import FakeClock
 
 from .benches import back_up, image, local, new_store, restored, sound
 
