@@ -29,7 +29,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--lab-topology", default="test", help="the topology of the session's lab (default: test)")
 
 
+# Files that take longest, first: files are given out whole, and one of these at the end would be waited for alone.
+LONGEST = (
+    "test_operator_errors",
+    "test_recover",
+    "test_backup_hot_warm_cold",
+    "test_restore",
+    "test_hostile_names",
+    "test_kill_matrix",
+    "test_zoo",
+    "test_releases",
+    "test_vmdk_copy",
+    "test_slow_guest",
+)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
     for item in items:
         if "lab" in getattr(item, "fixturenames", ()):
             item.fixturenames.insert(0, "awake")

@@ -192,7 +192,22 @@ def step_unit_219() -> None:
 
 def step_system() -> None:
     # More workers than cores: these tests wait more than they compute. Each has labs of its own.
-    call(["python", "-m", "pytest", "-q", "-n", "4", "--dist", "loadfile", "--durations", "25", "tests/system"])
+    call(
+        [
+            "python",
+            "-m",
+            "pytest",
+            "-q",
+            "-n",
+            "4",
+            "--dist",
+            "loadfile",
+            "--no-loadscope-reorder",
+            "--durations",
+            "25",
+            "tests/system",
+        ]
+    )
 
 
 def step_lint() -> None:
