@@ -9,12 +9,13 @@ So the room of a pruned restore point comes back with the second collection, or 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import points, registry
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, StoreError
-from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Segment, build
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkMissing, Damaged, StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.registry import Announcement
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
 
@@ -35,7 +36,7 @@ class Report:
 
 def run(store: Store, *, observe_seconds: float = OBSERVE_SECONDS, check: bool = False) -> Report:
     """One collection. A writer that shows no life for `observe_seconds` of our own clock is given up, which costs his
-    restore point and nothing else. Refuses to remove anything while a restore point cannot be read."""
+    restore point and nothing else. Refuses to remove anything while a restore point or the index cannot be trusted."""
     report = Report()
     backend = store.backend
     needed = _Needed(store)
@@ -86,8 +87,21 @@ class _Needed:
         self._store = store
 
     def fresh(self) -> _Needed:
-        self._store.index(fresh=True)
+        """Also proves the index: by one wrong entry in it a pack would be removed that is needed."""
+        index = self._store.index(fresh=True)
+        for name, reason in self._store.index_problems.items():
+            raise self._untrusted(name, reason)
+        for segment in index.segments:
+            try:
+                segment.verify()
+            except Damaged as error:
+                raise self._untrusted(segment.name, error.message) from error
         return self
+
+    def _untrusted(self, name: str, reason: str) -> Damaged:
+        return Damaged(
+            name=name, store=self._store.name, reason=f"nothing is collected with a damaged index ({reason})"
+        )
 
     def __iter__(self) -> Iterator[bytes]:
         """Pages are shared between restore points: each is read once."""
@@ -130,10 +144,16 @@ def _dead(store: Store, needed: _Needed) -> list[str]:
     index = store.index(fresh=True)
     live: set[str] = set()
     for identity in needed:
-        place = index.find(identity)
-        if place is not None:
-            live.add(place.pack)
+        live.add(_place(store, index, identity).pack)
     return sorted(pack for pack in packs - live - known if pack.partition("-")[0] not in living)
+
+
+def _place(store: Store, index: Index, identity: bytes) -> Place:
+    """A restore point that was committed since has its chunks in an index file that was written since."""
+    place = index.find(identity) or store.index(fresh=True).find(identity)
+    if place is None:
+        raise ChunkMissing(chunk=identity.hex(), store=store.name)
+    return place
 
 
 def _sweep(store: Store, needed: _Needed, one: Announcement, report: Report) -> None:
@@ -144,9 +164,8 @@ def _sweep(store: Store, needed: _Needed, one: Announcement, report: Report) -> 
     rescued: set[str] = set()
     for identity in needed:
         if identity not in others:
-            place = index.find(identity)
-            if place is not None and place.pack in one.packs:
-                rescued.add(place.pack)
+            rescued.add(_place(store, index, identity).pack)
+    rescued &= one.packs
     going = one.packs - rescued
     sizes = dict(store.backend.list("packs/"))
     # The index first: whoever registers after the announcement is gone must not find the packs in it.
@@ -172,6 +191,5 @@ def _rewrite(store: Store, index: Index, going: frozenset[str]) -> None:
 
 
 def _successor(segment: Segment) -> str:
-    stem, _dot, _ending = segment.name.partition(".")
-    base, _dash, number = stem.partition("~")
-    return f"{base}~{int(number or 0) + 1}.idx"
+    """A new name each time: one that a cut has left is whole, and may stand beside it."""
+    return f"{segment.name.partition('.')[0].partition('~')[0]}~{secrets.token_hex(6)}.idx"

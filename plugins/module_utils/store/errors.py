@@ -45,6 +45,7 @@ class ObjectMissing(StoreError):
 class ObjectExists(StoreError):
     id = "store-object-exists"
     template = "{name} is in the store {store} already"
+    hint = "Somebody else was faster. Nothing was changed; look at what is there, or begin anew."
     exit_code = 62
 
 

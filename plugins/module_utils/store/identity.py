@@ -32,12 +32,6 @@ class Identity:
         """XXH3-128 with the store's seed: near memory speed, against damage, not against malice."""
         return self._xxh(data, seed=self.seed)
 
-    def record_check(self, *parts: Any) -> bytes:
-        """XXH3-128 without a seed, for what anybody may check."""
-        if len(parts) == 1:
-            return self._xxh(parts[0])
-        return record_check(*parts)
-
     def _make(self, name: str, key: bytes | None) -> Callable[[Any], bytes]:
         if name == "blake3":
             blake3 = imports.load("blake3", purpose="a store with the hash blake3").blake3

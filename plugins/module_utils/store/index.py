@@ -9,8 +9,9 @@ it is needed. All files together are the index, and any of them can be made anew
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged
@@ -22,6 +23,7 @@ HEADER = struct.Struct("<8sHHIQ16s24s")
 PLACE = struct.Struct("<IIII")
 NAME_BYTES = 32
 _MOST_BITS = 22
+_PACK = re.compile(rb"[0-9a-z]+-[0-9]+")
 
 
 class Place(NamedTuple):
@@ -63,10 +65,11 @@ class Segment:
     def packs(self) -> list[str]:
         if self._pack_names is None:
             raw = self._data[self._names : self._names + NAME_BYTES * self._packs]
-            self._pack_names = [
-                raw[at : at + NAME_BYTES].rstrip(b"\0").decode("ascii", "replace")
-                for at in range(0, len(raw), NAME_BYTES)
-            ]
+            names = [raw[at : at + NAME_BYTES].rstrip(b"\0") for at in range(0, len(raw), NAME_BYTES)]
+            # They become parts of paths.
+            if not all(map(_PACK.fullmatch, names)):
+                raise self._damaged("it names packs that cannot be")
+            self._pack_names = [name.decode("ascii") for name in names]
         return self._pack_names
 
     def position(self, identity: bytes) -> int:
@@ -115,9 +118,6 @@ class Index:
         self.without: frozenset[str] = frozenset()
         """Packs that are about to go: what lies in them counts as not there."""
 
-    def __len__(self) -> int:
-        return sum(segment.count for segment in self.segments) + len(self.added)
-
     def find(self, identity: bytes) -> Place | None:
         place = self.added.get(identity)
         if place is not None:
@@ -141,10 +141,6 @@ class Index:
         if self.without:
             return self.find(identity) is not None
         return any(segment.position(identity) >= 0 for segment in self.segments)
-
-    def lacking(self, identities: Sequence[bytes]) -> list[bytes]:
-        """Those of them that are in no segment, each once, in order."""
-        return [identity for identity in dict.fromkeys(identities) if identity not in self]
 
 
 def build(items: Iterable[tuple[bytes, Place]]) -> bytes:

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import points
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkMissing, StoreError, TargetFailed
@@ -93,12 +93,16 @@ class _Job:
             os.fsync(self._handle)
         return told
 
-    def _target(self, flags: int) -> Any:
+    @contextlib.contextmanager
+    def _target(self, flags: int) -> Iterator[None]:
         try:
             self._handle = os.open(self.path, flags | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise TargetFailed(path=self.path, reason=error.strerror or str(error)) from error
-        return _Closing(self._handle)
+        try:
+            yield
+        finally:
+            os.close(self._handle)
 
     # -- what is to be written -----------------------------------------------------------------------------------
 
@@ -224,14 +228,3 @@ class _Job:
             except OSError as error:
                 raise TargetFailed(path=self.path, reason=error.strerror or str(error)) from error
             told.written += len(data)
-
-
-class _Closing:
-    def __init__(self, handle: int) -> None:
-        self._handle = handle
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._handle)

@@ -32,7 +32,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import D
 
 VERSION = 1
 CONFIG = "config.json"
-DEFAULTS: dict[str, Any] = {"codec": "zstd", "level": 1, "pack_bytes": 64 << 20, "quota_bytes": None}
+DEFAULTS: dict[str, Any] = {"codec": "zstd", "level": 1, "pack_bytes": 64 << 20}
 CHUNK_SIZES = tuple(1 << bits for bits in range(16, 25))
 
 _README = """\

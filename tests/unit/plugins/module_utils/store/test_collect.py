@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, registry
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, WriterRevoked
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkMissing, Damaged, WriterRevoked
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Writer
@@ -63,6 +64,41 @@ def test_nothing_is_collected_while_a_restore_point_cannot_be_read(plain: Store,
     with pytest.raises(Damaged, match="nothing is collected while a restore point cannot be read"):
         collect.run(plain)
     assert packs(root) == before
+
+
+@pytest.mark.parametrize("at", [0, -1, -40])
+def test_nothing_is_collected_by_a_damaged_index(plain: Store, root: Path, tmp_path: Path, at: int) -> None:
+    gone, _told = back_up(plain, image(tmp_path / "a", [1, 2, 3]), machine="gone")
+    disk = image(tmp_path / "b", [7, 8])
+    stays, _told = back_up(plain, disk, machine="stays")
+    plain.backend.delete(gone.object_name)
+    before = packs(root)
+    for path in (root / "index").iterdir():
+        data = bytearray(path.read_bytes())
+        data[at] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(Damaged, match="nothing is collected with a damaged index"):
+        collect.run(Store.open(local(root)))
+    assert packs(root) == before and restored(Store.open(local(root)), stays, tmp_path) == disk.read_bytes()
+
+
+def test_nothing_is_collected_while_a_needed_chunk_is_in_no_index(plain: Store, root: Path, tmp_path: Path) -> None:
+    back_up(plain, image(tmp_path / "a", [1, 2, 3]))
+    before = packs(root)
+    for path in (root / "index").iterdir():
+        path.unlink()
+    with pytest.raises(ChunkMissing):
+        collect.run(Store.open(local(root)))
+    assert packs(root) == before
+
+
+def test_an_index_file_whose_removal_was_forgotten_is_rewritten_again(plain: Store, root: Path) -> None:
+    places = {bytes([n]) * 32: Place(f"pack-{n % 2}", 64, 10, 10) for n in range(1, 9)}
+    for _turn in range(2):
+        plain.backend.create("index/aa.idx", build(places.items()))
+        collect._rewrite(plain, plain.index(fresh=True), frozenset({"pack-0"}))
+    left = {place.pack for segment in plain.index(fresh=True).segments for _id, place in segment.items()}
+    assert left == {"pack-1"}
 
 
 def test_a_dead_writer_is_given_up_and_can_never_commit(plain: Store, root: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import restore, textfile
+from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, restore, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.crypto import WrongKey
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     NoStore,
@@ -179,3 +179,17 @@ def test_an_encrypted_store_opens_with_its_passphrase_only_and_shows_nothing(roo
         if path.is_file():
             data = path.read_bytes()
             assert b"visible words" not in data and b"displayName" not in data
+
+
+def test_a_recovery_key_from_paper_opens_the_store_for_us_and_by_hand(root: Path, tmp_path: Path) -> None:
+    store = new_store(local(root), SECRET)
+    assert store.vault is not None
+    key = bytes(range(32))
+    store.backend.create("keys/paper.json", textfile.render(store.vault.wrap("paper", key, store.id, "none")))
+    disk = image(tmp_path / "disk", [1, 2])
+    point, _told = back_up(store, disk)
+    typed = crypto.recovery_text(key).lower().replace("-", " ")
+    assert restored(Store.open(local(root), typed), point, tmp_path) == disk.read_bytes()
+    assert by_hand(root, point, tmp_path, secret=typed) == disk.read_bytes()
+    with pytest.raises(WrongKey):
+        Store.open(local(root), typed.replace(typed[0], "z"))
