@@ -225,8 +225,9 @@ def _later(vm: Vm, seconds: float, action: Callable[[Vm], None]) -> None:
 
     def run() -> None:
         vm.host.clock.sleep(seconds)
-        if vm.life == life and not vm.host.stopped:
-            action(vm)
+        with vm.host.acting():
+            if vm.life == life and not vm.host.stopped:
+                action(vm)
 
     if seconds <= 0 and action is _tools_up:
         action(vm)

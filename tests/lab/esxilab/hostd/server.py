@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,7 @@ class Hostd:
         self.engine = Engine(self, locks)
         self.maintenance = False
         self.stopped = False
+        self._acting: set[threading.Thread] = set()
         self.modules_loaded: set[str] = set()
         #: The cap of the SSH group as it is now; a session may raise it until the next boot.
         self.ssh_memory_mb = int(self.switches.get("ssh_memory_mb") or 0)
@@ -389,10 +390,22 @@ class Hostd:
             ],
         }
 
+    @contextlib.contextmanager
+    def acting(self) -> Iterator[None]:
+        """What a VM does by itself: the host's end comes before it begins or after it has ended, never within."""
+        me = threading.current_thread()
+        self._acting.add(me)
+        try:
+            yield
+        finally:
+            self._acting.discard(me)
+
     def shutdown(self, crash: bool = False) -> None:
         """Stop everything that runs: the lab goes down, or the host reboots (`crash`: without a clean end)."""
         self.stopped = True
         self.faults.clear()
+        for thread in self._acting - {threading.current_thread()}:
+            thread.join(10)
         for vm in self.vms():
             if vm.power == "poweredOn":
                 with contextlib.suppress(VimFault, OSError):

@@ -34,6 +34,8 @@ class LocalSession(Session):
         self.count = 0
 
     def put(self, name: str, text: str) -> None:
+        # An applet's name is a link to the machine's own busybox: replaced, never written through.
+        (self.bin / name).unlink(missing_ok=True)
         (self.bin / name).write_text("#!/bin/sh\n" + text)
         (self.bin / name).chmod(0o755)
 

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-import glob
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,13 @@ def test_folders_give_descriptors_but_never_open_extents(local_session: Any, tmp
     assert entries[f"{folder}/a-flat.vmdk"].allocated_bytes % 512 == 0
 
 
-def left_over() -> set[str]:
-    return set(glob.glob("/tmp/stowage.??????"))
+@pytest.fixture
+def made(local_session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Path]]:
+    """The temporary files that this session's scripts made; other tests make theirs meanwhile."""
+    names, run = tmp_path / "made", local_session.script
+    telling = f'mktemp() {{ command mktemp "$@" | tee -a "{names}"; }}\n'
+    monkeypatch.setattr(local_session, "script", lambda text, args=(), **more: run(telling + text, args, **more))
+    return lambda: [Path(line) for line in names.read_text().splitlines()]
 
 
 @pytest.mark.parametrize("tool", ["cat", "stat"])
@@ -78,16 +83,16 @@ def test_a_listing_of_folders_that_does_not_come_to_its_end_is_an_error(
         read_folders(local_session, [str(tmp_path / "vm")])
 
 
-def test_a_command_that_ends_in_time_gives_its_answer(local_session: Any) -> None:
-    before = left_over()
+def test_a_command_that_ends_in_time_gives_its_answer(local_session: Any, made: Callable[[], list[Path]]) -> None:
     local_session.put("vim", 'echo "one $1"; echo two >&2; exit 4\n')
     reply = run_patient(local_session, ["vim", "$(x)"], 10)
     assert reply is not None and (reply.rc, reply.stdout) == (4, "one $(x)\ntwo\n")
-    assert left_over() <= before
+    assert [file.exists() for file in made()] == [False]
 
 
-def test_a_command_that_takes_longer_goes_on_by_itself_and_leaves_no_file(local_session: Any, tmp_path: Path) -> None:
-    before = left_over()
+def test_a_command_that_takes_longer_goes_on_by_itself_and_leaves_no_file(
+    local_session: Any, made: Callable[[], list[Path]], tmp_path: Path
+) -> None:
     mark = tmp_path / "done"
     local_session.put("vim", f'echo begun; sleep 3; echo late; : > "{mark}"\n')
     assert run_patient(local_session, ["vim"], 1) is None
@@ -97,4 +102,9 @@ def test_a_command_that_takes_longer_goes_on_by_itself_and_leaves_no_file(local_
             break
         time.sleep(0.1)
     assert mark.exists(), "it was ended with the script"
-    assert left_over() <= before
+    (file,) = made()
+    for _turn in range(100):
+        if not file.exists():
+            break
+        time.sleep(0.1)
+    assert not file.exists()
