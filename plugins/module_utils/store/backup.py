@@ -28,6 +28,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import DiskSource
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Lane, Writer
 
 # Chunks that a thread takes at a time: enough to read in order, few enough to end together.
@@ -71,11 +72,12 @@ def run(
     trust_check: bool = True,
     threads: int = 0,
     facts: Mapping[str, Any] | None = None,
+    tally: Tally | None = None,
 ) -> tuple[Point, Told]:
     """One restore point. With `parent`, a chunk whose check is that of the parent's chunk there is taken as unchanged,
     unless `trust_check` is false: then every chunk is named by its hash anew."""
     with Writer(store, machine_id, machine_name) as writer:
-        job = _Job(writer, disks, parent, trust_check, threads or len(os.sched_getaffinity(0)))
+        job = _Job(writer, disks, parent, trust_check, threads or len(os.sched_getaffinity(0)), tally)
         maps = job.disks()
         stored = job.files(files or {})
         point = Point(
@@ -106,12 +108,19 @@ class _Page:
 
 class _Job:
     def __init__(
-        self, writer: Writer, disks: Sequence[DiskInput], parent: Point | None, trust_check: bool, threads: int
+        self,
+        writer: Writer,
+        disks: Sequence[DiskInput],
+        parent: Point | None,
+        trust_check: bool,
+        threads: int,
+        tally: Tally | None,
     ) -> None:
         self.writer, self.store = writer, writer.store
         self.inputs, self.parent = disks, parent
         self.trust_check = trust_check
         self.threads = threads
+        self.tally = tally or Tally()
         self.told = Told()
         self.pages: list[list[bytes | None]] = [[] for _disk in disks]
         self._zeros = bytes(self.store.chunk_bytes)
@@ -210,6 +219,7 @@ class _Job:
                     disk, plan, page, span = item
                     for slot in span:
                         self._chunk(lane, disk.source, plan, page, slot, room, told)
+                    self.tally.add(sum(map(plan.length_of, span)))
                     self._done(lane, page)
         except BaseException:
             self._failed.set()

@@ -28,6 +28,27 @@ class StoreExists(StoreError):
     exit_code = 61
 
 
+class BadLocation(StoreError):
+    id = "store-bad-location"
+    template = "{location!r} does not say where a store is: {reason}"
+    hint = "A store is a folder (its path), or lies in a bucket: s3://bucket/prefix."
+    exit_code = 61
+
+
+class BadSettings(StoreError):
+    id = "store-bad-settings"
+    template = "The store {store} cannot have these settings: {reason}"
+    hint = "Nothing was changed."
+    exit_code = 61
+
+
+class BadKeys(StoreError):
+    id = "store-bad-keys"
+    template = "The keys of the store {store} stay as they are: {reason}"
+    hint = "List the keys of the store. Nothing was changed."
+    exit_code = 67
+
+
 class UnknownFormat(StoreError):
     id = "store-unknown-format"
     template = "The store {store} has the format version {version}; this program knows {known}"
@@ -81,6 +102,20 @@ class NoSuchPoint(StoreError):
     id = "store-no-such-point"
     template = "The store {store} has no restore point {point}"
     hint = "List what there is; a point may have been pruned."
+    exit_code = 65
+
+
+class AmbiguousPoint(StoreError):
+    id = "store-ambiguous-point"
+    template = "{point!r} may be several restore points of the store {store}: {candidates}"
+    hint = "Give more of its id, or the machine."
+    exit_code = 65
+
+
+class NoSuchPart(StoreError):
+    id = "store-no-such-part"
+    template = "The restore point {point} has no {what} {name!r}; it has: {present}"
+    hint = "Show the restore point; its disks have device keys such as scsi0:0."
     exit_code = 65
 
 

@@ -19,6 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Pl
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, SLOT_BYTES, DiskMap
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
 # Records that a thread takes at a time.
 SPAN_RECORDS = 16
@@ -46,7 +47,14 @@ class _Piece:
 
 
 def to_file(
-    store: Store, disk: DiskMap, path: str, *, in_place: bool = False, paranoid: bool = False, threads: int = 0
+    store: Store,
+    disk: DiskMap,
+    path: str,
+    *,
+    in_place: bool = False,
+    paranoid: bool = False,
+    threads: int = 0,
+    tally: Tally | None = None,
 ) -> Told:
     """The disk as a raw image. A new file is sparse where the disk has zeros, and appears only when it is whole.
 
@@ -54,10 +62,10 @@ def to_file(
     XXH3-128; `paranoid` adds its id.
     """
     if in_place:
-        return _Job(store, disk, path, paranoid, threads).over()
+        return _Job(store, disk, path, paranoid, threads, tally).over()
     temporary = f"{path}.stowage-part"
     try:
-        told = _Job(store, disk, temporary, paranoid, threads).anew()
+        told = _Job(store, disk, temporary, paranoid, threads, tally).anew()
         os.rename(temporary, path)
     except OSError as error:
         raise TargetFailed(path=path, reason=error.strerror or str(error)) from error
@@ -68,9 +76,12 @@ def to_file(
 
 
 class _Job:
-    def __init__(self, store: Store, disk: DiskMap, path: str, paranoid: bool, threads: int) -> None:
+    def __init__(
+        self, store: Store, disk: DiskMap, path: str, paranoid: bool, threads: int, tally: Tally | None = None
+    ) -> None:
         self.store, self.disk, self.path = store, disk, path
         self.paranoid = paranoid
+        self.tally = tally or Tally()
         self.threads = threads or len(os.sched_getaffinity(0))
         self._guard = threading.Lock()
         self._failed = threading.Event()
@@ -153,6 +164,7 @@ class _Job:
 
     def _write(self, pieces: list[_Piece]) -> Told:
         told = Told()
+        self.tally.expect(sum(piece.place.length * len(piece.slots) for piece in pieces))
         work = iter([pieces[at : at + SPAN_RECORDS] for at in range(0, len(pieces), SPAN_RECORDS)])
         with ThreadPoolExecutor(self.threads, thread_name_prefix="restore") as executor:
             for one in [executor.submit(self._lane, work) for _lane in range(self.threads)]:
@@ -170,6 +182,7 @@ class _Job:
                 if span is None:
                     break
                 for piece in span:
+                    self.tally.add(piece.place.length * len(piece.slots))
                     if pack is None or piece.place.pack != name:
                         if pack is not None:
                             pack.ranges.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock, iso
@@ -46,6 +46,10 @@ To restore with nothing but Python 3 and the library or the program zstd:
     python3 reader.py . POINT DISK-OR-FILE TARGET        one of them, to a new file (a raw image)
 
 An encrypted store also needs the library cryptography, and its passphrase or recovery key in STOWAGE_PASSPHRASE.
+Where stowage.pyz lies here, and Python 3.9 has the libraries zstandard and xxhash, there is the whole command line:
+
+    python3 stowage.pyz --help
+
 The format is described in docs/store-format.md of the collection stowage.esxi.
 """
 
@@ -79,9 +83,10 @@ class Store:
         hash_name: str = "sha256",
         passphrase: str | None = None,
         settings: dict[str, Any] | None = None,
+        beside: Mapping[str, bytes] | None = None,
         clock: Clock | None = None,
     ) -> Store:
-        """A new store in an empty place; `StoreExists` where anything is."""
+        """A new store in an empty place; `StoreExists` where anything is. `beside`: programs to lie in it."""
         if chunk_bytes not in CHUNK_SIZES:
             raise ValueError(
                 f"chunks of {chunk_bytes} bytes: a power of two from {CHUNK_SIZES[0]} to {CHUNK_SIZES[-1]}"
@@ -111,6 +116,8 @@ class Store:
             backend.create(f"settings/{1:08d}.json", textfile.render({**DEFAULTS, **settings}))
         backend.create("README.txt", _README.format(id=config["id"]).encode("ascii"))
         backend.create("reader.py", inspect.getsource(reader).encode("utf-8"))
+        for name, program in (beside or {}).items():
+            backend.create(name, program)
         # Last: a store exists when its configuration does.
         backend.create(CONFIG, textfile.render(config))
         return Store(backend, config, vault, clock)

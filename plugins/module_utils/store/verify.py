@@ -16,6 +16,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import S
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import HEADER, NO_CHECK, Entry, PackReader
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
 
 @dataclass
@@ -43,10 +44,12 @@ class Report:
         self.problems += other.problems
 
 
-def run(store: Store, *, deep: bool = False, threads: int = 0) -> Report:
+def run(store: Store, *, deep: bool = False, threads: int = 0, tally: Tally | None = None) -> Report:
     """Every pack, every index file, every restore point. `deep` decodes every record and proves it by its hash."""
-    names = sorted(name for name, _size in store.backend.list("packs/"))
-    job = _Job(store, deep)
+    sizes = dict(store.backend.list("packs/"))
+    names = sorted(sizes)
+    job = _Job(store, deep, tally or Tally())
+    job.tally.expect(sum(sizes.values()))
     report = Report()
     work = iter(names)
     count = threads or len(os.sched_getaffinity(0))
@@ -65,8 +68,9 @@ def run(store: Store, *, deep: bool = False, threads: int = 0) -> Report:
 
 
 class _Job:
-    def __init__(self, store: Store, deep: bool) -> None:
+    def __init__(self, store: Store, deep: bool, tally: Tally) -> None:
         self.store, self.deep = store, deep
+        self.tally = tally
         self.good: dict[str, frozenset[int]] = {}
         self._guard = threading.Lock()
 
@@ -97,6 +101,7 @@ class _Job:
         for entry in entries:
             report.records += 1
             report.stored += entry.span
+            self.tally.add(entry.span)
             try:
                 self._record(pack, entry, report, deep)
                 good.add(entry.offset)
