@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all the set-up themselves, on a fresh Debian or Ubuntu machine, as root.
-.PHONY: demo test soak setup clean
+.PHONY: cli demo test soak setup clean
 
 demo:
 	@tests/tools/setup
@@ -14,6 +14,10 @@ test:
 soak:
 	@tests/tools/setup
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m pytest -q --soak tests/system
+
+# The store's command line as one file, dist/stowage.pyz: docs/command-line.md.
+cli:
+	@python3 tests/tools/make_cli.py dist/stowage.pyz
 
 setup:
 	@tests/tools/setup checks

@@ -32,6 +32,8 @@ ROOMS = {
     "esxi": "Hypervisor and machine",
     "programs": "Copying",
     "jobs": "Runs, restore points, recovery",
+    "store": "The dedup store",
+    "cli": "The store's command line",
 }
 
 

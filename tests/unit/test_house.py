@@ -23,6 +23,7 @@ BELOW = {
     "ssh": {"base"},
     "vmdk": {"base"},
     "store": {"base"},
+    "cli": {"base", "store"},
     "esxi": {"base", "ssh", "vmdk"},
     "programs": {"base", "ssh", "vmdk", "esxi"},
     "jobs": {"base", "ssh", "vmdk", "esxi", "programs"},

@@ -136,8 +136,13 @@ class _Job:
             found += [None] * -(-plan.slots // PAGE_SLOTS)
         work = self._work(plans)
         with ThreadPoolExecutor(self.threads, thread_name_prefix="chunk") as executor:
-            for told in [one.result() for one in [executor.submit(self._lane, work) for _lane in range(self.threads)]]:
-                self.told.add(told)
+            try:
+                for one in [executor.submit(self._lane, work) for _lane in range(self.threads)]:
+                    self.told.add(one.result())
+            except BaseException:
+                # Also an interrupt from the keyboard: the threads are not to finish the disks first.
+                self._failed.set()
+                raise
         return tuple(
             DiskMap(plan.key, plan.size, chunk, tuple(found), plan.facts) for plan, found in zip(plans, self.pages)
         )

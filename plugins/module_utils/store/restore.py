@@ -167,8 +167,13 @@ class _Job:
         self.tally.expect(sum(piece.place.length * len(piece.slots) for piece in pieces))
         work = iter([pieces[at : at + SPAN_RECORDS] for at in range(0, len(pieces), SPAN_RECORDS)])
         with ThreadPoolExecutor(self.threads, thread_name_prefix="restore") as executor:
-            for one in [executor.submit(self._lane, work) for _lane in range(self.threads)]:
-                told.add(one.result())
+            try:
+                for one in [executor.submit(self._lane, work) for _lane in range(self.threads)]:
+                    told.add(one.result())
+            except BaseException:
+                # Also an interrupt from the keyboard: the threads are not to finish the disk first.
+                self._failed.set()
+                raise
         return told
 
     def _lane(self, work: Iterator[list[_Piece]]) -> Told:

@@ -97,6 +97,7 @@ class Store:
         there = next(iter(backend.list("")), None)
         if there is not None:
             raise StoreExists(store=backend.name, reason=f"{there[0]} is there")
+        backend.check()
         vault = crypto.new_vault() if passphrase is not None else None
         config: dict[str, Any] = {
             "format": "stowage-store",

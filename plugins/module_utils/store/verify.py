@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -48,14 +48,18 @@ def run(store: Store, *, deep: bool = False, threads: int = 0, tally: Tally | No
     """Every pack, every index file, every restore point. `deep` decodes every record and proves it by its hash."""
     sizes = dict(store.backend.list("packs/"))
     names = sorted(sizes)
-    job = _Job(store, deep, tally or Tally())
+    job = _Job(store, deep, sizes, tally or Tally())
     job.tally.expect(sum(sizes.values()))
     report = Report()
     work = iter(names)
     count = threads or len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(count, thread_name_prefix="verify") as executor:
-        for one in [executor.submit(job.lane, work) for _lane in range(count)]:
-            report.add(one.result())
+        try:
+            for one in [executor.submit(job.lane, work) for _lane in range(count)]:
+                report.add(one.result())
+        except BaseException:
+            job.stopped.set()
+            raise
     segments = store.index(fresh=True).segments
     report.problems += store.index_problems.values()
     for segment in segments:
@@ -68,25 +72,31 @@ def run(store: Store, *, deep: bool = False, threads: int = 0, tally: Tally | No
 
 
 class _Job:
-    def __init__(self, store: Store, deep: bool, tally: Tally) -> None:
+    def __init__(self, store: Store, deep: bool, sizes: Mapping[str, int], tally: Tally) -> None:
         self.store, self.deep = store, deep
+        self.sizes = sizes
         self.tally = tally
         self.good: dict[str, frozenset[int]] = {}
+        self.stopped = threading.Event()
         self._guard = threading.Lock()
 
     def lane(self, work: Iterator[str]) -> Report:
         report = Report()
-        while True:
+        while not self.stopped.is_set():
             with self._guard:
                 name = next(work, None)
             if name is None:
-                return report
+                break
+            before = report.stored
             try:
                 with self.store.backend.open(name) as ranges:
                     self._pack(PackReader(name, ranges, self.store.name, self.store.codec, self.store.vault), report)
             except StoreError as error:
                 report.problems.append(error.message)
             report.packs += 1
+            # Table of contents, and what could not be followed.
+            self.tally.add(max(0, self.sizes[name] - (report.stored - before)))
+        return report
 
     def _pack(self, pack: PackReader, report: Report) -> None:
         pack.check_header(bytes.fromhex(self.store.id))
@@ -108,6 +118,7 @@ class _Job:
             except StoreError as error:
                 report.bad[entry.id] = error.message
         report.stored += HEADER.size
+        self.tally.add(HEADER.size)
         name = pack.name.rpartition("/")[2].partition(".")[0]
         with self._guard:
             self.good[name] = frozenset(good)

@@ -92,5 +92,8 @@ class Backend(ABC):
     def tidy(self) -> None:
         """Removes what uploads have left whose process has died; never what a living one works on."""
 
+    def check(self) -> None:  # noqa: B027  most places cannot but keep it
+        """Proves that the place gives a name only once; before the first store is made there."""
+
     def close(self) -> None:  # noqa: B027  a backend without connections has nothing to do
         """Frees what it holds."""

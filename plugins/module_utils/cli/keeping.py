@@ -1,0 +1,101 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""verify, gc."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_seconds
+from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import DAMAGE, OK
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, verify
+
+# -- verify --------------------------------------------------------------------------------------------------------
+
+
+def _verify_arguments(parser: Any) -> None:
+    parser.add_argument("--deep", action="store_true", help="decode every record and prove it by its hash")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one for each processor")
+
+
+def _verify(session: Session) -> int:
+    args = session.args
+    with session.open() as store:
+        begun = session.console.clock.monotonic()
+        with session.console.progress("verify", "deep" if args.deep else "") as tally:
+            report = verify.run(store, deep=args.deep, threads=args.threads, tally=tally)
+        seconds = session.console.clock.monotonic() - begun
+        document = {
+            "store": store.name,
+            "ok": report.ok,
+            "deep": args.deep,
+            "packs": report.packs,
+            "records": report.records,
+            "stored_bytes": report.stored,
+            "proven_bytes": report.proven,
+            "bad": {identity.hex(): reason for identity, reason in sorted(report.bad.items())},
+            "problems": report.problems,
+            "hit": report.hit,
+            "seconds": round(seconds, 3),
+        }
+        session.console.result(document, _verify_lines(report, args.deep, seconds))
+    return OK if report.ok else DAMAGE
+
+
+def _verify_lines(report: verify.Report, deep: bool, seconds: float) -> Iterator[str]:
+    proven = f", {text.size(report.proven)} proven by their hash" if deep else ""
+    yield (
+        f"{text.count(report.records, 'record')} in {text.count(report.packs, 'pack')}, {text.size(report.stored)}"
+        f" read{proven}, in {format_seconds(seconds)}"
+    )
+    for reason in [*report.problems, *report.bad.values()]:
+        yield f"DAMAGED: {text.printable(reason)}"
+    for hit in report.hit:
+        yield f"HIT: {text.printable(hit)}"
+    yield "no damage found" if report.ok else "DAMAGE FOUND"
+
+
+# -- gc ------------------------------------------------------------------------------------------------------------
+
+
+def _gc_arguments(parser: Any) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="say what would go, and change nothing")
+    parser.add_argument(
+        "--observe-seconds",
+        type=float,
+        default=collect.OBSERVE_SECONDS,
+        metavar="S",
+        help=f"how long a writer without a sign of life is waited for ({collect.OBSERVE_SECONDS:.0f})",
+    )
+
+
+def _gc(session: Session) -> int:
+    args = session.args
+    with session.open() as store:
+        report = collect.run(store, observe_seconds=args.observe_seconds, check=args.dry_run)
+        document = {"store": store.name, "dry_run": args.dry_run, **vars(report)}
+        session.console.result(document, _gc_lines(report, args.dry_run))
+    return OK
+
+
+def _gc_lines(report: collect.Report, dry_run: bool) -> Iterator[str]:
+    would = "would be announced" if dry_run else "announced, to go when the writers at work have ended"
+    yield f"{text.count(len(report.removed), 'pack')} removed, {text.size(report.freed_bytes)} freed"
+    if report.announced:
+        yield f"{text.count(len(report.announced), 'pack')} {would}"
+    if report.rescued:
+        yield f"{text.count(len(report.rescued), 'pack')} needed again, kept"
+    for writer in report.given_up:
+        yield f"writer {writer} showed no life and was given up"
+    for writer in report.waiting_for:
+        yield f"writer {writer} is at work"
+
+
+COMMANDS = (
+    Command("verify", "look at every record, index file and restore point", _verify_arguments, _verify),
+    Command("gc", "remove what no restore point needs", _gc_arguments, _gc),
+)

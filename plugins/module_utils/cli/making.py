@@ -1,0 +1,215 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""create, settings, backup."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_seconds
+from ansible_collections.stowage.esxi.plugins.module_utils.cli import bundle, text
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import OK, NotReadable
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
+from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, describe, find, keys, settings
+from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import NAMES
+from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import HASHES
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
+from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import RawDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import CHUNK_SIZES, Store
+
+_LARGEST_FILE = 64 << 20
+
+
+# -- create --------------------------------------------------------------------------------------------------------
+
+
+def _settings_arguments(parser: Any) -> None:
+    parser.add_argument("--codec", choices=sorted(NAMES), help="how chunks are compressed (zstd)")
+    parser.add_argument("--level", type=int, metavar="N", help="how hard: zstd 1 to 19 (1), zlib 1 to 9")
+    parser.add_argument("--pack-mib", type=int, metavar="MIB", help="size of a pack (64)")
+
+
+def _wanted_settings(session: Session) -> dict[str, Any]:
+    args = session.args
+    wanted = {"codec": args.codec, "level": args.level}
+    if args.pack_mib is not None:
+        wanted["pack_bytes"] = args.pack_mib << 20
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _create_arguments(parser: Any) -> None:
+    sizes = [size >> 10 for size in CHUNK_SIZES]
+    parser.add_argument("--chunk-kib", type=int, choices=sizes, default=1024, help="size of a chunk, forever (1024)")
+    parser.add_argument("--hash", choices=HASHES, default=HASHES[0], help="what names a chunk, forever (sha256)")
+    parser.add_argument("--encrypt", action="store_true", help="with the passphrase that is given, or asked for")
+    parser.add_argument("--recovery-key", action="store_true", help="print a second key, to be kept on paper")
+    _settings_arguments(parser)
+
+
+def _create(session: Session) -> int:
+    args = session.args
+    if not args.encrypt and (args.passphrase_file is not None or args.passphrase_fd is not None):
+        raise session.usage("a passphrase was given but not --encrypt")
+    if args.recovery_key and not args.encrypt:
+        raise session.usage("--recovery-key needs --encrypt")
+    wanted = settings.check(_wanted_settings(session), args.store)
+    backend = session.backend()
+    passphrase = session.secret.needed(twice=True) if args.encrypt else None
+    store = Store.create(
+        backend,
+        chunk_bytes=args.chunk_kib << 10,
+        hash_name=args.hash,
+        passphrase=passphrase,
+        settings=wanted,
+        beside=bundle.beside(),
+    )
+    with closing(store):
+        document = describe.store(store)
+        lines = [f"created {text.printable(store.name)}, id {store.id}"]
+        if args.recovery_key:
+            paper = keys.add_recovery(store)
+            document = {**describe.store(store), "recovery_key": paper}
+            lines += ["recovery key, shown this once; keep it where the passphrase is not:", f"  {paper}"]
+        session.console.result(document, lines)
+    return OK
+
+
+def _settings(session: Session) -> int:
+    wanted = _wanted_settings(session)
+    with session.open() as store:
+        changed = settings.change(store, wanted) if wanted else False
+        rows = [(name, str(value)) for name, value in sorted(store.settings.items())]
+        session.console.result({"changed": changed, "settings": dict(store.settings)}, text.pairs(rows))
+    return OK
+
+
+# -- backup --------------------------------------------------------------------------------------------------------
+
+
+def _backup_arguments(parser: Any) -> None:
+    parser.add_argument("--machine", metavar="ID", required=True, help="what the machine is known by, forever")
+    parser.add_argument("--name", metavar="NAME", help="what it is called now (its id)")
+    parser.add_argument(
+        "--disk", metavar="KEY=PATH", action="append", default=[], help="a disk by its device key, such as scsi0:0"
+    )
+    parser.add_argument("--file", metavar="PATH", action="append", default=[], help="a small file beside the disks")
+    parser.add_argument(
+        "--parent",
+        metavar="POINT",
+        default="auto",
+        help="what to compare with: a restore point, auto (the latest), none",
+    )
+    parser.add_argument(
+        "--changes",
+        metavar="KEY=PATH",
+        action="append",
+        default=[],
+        help="JSON list of [offset, length] of all that may differ from --parent; the rest is not read",
+    )
+    parser.add_argument(
+        "--rehash", action="store_true", help="name every chunk by its hash; trust no check of the parent's"
+    )
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one for each processor")
+
+
+def _backup(session: Session) -> int:
+    args = session.args
+    disks = session.assignments(args.disk, "--disk")
+    changes = session.assignments(args.changes, "--changes")
+    if not disks and not args.file:
+        raise session.usage("there is nothing to back up: give --disk or --file")
+    if changes and args.parent in ("auto", "none"):
+        raise session.usage("--changes says what differs from one restore point: name it with --parent")
+    if set(changes) - set(disks):
+        raise session.usage(f"--changes of disks that are not there: {', '.join(sorted(set(changes) - set(disks)))}")
+    files = _files(session, args.file)
+    with session.open() as store, ExitStack() as stack:
+        parent = _parent(session, store)
+        inputs = []
+        for key, path in disks.items():
+            source = RawDisk(path)
+            stack.callback(source.close)
+            inputs.append(backup.DiskInput(key, source, _changes(changes[key]) if key in changes else None))
+        total = sum(length for one in inputs for _at, length in one.source.allocated()) if not changes else None
+        begun = session.console.clock.monotonic()
+        with session.console.progress("backup", args.name or args.machine, total) as tally:
+            point, told = backup.run(
+                store,
+                args.machine,
+                args.name or args.machine,
+                inputs,
+                files,
+                parent=parent,
+                trust_check=not args.rehash,
+                threads=args.threads,
+                tally=tally,
+            )
+        seconds = session.console.clock.monotonic() - begun
+        document = {**describe.point(point), "told": vars(told), "seconds": round(seconds, 3)}
+        session.console.result(document, _backup_lines(point, told, seconds))
+    return OK
+
+
+def _backup_lines(point: Point, told: backup.Told, seconds: float) -> Iterator[str]:
+    yield f"restore point {point.point}"
+    rows = [
+        ("read", text.size(told.read)),
+        ("zeros", text.size(told.zero)),
+        ("as in the parent", text.size(told.unchanged)),
+        ("in the store already", text.size(told.known)),
+        ("new", f"{text.size(told.new)}, stored as {text.size(told.stored)}"),
+        ("time", format_seconds(seconds)),
+    ]
+    yield from text.pairs(rows)
+
+
+def _parent(session: Session, store: Store) -> Point | None:
+    wanted = session.args.parent
+    if wanted == "none":
+        return None
+    if wanted != "auto":
+        return find.point(store, wanted, session.args.machine)
+    return find.latest_of(store, session.args.machine)
+
+
+def _files(session: Session, paths: list[str]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for path in paths:
+        name = os.path.basename(path)
+        if name in found or not name:
+            raise session.usage(f"--file {path!r}: its name is empty, or two have it")
+        try:
+            with open(path, "rb") as file:
+                found[name] = file.read(_LARGEST_FILE + 1)
+        except OSError as error:
+            raise NotReadable(path=path, reason=error.strerror or str(error)) from error
+        if len(found[name]) > _LARGEST_FILE:
+            raise session.usage(f"--file {path!r} is larger than {text.size(_LARGEST_FILE)}: give it as a disk")
+    return found
+
+
+def _changes(path: str) -> list[tuple[int, int]]:
+    """Ascending, as the engine wants them."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            ranges = json.load(file)
+        found = sorted((offset, length) for offset, length in ranges)
+        if any(type(number) is not int or number < 0 for pair in found for number in pair):
+            raise ValueError("an offset or a length is no number")
+    except OSError as error:
+        raise NotReadable(path=path, reason=error.strerror or str(error)) from error
+    except (ValueError, TypeError) as error:
+        raise NotReadable(path=path, reason=f"it is no list of [offset, length]: {error}") from error
+    return found
+
+
+COMMANDS = (
+    Command("create", "make a new store", _create_arguments, _create),
+    Command("settings", "show or change the settings of a store", _settings_arguments, _settings),
+    Command("backup", "make a restore point of disks and files", _backup_arguments, _backup),
+)

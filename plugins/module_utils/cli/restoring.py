@@ -1,0 +1,129 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""restore: disks and files of a restore point, to new files or over what is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_seconds
+from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import OK
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.looking import point_arguments
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
+from ansible_collections.stowage.esxi.plugins.module_utils.store import find, restore
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import TargetFailed
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap, Point, StoredFile
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tree import disk_name, safe_names
+
+
+def _arguments(parser: Any) -> None:
+    point_arguments(parser)
+    parser.add_argument("--to", metavar="FOLDER", help="all disks and files, into this folder; it is made if need be")
+    parser.add_argument("--disk", metavar="KEY=PATH", action="append", default=[], help="this disk, to this raw image")
+    parser.add_argument("--file", metavar="NAME=PATH", action="append", default=[], help="this file, to this place")
+    parser.add_argument(
+        "--in-place", action="store_true", help="write only what differs, into images or devices that are there"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--paranoid", action="store_true", help="prove every chunk by its hash, not by its check alone")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one for each processor")
+
+
+def _run(session: Session) -> int:
+    args = session.args
+    wanted_disks = session.assignments(args.disk, "--disk")
+    wanted_files = session.assignments(args.file, "--file")
+    if bool(args.to) == bool(wanted_disks or wanted_files):
+        raise session.usage("say what goes where: --to for all of it, or --disk and --file")
+    if args.in_place and args.overwrite:
+        raise session.usage("--in-place and --overwrite cannot both be meant")
+    with session.open() as store:
+        point = find.point(store, args.point, args.machine)
+        if args.to:
+            disks, files = _all(point, args.to)
+        else:
+            disks = [(find.disk(point, key), path) for key, path in wanted_disks.items()]
+            files = [(find.file(point, name), path) for name, path in wanted_files.items()]
+        _refuse_taken(session, [path for _disk, path in disks], [path for _file, path in files])
+        begun = session.console.clock.monotonic()
+        done = [_disk(session, store, disk, path) for disk, path in disks]
+        for file, path in files:
+            _file(store, file, path)
+        seconds = session.console.clock.monotonic() - begun
+        document = {
+            "point": point.point,
+            "disks": done,
+            "files": [{"name": file.name, "path": path, "bytes": file.size} for file, path in files],
+            "seconds": round(seconds, 3),
+        }
+        session.console.result(document, _lines(document, seconds))
+    return OK
+
+
+def _all(point: Point, folder: str) -> tuple[list[tuple[DiskMap, str]], list[tuple[StoredFile, str]]]:
+    """Names from a store become names of files only when they can be nothing else."""
+    names = safe_names([disk_name(disk.key) for disk in point.disks] + [file.name for file in point.files])
+    paths = [os.path.join(folder, name) for name in names]
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise TargetFailed(path=folder, reason=error.strerror or str(error)) from error
+    count = len(point.disks)
+    return list(zip(point.disks, paths[:count])), list(zip(point.files, paths[count:]))
+
+
+def _refuse_taken(session: Session, disks: list[str], files: list[str]) -> None:
+    """Before anything is written: half a restore over half of what was there helps nobody."""
+    if session.args.overwrite:
+        return
+    for path in files if session.args.in_place else [*disks, *files]:
+        if os.path.lexists(path):
+            raise TargetFailed(path=path, reason="it is there already (--overwrite replaces it)")
+
+
+def _disk(session: Session, store: Store, disk: DiskMap, path: str) -> dict[str, Any]:
+    args = session.args
+    with session.console.progress("restore", disk.key) as tally:
+        told = restore.to_file(
+            store,
+            disk,
+            path,
+            in_place=args.in_place,
+            paranoid=args.paranoid,
+            threads=args.threads,
+            tally=tally,
+        )
+    return {"key": disk.key, "path": path, "bytes": disk.size, "told": vars(told)}
+
+
+def _file(store: Store, file: StoredFile, path: str) -> None:
+    data = store.read_record(file.id, file.size) if file.id is not None else b""
+    temporary = f"{path}.stowage-part"
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as target:
+            target.write(data)
+            target.flush()
+            os.fsync(target.fileno())
+        os.rename(temporary, path)
+    except OSError as error:
+        raise TargetFailed(path=path, reason=error.strerror or str(error)) from error
+
+
+def _lines(document: dict[str, Any], seconds: float) -> Iterator[str]:
+    rows = [
+        [disk["key"], text.size(disk["bytes"]), text.size(disk["told"]["written"]), disk["path"]]
+        for disk in document["disks"]
+    ]
+    rows += [
+        [file["name"], text.size(file["bytes"]), text.size(file["bytes"]), file["path"]] for file in document["files"]
+    ]
+    yield from text.table(["RESTORED", "SIZE", "WRITTEN", "TO"], rows, right=(1, 2))
+    yield f"from {document['point']} in {format_seconds(seconds)}"
+
+
+COMMANDS = (Command("restore", "restore disks and files", _arguments, _run),)

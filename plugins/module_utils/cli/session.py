@@ -1,0 +1,77 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One run of the command line: its arguments, the store they name, and where its words go."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Callable, NamedTuple
+
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.console import Console
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import Usage
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.secret import NEW_VARIABLE, VARIABLE, Secret
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
+from ansible_collections.stowage.esxi.plugins.module_utils.store.crypto import WrongKey
+from ansible_collections.stowage.esxi.plugins.module_utils.store.location import S3Access, backend_at
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+
+
+class Session:
+    def __init__(self, args: Namespace, console: Console) -> None:
+        self.args, self.console = args, console
+
+    @property
+    def secret(self) -> Secret:
+        return Secret("Passphrase of the store", VARIABLE, self.args.passphrase_file, self.args.passphrase_fd)
+
+    @property
+    def new_secret(self) -> Secret:
+        args = self.args
+        return Secret("New passphrase", NEW_VARIABLE, args.new_passphrase_file, args.new_passphrase_fd)
+
+    def backend(self) -> Backend:
+        return backend_at(self.args.store, S3Access(self.args.endpoint, self.args.region))
+
+    @contextmanager
+    def open(self) -> Iterator[Store]:
+        """The store; a person is asked for its passphrase only where it has one and none was given."""
+        backend = self.backend()
+        secret = self.secret.given()
+        try:
+            store = Store.open(backend, secret)
+        except WrongKey:
+            typed = self.secret.asked() if secret is None else None
+            if typed is None:
+                raise
+            store = Store.open(backend, typed)
+        try:
+            yield store
+        finally:
+            store.close()
+
+    def usage(self, reason: str) -> Usage:
+        return Usage(reason=reason, program=f"stowage {self.args.command}")
+
+    def assignments(self, words: list[str], what: str) -> dict[str, str]:
+        """`KEY=VALUE` words, each key once; the first `=` divides."""
+        found: dict[str, str] = {}
+        for word in words:
+            key, sign, value = word.partition("=")
+            if not sign or not key or not value:
+                raise self.usage(f"{what} {word!r} is not of the form NAME=PATH")
+            if key in found:
+                raise self.usage(f"{what} {key!r} was given twice")
+            found[key] = value
+        return found
+
+
+class Command(NamedTuple):
+    """One subcommand: what it is for, the arguments it adds to a parser, and what it does; the exit code."""
+
+    name: str
+    summary: str
+    arguments: Callable[[Any], None]
+    run: Callable[[Session], int]

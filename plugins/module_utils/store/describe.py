@@ -1,0 +1,39 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A store and its restore points as plain data, for programs: the command line's JSON and the modules' results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.store import keys
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import VERSION, Store
+
+
+def store(opened: Store) -> dict[str, Any]:
+    return {
+        "location": opened.name,
+        "id": opened.id,
+        "version": VERSION,
+        "created_at": opened.config.get("created_at"),
+        "chunk_bytes": opened.chunk_bytes,
+        "hash": opened.config["hash"],
+        "encrypted": opened.vault is not None,
+        "settings": dict(opened.settings),
+        "keys": [{"name": slot.name, "kind": slot.kind} for slot in keys.slots(opened.backend)],
+    }
+
+
+def point(one: Point) -> dict[str, Any]:
+    return {
+        "point": one.point,
+        "machine": {"id": one.machine_id, "name": one.machine_name},
+        "created_at": one.created_at,
+        "parent": one.parent,
+        "bytes": sum(disk.size for disk in one.disks),
+        "disks": [{"key": disk.key, "bytes": disk.size, "facts": dict(disk.facts)} for disk in one.disks],
+        "files": [{"name": file.name, "bytes": file.size} for file in one.files],
+        "facts": dict(one.facts),
+    }

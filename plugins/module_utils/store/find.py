@@ -1,0 +1,107 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Restore points as people name them: by id, by the beginning of an id, or as the latest of a machine."""
+
+from __future__ import annotations
+
+import contextlib
+
+from ansible_collections.stowage.esxi.plugins.module_utils.store import points
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    AmbiguousPoint,
+    NoSuchPart,
+    NoSuchPoint,
+    ObjectMissing,
+    StoreError,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap, Point, StoredFile
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+
+LATEST = "latest"
+_MOST_NAMED = 5
+
+
+def all_points(store: Store, machine: str | None = None) -> tuple[list[Point], list[str]]:
+    """The restore points, oldest first, and what is wrong with those that cannot be read.
+
+    `machine` is an id, or a name where no machine has it as its id.
+    """
+    found, problems = [], []
+    for name, _size in sorted(store.backend.list(points.FOLDER)):
+        try:
+            point = store.read_point(name)
+        except ObjectMissing:
+            # It was pruned meanwhile.
+            continue
+        except StoreError as error:
+            problems.append(error.message)
+            continue
+        if point is not None:
+            found.append(point)
+    if machine is not None:
+        by_id = [point for point in found if point.machine_id == machine]
+        found = by_id or [point for point in found if point.machine_name == machine]
+    return sorted(found, key=lambda point: point.point), problems
+
+
+def point(store: Store, wanted: str, machine: str | None = None) -> Point:
+    """`NoSuchPoint`, `AmbiguousPoint`, or whatever is wrong with the one that was meant."""
+    if wanted == LATEST:
+        return _latest(store, machine)
+    named = sorted(
+        name
+        for name, _size in store.backend.list(points.FOLDER)
+        if wanted and name.rpartition("/")[2].startswith(wanted)
+    )
+    exact = [name for name in named if name.rpartition("/")[2] == f"{wanted}.json"]
+    read = [store.read_point(name) for name in exact or named]
+    found = [one for one in read if one is not None and machine in (None, one.machine_id, one.machine_name)]
+    if not found:
+        raise NoSuchPoint(store=store.name, point=wanted)
+    if len(found) > 1:
+        raise AmbiguousPoint(store=store.name, point=wanted, candidates=_few([one.point for one in found]))
+    return found[0]
+
+
+def _latest(store: Store, machine: str | None) -> Point:
+    """The latest that can be read; what cannot be is told where nothing is left."""
+    found, problems = all_points(store, machine)
+    machines = {one.machine_id for one in found}
+    if len(machines) > 1:
+        raise AmbiguousPoint(store=store.name, point=LATEST, candidates=_few([one.point for one in reversed(found)]))
+    if not found:
+        reason = f" that can be read ({problems[0]})" if problems else ""
+        raise NoSuchPoint(store=store.name, point=f"{LATEST}{reason}")
+    return found[-1]
+
+
+def latest_of(store: Store, machine_id: str) -> Point | None:
+    """The newest restore point of a machine that can be read; for a parent, which is only a hint."""
+    for name in sorted((name for name, _size in store.backend.list(points.folder_of(machine_id))), reverse=True):
+        with contextlib.suppress(StoreError):
+            found = store.read_point(name)
+            if found is not None:
+                return found
+    return None
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
+
+
+def disk(point: Point, key: str) -> DiskMap:
+    found = point.disk(key)
+    if found is None:
+        present = ", ".join(one.key for one in point.disks) or "none"
+        raise NoSuchPart(point=point.point, what="disk", name=key, present=present)
+    return found
+
+
+def file(point: Point, name: str) -> StoredFile:
+    found = next((one for one in point.files if one.name == name), None)
+    if found is None:
+        present = ", ".join(one.name for one in point.files) or "none"
+        raise NoSuchPart(point=point.point, what="file", name=name, present=present)
+    return found

@@ -1,0 +1,357 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every command does what its page says, ends with its code, and speaks to programs in JSON alone."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect
+from benches import BUCKET, CHUNK, S3_KEYS, image, local, new_store
+
+Run = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture
+def place(tmp_path: Path, stowage: Run) -> Path:
+    """A store with small chunks."""
+    assert stowage("create", tmp_path / "store", "--chunk-kib", 64, "--pack-mib", 1).code == 0
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    return image(tmp_path / "disk", [1, 2, 0, 3, 3], 5 * CHUNK - 999)
+
+
+@pytest.fixture
+def point(place: Path, disk: Path, tmp_path: Path, stowage: Run) -> str:
+    (tmp_path / "web.vmx").write_text("displayName = web")
+    words = ["--machine", "id-1", "--name", "web", "--disk", f"scsi0:0={disk}", "--file", tmp_path / "web.vmx"]
+    found = stowage("backup", place, *words, "--json")
+    assert found.code == 0, found.err
+    return str(found.json["point"])
+
+
+def test_the_whole_story_for_a_program(tmp_path: Path, stowage: Run, disk: Path) -> None:
+    store = tmp_path / "s"
+    made = stowage("create", store, "--json", "--chunk-kib", 64, "--hash", "blake3", "--level", 3).json
+    assert (made["hash"], made["chunk_bytes"], made["encrypted"], made["settings"]["level"]) == (
+        "blake3",
+        CHUNK,
+        False,
+        3,
+    )
+    assert {path.name for path in store.iterdir()} >= {"reader.py", "stowage.pyz", "README.txt"}
+    base = ["backup", store, "--machine", "id-1", "--disk", f"scsi0:0={disk}", "--json"]
+    first = stowage(*base).json
+    assert first["told"]["new"] == 4 * CHUNK - 999 and first["machine"] == {"id": "id-1", "name": "id-1"}
+    second = stowage(*base).json
+    assert (second["parent"], second["told"]["unchanged"]) == (first["point"], 4 * CHUNK - 999)
+    third = stowage(*base, "--parent", "none", "--rehash").json
+    assert (third["parent"], third["told"]["unchanged"]) == (None, 0)
+    listed = stowage("list", store, "--json").json
+    assert [one["point"] for one in listed["points"]] == [first["point"], second["point"], third["point"]]
+    assert stowage("show", store, "latest", "--json").json["disks"][0]["bytes"] == 5 * CHUNK - 999
+    assert stowage("stats", store, "--json").json["stats"]["points"] == 3
+    report = stowage("verify", store, "--deep", "--json").json
+    assert report["ok"] and report["proven_bytes"] > 3 * CHUNK - 999 and report["hit"] == []
+    done = stowage("restore", store, first["point"], "--to", tmp_path / "out", "--paranoid", "--json").json
+    assert (tmp_path / "out" / "scsi0-0.raw").read_bytes() == disk.read_bytes()
+    assert done["disks"][0]["told"]["written"] > 0
+    assert stowage("gc", store, "--json").json["removed"] == []
+    assert stowage("settings", store, "--level", 5, "--json").json == {
+        "changed": True,
+        "settings": {**made["settings"], "level": 5},
+    }
+    assert stowage("settings", store, "--level", 5, "--json").json["changed"] is False
+
+
+def test_the_same_for_people(place: Path, point: str, disk: Path, stowage: Run) -> None:
+    made = stowage("backup", place, "--machine", "id-1", "--name", "web", "--disk", f"scsi0:0={disk}")
+    assert re.match(r"restore point \S+\nread +255 KiB", made.out)
+    listed = stowage("list", place)
+    assert re.search(
+        rf"^{point} +web +\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC \(just now\) +1  319 KiB$", listed.out, re.M
+    )
+    assert listed.out.endswith("2 restore points\n") and listed.err == ""
+    assert "FILE     SIZE\nweb.vmx  17 B  17 bytes" in stowage("show", place, point).out
+    assert "dedup ratio        2." in stowage("stats", place).out
+    assert stowage("verify", place).out.endswith("no damage found\n")
+
+
+def test_a_point_is_named_by_what_is_enough_of_it(place: Path, point: str, disk: Path, stowage: Run) -> None:
+    stowage("backup", place, "--machine", "id-2", "--name", "other", "--disk", f"scsi0:0={disk}")
+    assert stowage("show", place, point[:20], "--json").json["point"] == point
+    assert stowage("show", place, "latest", "--machine", "web", "--json").json["point"] == point
+    assert stowage("show", place, "2", "--machine", "id-1", "--json").json["point"] == point
+    for words, said in (
+        (["2"], "may be several"),
+        (["latest"], "may be several"),
+        (["1999"], "no restore point 1999"),
+        (["latest", "--machine", "nobody"], "no restore point latest"),
+        ([point, "--machine", "id-2"], "no restore point"),
+    ):
+        found = stowage("show", place, *words, "--json")
+        assert (found.code, found.json) == (65, None) and said in found.error["error"]["message"]
+
+
+def test_only_what_may_differ_is_read_when_that_is_known(
+    place: Path, point: str, disk: Path, tmp_path: Path, stowage: Run
+) -> None:
+    image(disk, [1, 9, 0, 3, 3], 5 * CHUNK - 999)
+    (tmp_path / "map").write_text(f"[[{CHUNK}, 10]]")
+    words = [
+        "backup",
+        place,
+        "--machine",
+        "id-1",
+        "--disk",
+        f"scsi0:0={disk}",
+        "--changes",
+        f"scsi0:0={tmp_path / 'map'}",
+    ]
+    found = stowage(*words, "--parent", point, "--json").json
+    assert found["told"]["read"] == CHUNK
+    stowage("restore", place, found["point"], "--disk", f"scsi0:0={tmp_path / 'out'}")
+    assert (tmp_path / "out").read_bytes() == disk.read_bytes()
+    assert stowage(*words).code == 2
+    (tmp_path / "map").write_text('[[1, "x"]]')
+    assert stowage(*words, "--parent", point).code == 1
+
+
+def test_what_is_there_is_not_touched_unless_that_is_meant(
+    place: Path, point: str, disk: Path, tmp_path: Path, stowage: Run
+) -> None:
+    (tmp_path / "there").write_bytes(b"mine")
+    free = f"scsi0:0={tmp_path / 'free'}"
+    found = stowage("restore", place, point, "--disk", free, "--file", f"web.vmx={tmp_path / 'there'}")
+    assert found.code == 66 and "is there already" in found.err
+    assert (tmp_path / "there").read_bytes() == b"mine" and not (tmp_path / "free").exists()
+    assert stowage("restore", place, point, "--file", f"web.vmx={tmp_path / 'there'}", "--overwrite").code == 0
+    assert (tmp_path / "there").read_text() == "displayName = web"
+    changed = image(tmp_path / "live", [1, 7, 0, 3, 3], 5 * CHUNK - 999)
+    done = stowage("restore", place, point, "--disk", f"scsi0:0={changed}", "--in-place", "--json").json
+    assert done["disks"][0]["told"]["written"] == CHUNK and changed.read_bytes() == disk.read_bytes()
+    assert stowage("restore", place, point, "--disk", f"scsi0:0={tmp_path / 'no'}", "--in-place").code == 66
+    gone = stowage("restore", place, point, "--disk", f"ide0:0={tmp_path / 'x'}")
+    assert gone.code == 65 and "it has: scsi0:0" in gone.err
+
+
+def test_names_in_a_store_neither_leave_the_folder_nor_steer_the_terminal(tmp_path: Path, stowage: Run) -> None:
+    store = new_store(local(tmp_path / "store"))
+    hostile = {
+        "../../up": b"1",
+        ".hidden": b"2",
+        "a/b": b"3",
+        "a\0b": b"4",
+        "scsi0-0.raw": b"5",
+        "": b"6",
+        "\x1b[2J": b"7",
+    }
+    disk = image(tmp_path / "disk", [1])
+    from ansible_collections.stowage.esxi.plugins.module_utils.store import backup
+    from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import RawDisk
+
+    backup.run(
+        store, "m", "evil\x1b]0;x\x07\u202e name\udcff", [backup.DiskInput("scsi0:0", RawDisk(str(disk)))], hostile
+    )
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    found = stowage("restore", tmp_path / "store", "latest", "--to", tmp_path / "a" / "b" / "out", "--json")
+    assert found.code == 0, found.err
+    assert {path.name for path in tmp_path.iterdir()} == {"store", "disk", "a"}
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["out"]
+    contents = sorted(path.read_bytes() for path in (tmp_path / "a" / "b" / "out").iterdir())
+    assert contents == sorted([*hostile.values(), disk.read_bytes()])
+    for words in (["list"], ["show", "latest"]):
+        shown = stowage(words[0], tmp_path / "store", *words[1:])
+        assert shown.code == 0 and "evil\\x1b]0;x\\x07\\u202e name\\udcff" in shown.out
+        assert not set(shown.out) & {"\x1b", "\x07", "\u202e", "\0"}
+
+
+def test_damage_is_told_by_its_own_code_and_named(place: Path, point: str, tmp_path: Path, stowage: Run) -> None:
+    for pack in place.rglob("*.pack"):
+        data = bytearray(pack.read_bytes())
+        data[200] ^= 1
+        pack.write_bytes(data)
+    found = stowage("verify", place, "--json")
+    assert found.code == 3 and not found.json["ok"] and found.json["bad"] and point in found.json["hit"][0]
+    people = stowage("verify", place)
+    assert people.code == 3 and "HIT: 'web'" in people.out and people.out.endswith("DAMAGE FOUND\n")
+    broken = stowage("restore", place, point, "--to", tmp_path / "out", "--json")
+    assert broken.code == 62 and broken.error["error"]["id"] == "store-damaged"
+    assert list((tmp_path / "out").iterdir()) == []
+    manifest = next(place.glob("points/*/*.json"))
+    manifest.write_bytes(b"x" + manifest.read_bytes())
+    for command in ("list", "stats"):
+        told = stowage(command, place)
+        assert told.code == 3 and f"PROBLEM: points/{manifest.parent.name}/{point}.json" in told.out
+    again = stowage("backup", place, "--machine", "id-1", "--disk", f"scsi0:0={tmp_path / 'disk'}", "--json")
+    assert again.code == 0 and again.json["parent"] is None
+
+
+def test_what_no_point_needs_is_collected(place: Path, point: str, tmp_path: Path, stowage: Run) -> None:
+    before = stowage("stats", place, "--json").json["stats"]["stored_bytes"]
+    next(place.glob("points/*/*.json")).unlink()
+    told = stowage("gc", place, "--dry-run", "--json").json
+    assert told["dry_run"] and len(told["announced"]) == len(list(place.rglob("*.pack")))
+    assert stowage("stats", place, "--json").json["stats"]["dead_bytes"] > 0
+    done = stowage("gc", place, "--json").json
+    assert done["freed_bytes"] == before and list(place.rglob("*.pack")) == []
+    assert "0 packs removed" in stowage("gc", place).out
+    assert collect.OBSERVE_SECONDS == 60
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ([], 2, "COMMAND"),
+        (["dance", "S"], 2, "invalid choice"),
+        (["list"], 2, "STORE"),
+        (["list", "S", "--nonsense"], 2, "unrecognized arguments: --nonsense"),
+        (["list", "ftp://x"], 61, "no other address"),
+        (["list", "S/none"], 61, "no store at"),
+        (["create", "S"], 61, "is a store already"),
+        (["create", "S/new", "--level", "99"], 61, "levels from 1 to 19"),
+        (["create", "S/new", "--pack-mib", "4096"], 61, "between 1048576"),
+        (["create", "S/new", "--recovery-key"], 2, "needs --encrypt"),
+        (["create", "S/new", "--passphrase-file", "/dev/null"], 2, "not --encrypt"),
+        (["create", "S/new", "--encrypt", "--passphrase-file", "/dev/null"], 2, "is needed"),
+        (["create", "S/new", "--encrypt", "--passphrase-file", "S/nothing"], 1, "No such file"),
+        (["backup", "S", "--machine", "m"], 2, "nothing to back up"),
+        (["backup", "S", "--machine", "m", "--disk", "/dev/null"], 2, "NAME=PATH"),
+        (["backup", "S", "--machine", "m", "--disk", "a=/x", "--disk", "a=/y"], 2, "given twice"),
+        (["backup", "S", "--machine", "m", "--disk", "a=S/no"], 66, "No such file"),
+        (["backup", "S", "--machine", "m", "--file", "S/no"], 1, "No such file"),
+        (["restore", "S", "latest"], 2, "what goes where"),
+        (["restore", "S", "latest", "--to", "x", "--in-place", "--overwrite"], 2, "cannot both"),
+        (["keys", "S", "add"], 2, "needs --key"),
+        (["keys", "S", "recovery"], 67, "not encrypted"),
+        (["mount", "S", "latest", "S/m", "--cache-mib", "-1"], 2, "not below 0"),
+    ],
+)
+def test_a_wish_that_cannot_be_ends_with_its_code_and_changes_nothing(
+    place: Path, stowage: Run, words: list[str], code: int, said: str
+) -> None:
+    words = [word.replace("S", str(place), 1) if word[:1] == "S" else word.replace("=S", f"={place}") for word in words]
+    before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+    people, program = stowage(*words), stowage(*words, "--json")
+    assert (people.code, people.out, program.code, program.out) == (code, "", code, "")
+    assert said in people.err and people.err.startswith("stowage: ")
+    assert said in program.error["error"]["message"] and program.error["error"]["exit_code"] == code
+    assert {path: path.stat().st_mtime_ns for path in place.rglob("*")}.keys() == before.keys()
+
+
+def test_a_store_in_a_bucket(
+    s3_server: str, tmp_path: Path, disk: Path, stowage: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", S3_KEYS[0])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", S3_KEYS[1])
+    there = [f"s3://{BUCKET}/{tmp_path.name}", "--endpoint", s3_server, "--json"]
+    assert stowage("create", *there, "--chunk-kib", 64).json["location"] == there[0]
+    found = stowage("backup", *there, "--machine", "m", "--disk", f"scsi0:0={disk}").json
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    stowage("restore", there[0], found["point"], "--disk", f"scsi0:0={tmp_path / 'out'}")
+    assert (tmp_path / "out").read_bytes() == disk.read_bytes()
+    assert stowage("verify", *there).json["ok"]
+    assert stowage("create", *there).code == 61
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    assert stowage("list", *there).code == 63
+
+
+# -- passphrases -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def locked(tmp_path: Path, stowage: Run) -> Path:
+    (tmp_path / "pass").write_text("correct horse\nsecond line")
+    words = ["--encrypt", "--passphrase-file", tmp_path / "pass", "--chunk-kib", 64]
+    assert stowage("create", tmp_path / "locked", *words).code == 0
+    return tmp_path / "locked"
+
+
+def test_a_passphrase_comes_by_file_descriptor_or_environment(
+    locked: Path, tmp_path: Path, stowage: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stowage("list", locked, "--passphrase-file", tmp_path / "pass").code == 0
+    read, write = os.pipe()
+    os.write(write, b"correct horse\n")
+    os.close(write)
+    assert stowage("list", locked, "--passphrase-fd", read).code == 0
+    assert stowage("list", locked).code == 67
+    assert stowage("list", locked, "--passphrase-fd", 99).code == 1
+    monkeypatch.setenv("STOWAGE_PASSPHRASE", "correct horse")
+    assert stowage("list", locked).code == 0
+    (tmp_path / "wrong").write_text("wrong")
+    # What is said on the command line is meant.
+    assert stowage("list", locked, "--passphrase-file", tmp_path / "wrong").code == 67
+
+
+def test_a_person_is_asked_only_where_there_is_one(locked: Path, stowage: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import getpass
+    import sys
+
+    asked: list[str] = []
+    monkeypatch.setattr(getpass, "getpass", lambda text, _stream: asked.append(text) or "correct horse")
+    assert stowage("list", locked).code == 67 and asked == []
+    for stream in ("stdin", "stderr"):
+        monkeypatch.setattr(getattr(sys, stream), "isatty", lambda: True, raising=False)
+    assert stowage("list", locked).code == 0 and asked == ["Passphrase of the store: "]
+
+
+def test_keys_come_and_go(locked: Path, tmp_path: Path, stowage: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ["--passphrase-file", tmp_path / "pass", "--json"]
+    monkeypatch.setenv("STOWAGE_NEW_PASSPHRASE", "second")
+    added = stowage("keys", locked, "add", "--key", "night", *first).json
+    assert [key["name"] for key in added["keys"]] == ["first", "night"]
+    paper = stowage("keys", locked, "recovery", *first).json["recovery_key"]
+    again = stowage("keys", locked, "recovery", *first)
+    assert again.code == 67 and "there is a key 'recovery'" in again.error["error"]["message"]
+    assert stowage("keys", locked, "remove", "--key", "first", *first).code == 0
+    assert stowage("list", locked, *first).code == 67
+    for secret in ("second", paper.lower()):
+        monkeypatch.setenv("STOWAGE_PASSPHRASE", secret)
+        assert stowage("list", locked).code == 0
+    assert stowage("keys", locked, "list").out.split() == ["KEY", "KIND", "night", "passphrase", "recovery", "recovery"]
+    made = stowage("create", tmp_path / "both", "--encrypt", "--recovery-key", "--json").json
+    monkeypatch.setenv("STOWAGE_PASSPHRASE", made["recovery_key"])
+    assert stowage("list", tmp_path / "both").code == 0
+
+
+def test_no_word_of_the_command_line_is_a_passphrase() -> None:
+    from ansible_collections.stowage.esxi.plugins.module_utils.cli.main import parser
+
+    commands: dict[str, Any] = parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr,assignment]
+    words = {word for one in commands.values() for action in one._actions for word in action.option_strings}
+    assert {word for word in words if "pass" in word or "secret" in word or "key" in word} == {
+        "--passphrase-file",
+        "--passphrase-fd",
+        "--new-passphrase-file",
+        "--new-passphrase-fd",
+        "--recovery-key",
+        "--key",
+    }
+
+
+# -- progress --------------------------------------------------------------------------------------------------------
+
+
+def test_progress_is_drawn_on_a_terminal_and_nowhere_else(
+    place: Path, point: str, disk: Path, tmp_path: Path, stowage: Run
+) -> None:
+    words = ["backup", place, "--machine", "id-9", "--disk", f"scsi0:0={disk}"]
+    drawn = stowage(*words, lively=True)
+    assert drawn.err.startswith("\r") and drawn.err.endswith("\x1b[K\n")
+    assert "backup id-9  [########################]  100 %" in drawn.err and drawn.err.count("\n") == 1
+    assert "\x1b" not in drawn.out
+    for command in (["verify", place], ["restore", place, point, "--to", tmp_path / "o"]):
+        assert "100 %" in stowage(*command, lively=True).err
+    for quiet in (stowage(*words), stowage(*words, "--quiet", lively=True), stowage(*words, "--json", lively=True)):
+        assert (quiet.code, quiet.err) == (0, "")
