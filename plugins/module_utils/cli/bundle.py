@@ -18,7 +18,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import St
 
 NAME = "stowage.pyz"
 _COLLECTION = "ansible_collections.stowage.esxi."
-_ROOT = f"{_COLLECTION}plugins.module_utils.cli.main"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _ENTRY = """\
 # Copyright (c) 2026 Stowage contributors
@@ -65,7 +64,10 @@ def beside() -> dict[str, bytes]:
 def sources() -> dict[str, str]:
     """Path and text of every module of ours that the program imports, anywhere in it."""
     found: dict[str, str] = {}
-    waiting = [_ROOT]
+    # Not before: it imports this file. A module of Ansible travels with what it imports, and so with the whole program.
+    from ansible_collections.stowage.esxi.plugins.module_utils.cli import main
+
+    waiting = [main.__name__]
     while waiting:
         module = waiting.pop()
         path = f"{module.replace('.', '/')}.py"
@@ -77,7 +79,7 @@ def sources() -> dict[str, str]:
         found[path] = text
         waiting += _imports(text)
     if not found:
-        raise NoSources(module=_ROOT)
+        raise NoSources(module=main.__name__)
     return found
 
 

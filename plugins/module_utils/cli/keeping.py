@@ -12,7 +12,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import 
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import DAMAGE, OK
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, verify
+from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, collect, verify
 
 # -- verify --------------------------------------------------------------------------------------------------------
 
@@ -31,15 +31,8 @@ def _verify(session: Session) -> int:
         seconds = session.console.clock.monotonic() - begun
         document = {
             "store": store.name,
-            "ok": report.ok,
             "deep": args.deep,
-            "packs": report.packs,
-            "records": report.records,
-            "stored_bytes": report.stored,
-            "proven_bytes": report.proven,
-            "bad": {identity.hex(): reason for identity, reason in sorted(report.bad.items())},
-            "problems": report.problems,
-            "hit": report.hit,
+            **chores.shown(report),
             "seconds": round(seconds, 3),
         }
         session.console.result(document, _verify_lines(report, args.deep, seconds))

@@ -77,6 +77,13 @@ class Damaged(StoreError):
     exit_code = 62
 
 
+class DamageFound(StoreError):
+    id = "store-damage-found"
+    template = "The store {store} is damaged: {found}"
+    hint = "What was not named restores. The next backup of a disk that was hit brings back what it still has."
+    exit_code = 62
+
+
 class ChunkMissing(StoreError):
     id = "store-chunk-missing"
     template = "The chunk {chunk} is in no pack of the store {store}"

@@ -19,7 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import B
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 FOLDER = "keys/"
-RECOVERY = "recovery"
+PASSPHRASE, RECOVERY = "passphrase", "recovery"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
@@ -38,7 +38,7 @@ def slots(backend: Backend) -> list[Slot]:
     found = []
     for name, _size in sorted(backend.list(FOLDER)):
         entry = textfile.parse(backend.read(name, 1 << 16), name, backend.name)
-        kind = RECOVERY if entry.get("kdf") == "none" else "passphrase"
+        kind = RECOVERY if entry.get("kdf") == "none" else PASSPHRASE
         found.append(Slot(name[len(FOLDER) :].partition(".")[0], kind, name))
     return found
 
@@ -56,10 +56,7 @@ def opens(store: Store, slot: Slot, secret: str) -> bool:
 def set_passphrase(store: Store, name: str, passphrase: str) -> None:
     """A new key of this name; one that has it already is replaced, the new one being there before the old one goes."""
     vault = _vault(store)
-    if not _NAME.fullmatch(name):
-        raise BadKeys(
-            store=store.name, reason=f"{name!r} is no name of a key (small letters, digits, dashes, at most 40)"
-        )
+    check_name(name, store.name)
     if not passphrase:
         raise BadKeys(store=store.name, reason="an empty passphrase protects nothing")
     entry = vault.wrap(name, _bytes(passphrase), store.id)
@@ -69,13 +66,16 @@ def set_passphrase(store: Store, name: str, passphrase: str) -> None:
 def add_recovery(store: Store, name: str = RECOVERY) -> str:
     """A new random key for paper, as it is to be printed; it is never shown again."""
     vault = _vault(store)
-    if not _NAME.fullmatch(name):
-        raise BadKeys(
-            store=store.name, reason=f"{name!r} is no name of a key (small letters, digits, dashes, at most 40)"
-        )
+    check_name(name, store.name)
     key = secrets.token_bytes(crypto.KEY_BYTES)
     _replace(store, name, textfile.render(vault.wrap(name, key, store.id, "none")))
     return crypto.recovery_text(key)
+
+
+def check_name(name: str, store: str) -> None:
+    """It becomes the name of a file."""
+    if not _NAME.fullmatch(name):
+        raise BadKeys(store=store, reason=f"{name!r} is no name of a key (small letters, digits, dashes, at most 40)")
 
 
 def remove(store: Store, name: str) -> None:

@@ -35,6 +35,9 @@ def check(wanted: Mapping[str, Any], store: str) -> dict[str, Any]:
     low, high = LEVELS[whole["codec"]]
     if not low <= whole["level"] <= high:
         raise wrong(f"{whole['codec']} has levels from {low} to {high}, not {whole['level']}")
+    negative = [name for name, value in whole.items() if name.endswith("_bytes") and value < 0]
+    if negative:
+        raise wrong(f"{', '.join(negative)}: no number of bytes is below 0")
     if not SMALLEST_PACK <= whole["pack_bytes"] <= LONGEST_PACK:
         raise wrong(f"packs have between {SMALLEST_PACK} and {LONGEST_PACK} bytes, not {whole['pack_bytes']}")
     return whole

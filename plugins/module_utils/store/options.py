@@ -1,0 +1,54 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The seam of the modules about a store: their options become a place, a wish; results become what is returned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadKeys
+from ansible_collections.stowage.esxi.plugins.module_utils.store.location import S3Access, backend_at
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import DEFAULTS
+from ansible_collections.stowage.esxi.plugins.module_utils.store.wish import Wish
+
+
+def place_argument_spec() -> dict[str, dict[str, Any]]:
+    return {
+        "location": {"type": "str", "required": True, "aliases": ["path"]},
+        "passphrase": {"type": "str", "no_log": True},
+        "endpoint": {"type": "str"},
+        "region": {"type": "str"},
+        "access_key": {"type": "str", "no_log": False},
+        "secret_key": {"type": "str", "no_log": True},
+    }
+
+
+@contextmanager
+def open_place(params: Mapping[str, Any]) -> Iterator[Backend]:
+    access = S3Access(params["endpoint"], params["region"], params["access_key"], params["secret_key"])
+    backend = backend_at(params["location"], access)
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+def wish_of(params: Mapping[str, Any]) -> Wish:
+    passphrases: dict[str, str] = {}
+    for entry in params["keys"]:
+        if entry["name"] in passphrases:
+            raise BadKeys(store=params["location"], reason=f"the key {entry['name']!r} was given twice")
+        passphrases[entry["name"]] = entry["passphrase"]
+    return Wish(
+        chunk_bytes=params["chunk_bytes"],
+        hash_name=params["hash"],
+        passphrase=params["passphrase"],
+        settings={name: params[name] for name in DEFAULTS if params.get(name) is not None},
+        keys=passphrases,
+        purge_keys=params["purge_keys"],
+        recovery_key=params["recovery_key"],
+    )

@@ -1,0 +1,289 @@
+#!/usr/bin/python
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: dedup_store
+short_description: Make and keep a dedup store of restore points
+version_added: 0.2.0
+author:
+  - Stowage contributors (@stowage)
+description:
+  - Makes a store, changes its settings and its keys, removes what no restore point needs, and proves what is in it.
+  - It runs on the machine where the store is, or for a store in a bucket on any machine.
+  - No module deletes a store.
+extends_documentation_fragment:
+  - stowage.esxi.store
+  - stowage.esxi.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+  platform:
+    support: full
+    platforms: posix
+options:
+  state:
+    description:
+      - V(present) makes the store where there is none, and gives it the settings and keys that are named.
+      - V(collected) removes the packs that no restore point needs. It runs beside backups; what one of them may lean on
+        goes in a later run.
+      - V(verified) looks at every record, index file and restore point, and fails where something is damaged.
+    type: str
+    choices: [present, collected, verified]
+    default: present
+  chunk_bytes:
+    description:
+      - Size of a chunk, a power of two between 64 KiB and 16 MiB. A new store has 1 MiB; it can never be changed.
+    type: int
+  hash:
+    description:
+      - What names a chunk. A new store has V(sha256), which every hypervisor can compute; it can never be changed.
+    type: str
+    choices: [sha256, blake3]
+  codec:
+    description: How new chunks are compressed. A new store has V(zstd).
+    type: str
+    choices: [none, zlib, zstd]
+  level:
+    description: How hard, for V(zstd) 1 to 19, for V(zlib) 1 to 9. A new store has 1.
+    type: int
+  pack_bytes:
+    description: Size at which a pack is ended. A new store has 64 MiB.
+    type: int
+  keys:
+    description:
+      - Passphrases that open the encrypted store, by the names of their keys. One of the same name that is another
+        passphrase is replaced.
+      - O(passphrase) is that of a new store's first key, which is called C(first).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Small letters, digits, dashes.
+        type: str
+        required: true
+      passphrase:
+        description: The passphrase.
+        type: str
+        required: true
+  purge_keys:
+    description: Whether passphrases that are not in O(keys) are removed. Recovery keys stay.
+    type: bool
+    default: false
+  recovery_key:
+    description:
+      - Whether there shall be a recovery key. Where there is none a random one is made and returned once, as
+        RV(recovery_key). Use C(no_log) and keep it where the passphrase is not.
+    type: bool
+    default: false
+  deep:
+    description: With O(state=verified), whether every record is decoded and proven by its hash.
+    type: bool
+    default: false
+  observe_seconds:
+    description:
+      - With O(state=collected), how long a backup without a sign of life is watched before it is given up.
+    type: float
+    default: 60
+seealso:
+  - module: stowage.esxi.dedup_store_info
+"""
+
+EXAMPLES = r"""
+---
+- name: Make an encrypted store
+  stowage.esxi.dedup_store:
+    location: /srv/stowage
+    passphrase: "{{ vault_store_passphrase }}"
+    level: 3
+  delegate_to: backup01
+
+- name: Make a store in a bucket
+  stowage.esxi.dedup_store:
+    location: s3://backups/esxi
+    endpoint: https://s3.example.com
+    access_key: stowage
+    secret_key: "{{ vault_s3_secret }}"
+  delegate_to: backup01
+
+- name: Replace the passphrase
+  stowage.esxi.dedup_store:
+    location: /srv/stowage
+    passphrase: "{{ vault_store_passphrase }}"
+    keys:
+      - name: from-2027
+        passphrase: "{{ vault_store_passphrase_2027 }}"
+    purge_keys: true
+  delegate_to: backup01
+
+- name: Give back the room of restore points that are gone
+  stowage.esxi.dedup_store:
+    location: /srv/stowage
+    state: collected
+  delegate_to: backup01
+"""
+
+RETURN = r"""
+---
+store:
+  description: The store; in check mode as it would be.
+  returned: O(state=present)
+  type: dict
+  contains:
+    chunk_bytes:
+      description: Size of a chunk.
+      type: int
+      returned: success
+      sample: 1048576
+    hash:
+      description: What names a chunk.
+      type: str
+      returned: success
+      sample: sha256
+    encrypted:
+      description: Whether it is encrypted.
+      type: bool
+      returned: success
+      sample: true
+    settings:
+      description: What can be changed, by the names of the options.
+      type: dict
+      returned: success
+      sample: {codec: zstd, level: 1, pack_bytes: 67108864}
+    keys:
+      description: V(name) and V(kind) of each key, V(passphrase) or V(recovery).
+      type: list
+      elements: dict
+      returned: success
+      sample: [{name: first, kind: passphrase}]
+id:
+  description: The store's id. A store that check mode would make has none.
+  returned: when there is a store
+  type: str
+  sample: 605f84e4de5dca22824a148d41b2a316
+actions:
+  description: What was done, in words; in check mode what would be done.
+  returned: O(state=present)
+  type: list
+  elements: str
+  sample: [set level from 1 to 3]
+recovery_key:
+  description: The recovery key that was made.
+  returned: O(recovery_key=true), when it was made
+  type: str
+collected:
+  description:
+    - V(removed), V(announced) and V(rescued) packs, V(freed_bytes), writers V(given_up) and V(waiting_for).
+    - In check mode V(announced) are the packs that would go.
+  returned: O(state=collected)
+  type: dict
+verified:
+  description:
+    - V(ok), V(packs), V(records), V(stored_bytes), V(proven_bytes), V(bad) records and V(problems) with their reasons,
+      and V(hit), the disks and files of restore points that need what is damaged.
+  returned: O(state=verified), also on failure
+  type: dict
+error:
+  description: What failed, for programs.
+  returned: failure
+  type: dict
+  contains:
+    id:
+      description: Stable short id of the failure.
+      type: str
+      returned: failure
+      sample: store-bad-settings
+    message:
+      description: What was being done, on what, and why it failed.
+      type: str
+      returned: failure
+    hint:
+      description: The way out.
+      type: str
+      returned: failure
+    data:
+      description: The parts of the message as values.
+      type: dict
+      returned: failure
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.cli import bundle
+from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, options, wish
+
+
+def argument_spec():
+    return dict(
+        options.place_argument_spec(),
+        state=dict(type="str", choices=["present", "collected", "verified"], default="present"),
+        chunk_bytes=dict(type="int"),
+        hash=dict(type="str", choices=["sha256", "blake3"]),
+        codec=dict(type="str", choices=["none", "zlib", "zstd"]),
+        level=dict(type="int"),
+        pack_bytes=dict(type="int"),
+        keys=dict(
+            type="list",
+            elements="dict",
+            default=[],
+            no_log=False,
+            options=dict(
+                name=dict(type="str", required=True),
+                passphrase=dict(type="str", required=True, no_log=True),
+            ),
+        ),
+        purge_keys=dict(type="bool", default=False),
+        recovery_key=dict(type="bool", default=False, no_log=False),
+        deep=dict(type="bool", default=False),
+        observe_seconds=dict(type="float", default=60),
+    )
+
+
+def present(module, backend):
+    wanted = options.wish_of(module.params)
+    store = wish.look(backend, wanted)
+    decided = wish.plan(backend, wanted, store)
+    paper = None
+    if decided.changed and not module.check_mode:
+        store, paper = wish.run(backend, wanted, decided, store, bundle.beside())
+    return dict(
+        changed=decided.changed,
+        store=decided.after,
+        actions=decided.words,
+        diff=dict(before=decided.before or {}, after=decided.after),
+        **({"id": store.id} if store is not None else {}),
+        **({"recovery_key": paper} if paper is not None else {}),
+    )
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec=argument_spec(),
+        supports_check_mode=True,
+        required_together=[("access_key", "secret_key")],
+    )
+    try:
+        with options.open_place(module.params) as backend:
+            if module.params["state"] == "present":
+                result = present(module, backend)
+            else:
+                result = chores.run(backend, module.params, module.check_mode)
+    except StowageError as error:
+        fail(module, error)
+    damage = result.pop("damage", None)
+    if damage is not None:
+        fail(module, damage, **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
