@@ -22,7 +22,7 @@ BELOW = {
     "base": set(),
     "ssh": {"base"},
     "vmdk": {"base"},
-    "store": {"base"},
+    "store": {"base", "vmdk"},
     "cli": {"base", "store"},
     "esxi": {"base", "ssh", "vmdk"},
     "programs": {"base", "ssh", "vmdk", "esxi"},

@@ -176,8 +176,9 @@ class _Job:
         first = at * PAGE_SLOTS
         before = self._page_before(old, at)
         page = _Page(number, at, slots, before)
-        if touched is not None and before is not None:
-            keep = [slot for slot in wanted if slot not in touched]
+        if touched is not None and old is not None and before is not None:
+            # A disk that has grown had a shorter chunk at its end.
+            keep = [slot for slot in wanted if slot not in touched and old.length_of(slot) == plan.length_of(slot)]
             for slot in keep:
                 self._keep(page, slot - first, plan.length_of(slot))
             wanted = [slot for slot in wanted if slot in touched or not self._kept(page, slot - first)]

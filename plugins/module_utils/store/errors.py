@@ -138,3 +138,21 @@ class TargetFailed(StoreError):
     template = "{path} could not be written: {reason}"
     hint = "Look at the room and the rights there; run the restore again."
     exit_code = 66
+
+
+class ConverterMissing(StoreError):
+    id = "store-no-converter"
+    template = "{path} was not written as {form}: the program {program} is not on this machine"
+    hint = (
+        "Install it (Debian, Ubuntu: qemu-utils; Red Hat, SUSE: qemu-img), or restore as raw or vmdk: no program then."
+    )
+    exit_code = 66
+
+
+class BadChanges(StoreError):
+    id = "store-bad-changes"
+    template = "{name} is no map of this disk's changed areas: {reason}"
+    hint = (
+        "Ask for it anew, for this disk and since the parent restore point; or back up without one: all is read then."
+    )
+    exit_code = 66

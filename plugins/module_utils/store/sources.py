@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import SourceFailed
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.fileerrors import ExtentUnusable
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.localdisk import LocalDisk, is_vmdk
 
 
 class DiskSource(ABC):
@@ -70,3 +73,45 @@ class RawDisk(DiskSource):
 
     def close(self) -> None:
         os.close(self._handle)
+
+
+class VmdkDisk(DiskSource):
+    """A VMDK: its descriptor, its extents, and its parents down to the base. Opening it may raise `VmdkError`."""
+
+    def __init__(self, path: str, allowed: Sequence[str] = ()) -> None:
+        self.path = path
+        self._disk = LocalDisk(path, allowed)
+        self.size = self._disk.size
+
+    def allocated(self) -> Iterator[tuple[int, int]]:
+        try:
+            yield from self._disk.allocated()
+        except ExtentUnusable as error:
+            raise SourceFailed(path=self.path, reason=error.message) from error
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        try:
+            self._disk.read_into(view, offset)
+        except ExtentUnusable as error:
+            raise SourceFailed(path=self.path, reason=error.message) from error
+
+    def close(self) -> None:
+        self._disk.close()
+
+
+def open_disk(path: str, form: str | None = None, allowed: Sequence[str] = ()) -> DiskSource:
+    """The disk in a file or block device. `form`: `raw` or `vmdk`; without one the content tells, never the name.
+
+    Whoever knows the form says it: the beginning of a raw disk is what its guest wrote. `allowed` are folders, besides
+    its own, that a VMDK may lead into.
+    """
+    if form not in (None, "raw", "vmdk"):
+        raise ValueError(f"unknown form of a disk {form!r}: raw or vmdk")
+    try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise SourceFailed(path=path, reason="it is neither a regular file nor a block device")
+        vmdk = form == "vmdk" or (form is None and is_vmdk(path))
+    except (OSError, ValueError) as error:
+        raise SourceFailed(path=path, reason=getattr(error, "strerror", None) or str(error)) from error
+    return VmdkDisk(path, allowed) if vmdk else RawDisk(path)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -109,3 +110,22 @@ def plain(root: Path) -> Store:
 def again(root: Path, secret: str | None) -> Callable[[], Store]:
     """The same store, opened as a new process would."""
     return lambda: Store.open(benches.local(root), secret)
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Makes small real file systems: tmpfs mounts of a given size in KiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    mounted: list[Path] = []
+
+    def make(kibibytes: int) -> Path:
+        folder = tmp_path / f"volume{len(mounted)}"
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "stowage-test", folder], check=True)
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)

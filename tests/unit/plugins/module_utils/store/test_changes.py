@@ -1,0 +1,136 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A map of changes saves reading, and nothing else: the restore point is the one of a full backup."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.store import changes
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadChanges
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from .benches import CHUNK, back_up, image, local, new_store, restored, sound
+
+SIZE = 1 << 20
+
+
+def parse(value: Any, size: int = SIZE) -> Any:
+    return changes.parse(json.dumps(value).encode(), size)
+
+
+def test_areas_are_sorted_and_joined() -> None:
+    areas = [
+        {"start": 4096, "length": 10},
+        {"start": 0, "length": 5},
+        {"start": 5, "length": 7},
+        {"start": 9, "length": 0},
+    ]
+    assert parse(areas) == ((0, 12), (4096, 10))
+    assert parse([]) == ()
+
+
+def test_the_answers_of_the_api_are_taken_and_what_they_leave_out_has_changed() -> None:
+    whole = {"startOffset": 0, "length": SIZE, "changedArea": [{"start": 512, "length": 512, "_type": "x"}]}
+    assert parse(whole) == parse([whole]) == ((512, 512),)
+    assert parse({"startOffset": 0, "length": SIZE, "changedArea": None}) == ()
+    first = {"startOffset": 0, "length": 4096, "changedArea": [{"start": 512, "length": 512}]}
+    assert parse(first) == ((512, 512), (4096, SIZE - 4096))
+    last = {"startOffset": 8192, "length": SIZE - 8192, "changedArea": []}
+    assert parse([last, first]) == ((512, 512), (4096, 4096))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "Expecting value"),
+        (b"{", "Expecting"),
+        (b"\xff\xfe", "codec can't decode|Expecting"),
+        (b"7", "no list"),
+        (b"[7]", "'7' is no area"),
+        (b'[{"offset": 0, "length": 1}]', "has the start 'None'"),
+        (b'[{"start": 0}]', "has the length 'None'"),
+        (b'[{"start": -1, "length": 1}]', "has the start '-1'"),
+        (b'[{"start": true, "length": 1}]', "has the start 'True'"),
+        (b'[{"start": 1.5, "length": 1}]', "has the start '1.5'"),
+        (b'[{"start": "0", "length": 1}]', "has the start '0'"),
+        (b'[{"start": 1048576, "length": 1}]', "ends at byte 1048577, the disk has 1048576"),
+        (b'[{"start": 0, "length": 1e400}]', "has the length 'inf'"),
+        (b'[{"start": 0, "length": ' + b"9" * 5000 + b"}]", "digits|ends at byte 9999"),
+        (b'{"changedArea": 5, "startOffset": 0, "length": 1}', "changedArea is no list"),
+        (b'{"changedArea": []}', "has the startOffset 'None'"),
+        (b"[" * 100_000, "recursion|Expecting"),
+    ],
+)
+def test_what_is_no_map_is_told(data: bytes, words: str) -> None:
+    with pytest.raises(BadChanges, match=words) as caught:
+        changes.parse(data, SIZE, "changes.json")
+    assert caught.value.message.startswith("changes.json is no map") and len(caught.value.message) < 400
+
+
+def test_a_map_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "map.json").write_text('[{"start": 512, "length": 512}]')
+    assert changes.load(str(tmp_path / "map.json"), SIZE) == ((512, 512),)
+    with pytest.raises(BadChanges, match="No such file"):
+        changes.load(str(tmp_path / "none"), SIZE)
+
+
+edits = st.lists(st.tuples(st.integers(0, 12 * CHUNK - 1), st.integers(1, 2 * CHUNK), st.integers(0, 255)), max_size=5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seeds=st.lists(st.integers(0, 4), min_size=1, max_size=12),
+    cut=st.integers(0, CHUNK - 1),
+    edits=edits,
+    grow=st.integers(-CHUNK, 2 * CHUNK),
+    more=st.lists(st.tuples(st.integers(0, 12 * CHUNK), st.integers(0, CHUNK)), max_size=3),
+)
+def test_a_backup_with_a_map_is_the_full_backup(
+    seeds: list[int],
+    cut: int,
+    edits: list[tuple[int, int, int]],
+    grow: int,
+    more: list[tuple[int, int]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Whatever was written between, and however the disk has grown. A map may say too much."""
+    folder = tmp_path_factory.mktemp("map")
+    (folder / "store").mkdir()
+    store = new_store(local(folder / "store"))
+    size = len(seeds) * CHUNK - cut
+    disk = image(folder / "disk", seeds, size)
+    first, _told = back_up(store, disk)
+    size = max(1, size + grow)
+    areas = [{"start": begin, "length": min(length, size - begin)} for begin, length in more if begin < size]
+    with open(disk, "r+b") as file:
+        file.truncate(size)
+        for offset, length, byte in edits:
+            length = min(length, size - offset)
+            if length > 0:
+                file.seek(offset)
+                file.write(bytes([byte]) * length)
+                areas.append({"start": offset, "length": length})
+    second, told = back_up(store, disk, parent=first, changed=parse(areas, size))
+    full, all_read = back_up(store, disk, machine="full")
+    assert second.disks == full.disks and told.read <= all_read.read
+    assert restored(store, second, folder) == disk.read_bytes()
+    sound(store)
+    shutil.rmtree(folder)
+
+
+def test_a_disk_that_has_grown_in_its_last_chunk_is_whole(plain: Store, tmp_path: Path) -> None:
+    """What the map does not speak of was a shorter chunk before."""
+    disk = image(tmp_path / "disk", [1, 2], CHUNK + 1000)
+    first, _told = back_up(plain, disk)
+    with open(disk, "r+b") as file:
+        file.truncate(3 * CHUNK)
+    second, _told = back_up(plain, disk, parent=first, changed=())
+    assert restored(plain, second, tmp_path) == disk.read_bytes()
