@@ -96,3 +96,24 @@ class TargetFailed(StoreError):
     template = "{path} could not be written: {reason}"
     hint = "Look at the room and the rights there; run the restore again."
     exit_code = 66
+
+
+class BadHold(StoreError):
+    id = "store-bad-hold"
+    template = "No hold can be made under the name {name!r}: {reason}"
+    hint = "Give another name. Nothing was changed."
+    exit_code = 65
+
+
+class NoSuchHold(StoreError):
+    id = "store-no-such-hold"
+    template = "The restore point {point} is not held under the name {name!r}; its holds: {present}"
+    hint = "List the holds. Nothing was changed."
+    exit_code = 65
+
+
+class PointGoing(StoreError):
+    id = "store-point-going"
+    template = "The restore point {point} of the store {store} cannot be held: its removal has begun"
+    hint = "Hold another one. What was decided by a prune that was cut short is finished by the next one."
+    exit_code = 65
