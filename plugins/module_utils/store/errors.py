@@ -117,3 +117,27 @@ class PointGoing(StoreError):
     template = "The restore point {point} of the store {store} cannot be held: its removal has begun"
     hint = "Hold another one. What was decided by a prune that was cut short is finished by the next one."
     exit_code = 65
+
+
+class QuotaReached(StoreError):
+    id = "store-quota-reached"
+    template = (
+        "The backup was given up: the store {store} may take {quota} bytes, {reserve} of them stay for commits and "
+        "collections, and others have taken {used}"
+    )
+    hint = "Nothing was committed, and no restore point was touched. Prune and collect, or raise quota_bytes."
+    exit_code = 68
+
+
+class KeeperBusy(StoreError):
+    id = "store-keeper-busy"
+    template = "Another collection or repair works on the store {store}"
+    hint = "It does the same work. Wait until it is through, or run again later; a dead one is given up."
+    exit_code = 64
+
+
+class KeeperRevoked(StoreError):
+    id = "store-keeper-revoked"
+    template = "This work on the store {store} was taken for dead and given up meanwhile"
+    hint = "Run it again. It was silent for longer than the store waits; nothing is lost."
+    exit_code = 64

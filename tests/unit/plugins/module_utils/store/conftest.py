@@ -22,6 +22,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import benches  # noqa: E402  it lies beside this file
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--soak", default=False):
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="full counts: run with --soak"))
+
+
 @pytest.fixture(params=["sha256", "blake3", "encrypted"])
 def kind(request: pytest.FixtureRequest) -> str:
     pytest.importorskip("zstandard")
