@@ -141,3 +141,10 @@ class KeeperRevoked(StoreError):
     template = "This work on the store {store} was taken for dead and given up meanwhile"
     hint = "Run it again. It was silent for longer than the store waits; nothing is lost."
     exit_code = 64
+
+
+class NoSuchMachine(StoreError):
+    id = "store-no-such-machine"
+    template = "The store {store} has no restore point of a machine {machine!r}"
+    hint = "Give the machine's id as the list of restore points shows it. Nothing was changed."
+    exit_code = 65

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -88,6 +89,13 @@ def free_ports(count: int) -> list[int]:
 def quick_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """A passphrase costs 32 MiB and a moment at every opening; not in tests that open hundreds of times."""
     monkeypatch.setitem(crypto.SCRYPT, "n", 1 << 8)
+
+
+@pytest.fixture(autouse=True)
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here cuts this machine's power. That everything is synced in time is proven by what was asked for: see
+    test_power_cut, which notes every call before it comes here."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 @pytest.fixture
