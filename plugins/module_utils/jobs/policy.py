@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Keep
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import keys_of
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
@@ -17,20 +18,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import
 
 HOWS = ("hot", "warm", "cold")
 PROGRAMS = ("vmkfstools",)
-
-
-@dataclass(frozen=True)
-class Keep:
-    """How many restore points stay: the newest of each span, and never fewer than `min`."""
-
-    last: int = 7
-    hourly: int = 0
-    daily: int = 0
-    weekly: int = 0
-    monthly: int = 0
-    yearly: int = 0
-    within_days: int = 0
-    min: int = 1
 
 
 @dataclass(frozen=True)

@@ -5,56 +5,83 @@
 
 `collect` first finishes what earlier collections announced and may be removed by now, then announces what is dead now.
 So the room of a pruned restore point comes back with the second collection, or with the first one if nobody writes.
+Packs that are needed in part only are written anew without the rest, and many index files become one.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import points, registry
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkMissing, Damaged, StoreError
-from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment, build
+from ansible_collections.stowage.esxi.plugins.module_utils.store import merge, quota, registry, repack
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    ChunkMissing,
+    KeeperBusy,
+    KeeperRevoked,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Segment, build
+from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
+from ansible_collections.stowage.esxi.plugins.module_utils.store.merge import Merged
+from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import Needed, Usage, usage
 from ansible_collections.stowage.esxi.plugins.module_utils.store.registry import Announcement
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
 
 OBSERVE_SECONDS = 60.0
+MOST_SEGMENTS = 8
 
 
 @dataclass
 class Report:
-    """What a collection did, or with `check` would do. Bytes and names of packs."""
+    """What a collection did, or with `check` would do. Bytes and names of packs and index files.
+
+    `stopped` says why it did not come to its end: another one was at work. Nothing is lost by that.
+    """
 
     announced: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     rescued: list[str] = field(default_factory=list)
+    repacked: list[str] = field(default_factory=list)
+    merged: list[str] = field(default_factory=list)
     freed_bytes: int = 0
+    written_bytes: int = 0
     waiting_for: list[str] = field(default_factory=list)
     given_up: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    stopped: str | None = None
 
 
-def run(store: Store, *, observe_seconds: float = OBSERVE_SECONDS, check: bool = False) -> Report:
+def run(
+    store: Store,
+    *,
+    observe_seconds: float = OBSERVE_SECONDS,
+    check: bool = False,
+    rewrite: Collection[str] = (),
+    without: Collection[str] = (),
+) -> Report:
     """One collection. A writer that shows no life for `observe_seconds` of our own clock is given up, which costs his
-    restore point and nothing else. Refuses to remove anything while a restore point or the index cannot be trusted."""
+    restore point and nothing else. Refuses to remove anything while a restore point or the index cannot be trusted.
+
+    `rewrite`: packs that are written anew however much of them is needed. `without`, for `check`: points that would be
+    gone by then, by the names of their objects.
+    """
     report = Report()
-    backend = store.backend
-    needed = _Needed(store)
-    if not check:
-        _give_up_dead(store, observe_seconds, report)
-        backend.tidy()
-        for one in registry.announcements(backend):
-            waits = one if one.waits_for is not None else registry.ask_waits(backend, one)
-            if not _unended(store, waits):
-                _sweep(store, needed.fresh(), waits, report)
-    dead = _dead(store, needed.fresh())
-    report.announced = dead
-    if dead and not check:
-        registry.announce(backend, frozenset(dead))
-        latest = registry.ask_waits(backend, registry.announcements(backend)[-1])
-        if not _unended(store, latest):
-            report.announced = []
-            _sweep(store, needed.fresh(), latest, report)
+    if check:
+        found = usage(store, Needed(store, without).fresh())
+        report.announced = found.dead()
+        report.repacked = _candidates(store, found, rewrite)
+        report.merged = [segment.name for segment in _mergeable(store)]
+        return report
+    needed = Needed(store).fresh()
+    _give_up_dead(store, observe_seconds, report)
+    store.backend.tidy()
+    try:
+        _finish(store, needed, report)
+        found = usage(store, needed.fresh())
+        _announce(store, needed, found.dead(), report)
+        _repack(store, needed, _candidates(store, found, rewrite), report)
+        _merge(store, needed, report)
+    except (KeeperBusy, KeeperRevoked) as error:
+        report.stopped = error.message
     return report
 
 
@@ -80,116 +107,109 @@ def _give_up_dead(store: Store, observe_seconds: float, report: Report) -> None:
             report.given_up.append(writer.id)
 
 
-class _Needed:
-    """Every id that some restore point needs, read anew at each `fresh`."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def fresh(self) -> _Needed:
-        """Also proves the index: by one wrong entry in it a pack would be removed that is needed."""
-        index = self._store.index(fresh=True)
-        for name, reason in self._store.index_problems.items():
-            raise self._untrusted(name, reason)
-        for segment in index.segments:
-            try:
-                segment.verify()
-            except Damaged as error:
-                raise self._untrusted(segment.name, error.message) from error
-        return self
-
-    def _untrusted(self, name: str, reason: str) -> Damaged:
-        return Damaged(
-            name=name, store=self._store.name, reason=f"nothing is collected with a damaged index ({reason})"
-        )
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Pages are shared between restore points: each is read once."""
-        seen: set[bytes] = set()
-        for name, _size in self._store.backend.list(points.FOLDER):
-            point = self._read(name)
-            if point is None:
-                continue
-            for disk in point.disks:
-                for number, page in enumerate(disk.pages):
-                    if page is None or page in seen:
-                        continue
-                    seen.add(page)
-                    yield page
-                    for _slot, identity, _check in points.slots(self._store.page(disk, number)):
-                        yield identity
-            for file in point.files:
-                if file.id is not None:
-                    yield file.id
-
-    def _read(self, name: str) -> points.Point | None:
-        try:
-            return self._store.read_point(name)
-        except StoreError as error:
-            if error.id == "store-object-missing":
-                return None
-            raise Damaged(
-                name=name,
-                store=self._store.name,
-                reason=f"nothing is collected while a restore point cannot be read ({error.message})",
-            ) from error
+# -- what may go now -------------------------------------------------------------------------------------------------
 
 
-def _dead(store: Store, needed: _Needed) -> list[str]:
-    """Packs in which nothing is needed, of writers that have ended, and not announced yet."""
-    # In this order: a pack that is listed belongs to somebody who is still registered, or whose point is listed after.
-    packs = {name.rpartition("/")[2].partition(".")[0] for name, _size in store.backend.list("packs/")}
-    living = {writer.id for writer in registry.registrations(store.backend)}
-    known = registry.condemned(store.backend)
-    index = store.index(fresh=True)
-    live: set[str] = set()
-    for identity in needed:
-        live.add(_place(store, index, identity).pack)
-    return sorted(pack for pack in packs - live - known if pack.partition("-")[0] not in living)
+def _ready(store: Store) -> list[Announcement]:
+    """What was announced, and nobody is left who might not know it."""
+    found = []
+    for one in registry.announcements(store.backend):
+        if one.waits_for is None:
+            registry.ask_waits(store.backend, one)
+        elif not _unended(store, one):
+            found.append(one)
+    return found
 
 
-def _place(store: Store, index: Index, identity: bytes) -> Place:
-    """A restore point that was committed since has its chunks in an index file that was written since."""
-    place = index.find(identity) or store.index(fresh=True).find(identity)
-    if place is None:
-        raise ChunkMissing(chunk=identity.hex(), store=store.name)
-    return place
+def _finish(store: Store, needed: Needed, report: Report) -> None:
+    if any(one.waits_for is None for one in registry.announcements(store.backend)):
+        _ready(store)
+    if _ready(store):
+        with Keeper(store) as keeper:
+            # Again, now that nobody else removes anything.
+            ready = _ready(store)
+            if ready:
+                _sweep(keeper, needed.fresh(), ready, report)
 
 
-def _sweep(store: Store, needed: _Needed, one: Announcement, report: Report) -> None:
+def _sweep(keeper: Keeper, needed: Needed, ready: list[Announcement], report: Report) -> None:
     """Removes what was announced, after one more look at every restore point: the last one may have come since."""
-    index = store.index(fresh=True)
+    store = keeper.store
+    going = frozenset().union(*(one.packs for one in ready))
+    index = store.index()
     others = Index(index.segments)
-    others.without = one.packs
+    # What another one has announced is no reason for this one to go: he might go by the same reason.
+    others.without = keeper.index.without | registry.condemned(store.backend) | going
     rescued: set[str] = set()
     for identity in needed:
         if identity not in others:
-            rescued.add(_place(store, index, identity).pack)
-    rescued &= one.packs
-    going = one.packs - rescued
+            places = list(index.places(identity)) or list(store.index(fresh=True).places(identity))
+            if not places:
+                raise ChunkMissing(chunk=identity.hex(), store=store.name)
+            rescued.update(place.pack for place in places)
+    rescued &= going
+    going -= rescued
     sizes = dict(store.backend.list("packs/"))
     # The index first: whoever registers after the announcement is gone must not find the packs in it.
-    _rewrite(store, index, going)
+    old = [segment for segment in index.segments if going.intersection(segment.packs)]
+    keeper.replace(old, Merged(old, going))
     for pack in sorted(going):
         report.freed_bytes += sizes.get(pack_name(pack), 0)
         store.backend.delete(pack_name(pack))
-    registry.withdraw(store.backend, one)
-    store.index(fresh=True)
+    for one in ready:
+        registry.withdraw(store.backend, one)
     report.removed += sorted(going)
     report.rescued += sorted(rescued)
+    report.announced = [pack for pack in report.announced if pack not in going | rescued]
 
 
-def _rewrite(store: Store, index: Index, going: frozenset[str]) -> None:
-    """Index files that name one of these packs get a successor without them, then go."""
-    for segment in index.segments:
-        if not going.intersection(segment.packs):
-            continue
-        left = [(identity, place) for identity, place in segment.items() if place.pack not in going]
-        if left:
-            store.backend.create(_successor(segment), build(left))
-        store.backend.delete(segment.name)
+# -- what may go next ------------------------------------------------------------------------------------------------
 
 
-def _successor(segment: Segment) -> str:
-    """A new name each time: one that a cut has left is whole, and may stand beside it."""
-    return f"{segment.name.partition('.')[0].partition('~')[0]}~{secrets.token_hex(6)}.idx"
+def _announce(store: Store, needed: Needed, packs: Collection[str], report: Report) -> None:
+    if packs:
+        registry.announce(store.backend, frozenset(packs))
+        report.announced += packs
+        _finish(store, needed, report)
+
+
+def _candidates(store: Store, found: Usage, rewrite: Collection[str]) -> list[str]:
+    """Those that free most for what they cost first, as long as there is room for the copies."""
+    wanted = {*found.partly(store.settings["repack_percent"]), *(pack for pack in rewrite if found.live.get(pack))}
+    room = quota.room_left(store)
+    chosen = []
+    for pack in sorted(wanted & found.sizes.keys(), key=lambda pack: (found.live[pack], pack)):
+        if room is not None:
+            room -= found.live[pack]
+            if room < 0:
+                break
+        chosen.append(pack)
+    return sorted(chosen)
+
+
+def _repack(store: Store, needed: Needed, packs: Collection[str], report: Report) -> None:
+    if not packs:
+        return
+    with Keeper(store) as keeper:
+        known = registry.condemned(store.backend)
+        moved = repack.run(keeper, needed.fresh(), [pack for pack in packs if pack not in known], report.problems)
+        report.written_bytes += keeper.stored_bytes
+    report.repacked += moved
+    # The keeper has ended: the announcement need not wait for it, and all that it wrote is in the index.
+    _announce(store, needed, moved, report)
+
+
+def _mergeable(store: Store) -> list[Segment]:
+    """Not those that name a pack which may go or be rescued at any time, nor the empty ones: they take a dead name."""
+    known = registry.condemned(store.backend)
+    segments = [segment for segment in store.index(fresh=True).segments if segment.count]
+    return merge.which([segment for segment in segments if not known.intersection(segment.packs)], MOST_SEGMENTS)
+
+
+def _merge(store: Store, needed: Needed, report: Report) -> None:
+    if _mergeable(store):
+        with Keeper(store) as keeper:
+            needed.fresh()
+            old = _mergeable(store)
+            keeper.replace(old, Merged(old))
+            report.merged = [segment.name for segment in old]

@@ -156,3 +156,55 @@ class BadChanges(StoreError):
         "Ask for it anew, for this disk and since the parent restore point; or back up without one: all is read then."
     )
     exit_code = 66
+
+
+class BadHold(StoreError):
+    id = "store-bad-hold"
+    template = "No hold can be made under the name {name!r}: {reason}"
+    hint = "Give another name. Nothing was changed."
+    exit_code = 65
+
+
+class NoSuchHold(StoreError):
+    id = "store-no-such-hold"
+    template = "The restore point {point} is not held under the name {name!r}; its holds: {present}"
+    hint = "List the holds. Nothing was changed."
+    exit_code = 65
+
+
+class PointGoing(StoreError):
+    id = "store-point-going"
+    template = "The restore point {point} of the store {store} cannot be held: its removal has begun"
+    hint = "Hold another one. What was decided by a prune that was cut short is finished by the next one."
+    exit_code = 65
+
+
+class QuotaReached(StoreError):
+    id = "store-quota-reached"
+    template = (
+        "The backup was given up: the store {store} may take {quota} bytes, {reserve} of them stay for commits and "
+        "collections, and others have taken {used}"
+    )
+    hint = "Nothing was committed, and no restore point was touched. Prune and collect, or raise quota_bytes."
+    exit_code = 68
+
+
+class KeeperBusy(StoreError):
+    id = "store-keeper-busy"
+    template = "Another collection or repair works on the store {store}"
+    hint = "It does the same work. Wait until it is through, or run again later; a dead one is given up."
+    exit_code = 64
+
+
+class KeeperRevoked(StoreError):
+    id = "store-keeper-revoked"
+    template = "This work on the store {store} was taken for dead and given up meanwhile"
+    hint = "Run it again. It was silent for longer than the store waits; nothing is lost."
+    exit_code = 64
+
+
+class NoSuchMachine(StoreError):
+    id = "store-no-such-machine"
+    template = "The store {store} has no restore point of a machine {machine!r}"
+    hint = "Give the machine's id as the list of restore points shows it. Nothing was changed."
+    exit_code = 65

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any, Callable
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import imports
@@ -56,6 +57,11 @@ class Identity:
 
 def record_check(*parts: Any) -> bytes:
     """XXH3-128, seed 0, of several pieces as one."""
+    return stream_check(parts)
+
+
+def stream_check(parts: Iterable[Any]) -> bytes:
+    """The same of as many pieces as come."""
     engine = imports.load("xxhash", purpose="the dedup store").xxh3_128()
     for part in parts:
         engine.update(part)

@@ -12,15 +12,18 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged
-from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES, record_check
+from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES, record_check, stream_check
 
 MAGIC = b"STOWIDX1"
 VERSION = 1
 HEADER = struct.Struct("<8sHHIQ16s24s")
 PLACE = struct.Struct("<IIII")
+RAW_PLACE = struct.Struct("<I12s")
+ONE_ID = struct.Struct("32s")
 NAME_BYTES = 32
 _MOST_BITS = 22
 _PACK = re.compile(rb"[0-9a-z]+-[0-9]+")
@@ -40,7 +43,7 @@ class Segment:
 
     def __init__(self, data: Any, name: str, store: str) -> None:
         self.name = name
-        self._store = store
+        self.store = store
         self._data = data
         if len(data) < HEADER.size:
             raise self._damaged("it is shorter than its header")
@@ -59,7 +62,7 @@ class Segment:
         self._pack_names: list[str] | None = None
 
     def _damaged(self, reason: str) -> Damaged:
-        return Damaged(name=self.name, store=self._store, reason=reason)
+        return Damaged(name=self.name, store=self.store, reason=reason)
 
     @property
     def packs(self) -> list[str]:
@@ -96,6 +99,29 @@ class Segment:
     def items(self) -> Iterator[tuple[bytes, Place]]:
         for position, identity in enumerate(self.ids()):
             yield identity, self.place(position)
+
+    def position_from(self, prefix: int) -> int:
+        """The first position whose id does not begin below this (four bytes as a big-endian number)."""
+        if prefix > 0xFFFFFFFF:
+            return self.count
+        bucket = prefix >> self._shift
+        low, high = self._fan[bucket], self._fan[bucket + 1]
+        wanted = prefix.to_bytes(4, "big")
+        while low < high:
+            middle = (low + high) // 2
+            at = self._ids + ID_BYTES * middle
+            if self._data[at : at + 4] < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def raw(self, begin: int, end: int) -> Iterator[tuple[bytes, int, bytes]]:
+        """Id, number of the pack, and the rest of the place, of the entries from one position to another."""
+        ids = self._data[self._ids + ID_BYTES * begin : self._ids + ID_BYTES * end]
+        places = self._data[self._places + PLACE.size * begin : self._places + PLACE.size * end]
+        for (identity,), (pack, rest) in zip(ONE_ID.iter_unpack(ids), RAW_PLACE.iter_unpack(places)):
+            yield identity, pack, rest
 
     def verify(self) -> None:
         """Checksum and order of the whole file."""
@@ -135,6 +161,13 @@ class Index:
                 return place
         return None
 
+    def places(self, identity: bytes) -> Iterator[Place]:
+        """Everywhere that it lies."""
+        for segment in self.segments:
+            position = segment.position(identity)
+            if position >= 0:
+                yield segment.place(position)
+
     def __contains__(self, identity: bytes) -> bool:
         if identity in self.added:
             return True
@@ -154,20 +187,30 @@ def build(items: Iterable[tuple[bytes, Place]]) -> bytes:
     for identity in ids:
         pack, offset, stored, length = first[identity]
         places += PLACE.pack(numbers.setdefault(pack, len(numbers)), offset, stored, length)
-    bits = max(1, min(_MOST_BITS, (len(ids) // 8).bit_length()))
+    bits = bits_for(len(ids))
     fan = [0] * ((1 << bits) + 1)
     for identity in ids:
         fan[(int.from_bytes(identity[:4], "big") >> (32 - bits)) + 1] += 1
     for bucket in range(1, len(fan)):
         fan[bucket] += fan[bucket - 1]
-    names = b"".join(_padded(name) for name in numbers)
+    names = b"".join(padded(name) for name in numbers)
     body = b"".join([struct.pack(f"<{len(fan)}I", *fan), *ids, bytes(places), names])
-    fields = (MAGIC, VERSION, bits, len(numbers), len(ids))
+    return header(bits, len(numbers), len(ids), [body]) + body
+
+
+def bits_for(count: int) -> int:
+    """Of the fan-out, for so many entries: about eight of them in each part."""
+    return max(1, min(_MOST_BITS, (count // 8).bit_length()))
+
+
+def header(bits: int, packs: int, count: int, body: Iterable[bytes]) -> bytes:
+    fields = (MAGIC, VERSION, bits, packs, count)
     bare = HEADER.pack(*fields, bytes(16), bytes(24))
-    return HEADER.pack(*fields, record_check(bare[:24], bare[40:], body), bytes(24)) + body
+    check = stream_check(chain((bare[:24], bare[40:]), body))
+    return HEADER.pack(*fields, check, bytes(24))
 
 
-def _padded(name: str) -> bytes:
+def padded(name: str) -> bytes:
     raw = name.encode("ascii")
     if len(raw) > NAME_BYTES:
         raise ValueError(f"the name of a pack is longer than {NAME_BYTES} bytes: {name}")

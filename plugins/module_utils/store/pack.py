@@ -9,7 +9,7 @@ import secrets
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Ranges, Upload
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import Codec
@@ -47,6 +47,15 @@ class Entry:
     def span(self) -> int:
         """Bytes of the whole record in the pack."""
         return RECORD.size + self.stored + CHECK_BYTES
+
+
+class Packed(NamedTuple):
+    """What a record holds: codec, kind, the check of the bytes before compression, and the compressed bytes."""
+
+    codec: int
+    kind: int
+    check: bytes
+    payload: Any
 
 
 class PackWriter:
@@ -177,7 +186,12 @@ class PackReader:
 
     def expand(self, record: memoryview, offset: int, length: int, identity: bytes | None = None) -> tuple[Any, bytes]:
         """The bytes of a record and their check as it was stored. The caller compares; `length` bounds the room."""
-        magic, codec, _kind, _zero, full, stored, own, check = RECORD.unpack_from(record)
+        packed = self.packed(record, offset, length, identity)
+        return self._codec.expand(packed.codec, packed.payload, length, self.name, self.store), packed.check
+
+    def packed(self, record: memoryview, offset: int, length: int, identity: bytes | None = None) -> Packed:
+        """A record as it was compressed, without its encryption."""
+        magic, codec, kind, _zero, full, stored, own, check = RECORD.unpack_from(record)
         if magic != RECORD_MAGIC or full != length or stored != len(record) - RECORD.size - CHECK_BYTES:
             raise self.damaged(f"the record at byte {offset} is not what the index says")
         if identity is not None and own != identity:
@@ -188,7 +202,7 @@ class PackReader:
                 self._number(offset), bytes(record[: RECORD.size]), payload, self.name, self.store
             )
             check, payload = plain[:CHECK_BYTES], memoryview(plain)[CHECK_BYTES:]
-        return self._codec.expand(codec, payload, length, self.name, self.store), check
+        return Packed(codec, kind, check, payload)
 
     def _number(self, offset: int) -> int:
         if self._numbers is None:

@@ -11,6 +11,7 @@ knows what he must not lean on, or the collection waits for him. No clock takes 
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +30,10 @@ def revoked() -> bytes:
 
 @dataclass(frozen=True)
 class Registration:
-    """A writer that has not ended. `point` is the one name that it may commit."""
+    """A writer that has not ended. `point` is the one name that it may commit; None for a keeper, who commits none."""
 
     id: str
-    point: str
+    point: str | None
 
     @property
     def object_name(self) -> str:
@@ -41,19 +42,22 @@ class Registration:
 
 @dataclass(frozen=True)
 class Announcement:
-    """Packs that no new restore point may lean on, and the writers that may not know it yet (None: not asked yet)."""
+    """Packs that no new restore point may lean on, and the writers that may not know it yet (None: not asked yet).
 
-    number: int
+    Its id never comes again: whoever withdraws it late, withdraws nothing else.
+    """
+
+    id: str
     packs: frozenset[str]
     waits_for: frozenset[str] | None
 
     @property
     def object_name(self) -> str:
-        return f"{ANNOUNCED}{self.number:08d}.json"
+        return f"{ANNOUNCED}{self.id}.json"
 
     @property
     def waits_name(self) -> str:
-        return f"{ANNOUNCED}{self.number:08d}-waits.json"
+        return f"{ANNOUNCED}{self.id}-waits.json"
 
 
 def _objects(backend: Backend, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -69,25 +73,26 @@ def registrations(backend: Backend) -> list[Registration]:
     found = []
     for name, value in _objects(backend, WRITERS):
         try:
-            found.append(Registration(str(value["writer"]), str(value["point"])))
+            point = value["point"]
+            found.append(Registration(str(value["writer"]), None if point is None else str(point)))
         except KeyError as error:
             raise Damaged(name=name, store=backend.name, reason=f"it lacks {error}") from error
     return found
 
 
 def announcements(backend: Backend) -> list[Announcement]:
-    packs: dict[int, frozenset[str]] = {}
-    waits: dict[int, frozenset[str]] = {}
+    packs: dict[str, frozenset[str]] = {}
+    waits: dict[str, frozenset[str]] = {}
     for name, value in _objects(backend, ANNOUNCED):
-        number, _dash, rest = name[len(ANNOUNCED) :].partition(".")[0].partition("-")
+        token, _dash, rest = name[len(ANNOUNCED) :].partition(".")[0].partition("-")
         try:
             if rest:
-                waits[int(number)] = frozenset(value["writers"])
+                waits[token] = frozenset(value["writers"])
             else:
-                packs[int(number)] = frozenset(value["packs"])
-        except (KeyError, ValueError, TypeError) as error:
+                packs[token] = frozenset(value["packs"])
+        except (KeyError, TypeError) as error:
             raise Damaged(name=name, store=backend.name, reason="it is no list of packs") from error
-    return [Announcement(number, packs[number], waits.get(number)) for number in sorted(packs)]
+    return [Announcement(token, packs[token], waits.get(token)) for token in sorted(packs)]
 
 
 def condemned(backend: Backend) -> frozenset[str]:
@@ -96,18 +101,17 @@ def condemned(backend: Backend) -> frozenset[str]:
 
 
 def announce(backend: Backend, packs: frozenset[str]) -> None:
-    number = max((one.number for one in announcements(backend)), default=0) + 1
-    backend.create(Announcement(number, packs, None).object_name, textfile.render({"packs": sorted(packs)}))
+    """From here on no new restore point leans on these packs; those that may do so already are fixed after that."""
+    one = Announcement(secrets.token_hex(8), packs, None)
+    backend.create(one.object_name, textfile.render({"packs": sorted(packs)}))
+    ask_waits(backend, one)
 
 
-def ask_waits(backend: Backend, one: Announcement) -> Announcement:
+def ask_waits(backend: Backend, one: Announcement) -> None:
     """Fixes for whom this announcement waits: all that are registered after it stood."""
     ids = frozenset(writer.id for writer in registrations(backend))
-    try:
+    with contextlib.suppress(ObjectExists):
         backend.create(one.waits_name, textfile.render({"writers": sorted(ids)}))
-    except ObjectExists:
-        return next((other for other in announcements(backend) if other.number == one.number), one)
-    return Announcement(one.number, one.packs, ids)
 
 
 def withdraw(backend: Backend, one: Announcement) -> None:
@@ -139,7 +143,8 @@ def revoke(backend: Backend, writer: Registration, empty_index: bytes) -> bool:
         backend.create(index_name(writer.id), empty_index)
     taken = True
     try:
-        backend.create(writer.point, revoked())
+        if writer.point is not None:
+            backend.create(writer.point, revoked())
     except ObjectExists:
         taken = False
     for name, _size in list(backend.list(BEATS)):

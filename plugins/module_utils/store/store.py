@@ -32,7 +32,18 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import D
 
 VERSION = 1
 CONFIG = "config.json"
-DEFAULTS: dict[str, Any] = {"codec": "zstd", "level": 1, "pack_bytes": 64 << 20}
+_ATTEMPTS = 16
+DEFAULTS: dict[str, Any] = {
+    "codec": "zstd",
+    "level": 1,
+    "pack_bytes": 64 << 20,
+    # Room that the store may take; 0: no limit. Of it, a backup leaves the reserve to commits and collections (0: a
+    # twentieth).
+    "quota_bytes": 0,
+    "reserve_bytes": 0,
+    # A pack of which less is needed is written anew without the rest.
+    "repack_percent": 50,
+}
 CHUNK_SIZES = tuple(1 << bits for bits in range(16, 25))
 
 _README = """\
@@ -163,15 +174,18 @@ class Store:
         return self._index
 
     def _segments(self) -> list[Segment]:
-        found = []
-        for name, _size in self.backend.list("index/"):
-            try:
-                found.append(Segment(self.backend.map(name), name, self.name))
-            except ObjectMissing:
-                # One that goes between the listing and the reading has a successor in a fresh listing.
-                continue
-            except Damaged as error:
-                self.index_problems.setdefault(name, error.message)
+        for _attempt in range(_ATTEMPTS):
+            found, whole, self.index_problems = [], True, {}
+            for name, _size in self.backend.list("index/"):
+                try:
+                    found.append(Segment(self.backend.map(name), name, self.name))
+                except ObjectMissing:
+                    # One that goes between the listing and the reading has a successor in a fresh listing.
+                    whole = False
+                except Damaged as error:
+                    self.index_problems[name] = error.message
+            if whole:
+                break
         return found
 
     def index_from_packs(self) -> Index:

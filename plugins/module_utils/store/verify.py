@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import points
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, points, registry, removal, verified
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ObjectMissing, StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import HEADER, NO_CHECK, Entry, PackReader
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
@@ -30,6 +31,9 @@ class Report:
     bad: dict[bytes, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     hit: list[str] = field(default_factory=list)
+    good_points: list[str] = field(default_factory=list)
+    bad_points: list[str] = field(default_factory=list)
+    """Restore points by the names of their objects."""
 
     @property
     def ok(self) -> bool:
@@ -44,8 +48,13 @@ class Report:
         self.problems += other.problems
 
 
-def run(store: Store, *, deep: bool = False, threads: int = 0, tally: Tally | None = None) -> Report:
-    """Every pack, every index file, every restore point. `deep` decodes every record and proves it by its hash."""
+def run(
+    store: Store, *, deep: bool = False, threads: int = 0, record: bool = True, tally: Tally | None = None
+) -> Report:
+    """Every pack, every index file, every restore point. `deep` decodes every record and proves it by its hash.
+
+    With `record` the store keeps what was found of each restore point.
+    """
     sizes = dict(store.backend.list("packs/"))
     names = sorted(sizes)
     job = _Job(store, deep, sizes, tally or Tally())
@@ -67,8 +76,21 @@ def run(store: Store, *, deep: bool = False, threads: int = 0, tally: Tally | No
             segment.verify()
         except StoreError as error:
             report.problems.append(error.message)
-    _points(store, report, job.good)
+    _points(store, report, job)
+    _others(store, report)
+    if record:
+        verified.record(store, deep, report.good_points, report.bad_points)
     return report
+
+
+def _others(store: Store, report: Report) -> None:
+    """The small files that no restore needs, but a prune or a collection does."""
+    verified.findings(store, report.problems)
+    for look in (holds.listed, lambda one: removal.under_way(one.backend), lambda one: registry.condemned(one.backend)):
+        try:
+            look(store)
+        except StoreError as error:
+            report.problems.append(error.message)
 
 
 class _Job:
@@ -87,16 +109,31 @@ class _Job:
                 name = next(work, None)
             if name is None:
                 break
-            before = report.stored
-            try:
-                with self.store.backend.open(name) as ranges:
-                    self._pack(PackReader(name, ranges, self.store.name, self.store.codec, self.store.vault), report)
-            except StoreError as error:
-                report.problems.append(error.message)
-            report.packs += 1
-            # Table of contents, and what could not be followed.
-            self.tally.add(max(0, self.sizes[name] - (report.stored - before)))
+            self.look(name, report)
         return report
+
+    def look(self, name: str, report: Report) -> None:
+        before = report.stored
+        try:
+            with self.store.backend.open(name) as ranges:
+                self._pack(PackReader(name, ranges, self.store.name, self.store.codec, self.store.vault), report)
+        except ObjectMissing:
+            # It went since it was listed. If anything needs it, that is told there.
+            return
+        except StoreError as error:
+            report.problems.append(error.message)
+        report.packs += 1
+        # Table of contents, and what could not be followed.
+        self.tally.add(max(0, self.sizes.get(name, 0) - (report.stored - before)))
+
+    def holds(self, place: Place | None, report: Report) -> bool:
+        """Whether a good record lies there. A pack that came since is looked at now."""
+        if place is None:
+            return False
+        if place.pack not in self.good:
+            self.good[place.pack] = frozenset()
+            self.look(pack_name(place.pack), report)
+        return place.offset in self.good[place.pack]
 
     def _pack(self, pack: PackReader, report: Report) -> None:
         pack.check_header(bytes.fromhex(self.store.id))
@@ -137,29 +174,42 @@ class _Job:
         report.proven += len(data)
 
 
-def _points(store: Store, report: Report, good: dict[str, frozenset[int]]) -> None:
+def _points(store: Store, report: Report, job: _Job) -> None:
     """Every restore point can be read, and all that it needs lies in a good record."""
     for name, _size in sorted(store.backend.list(points.FOLDER)):
+        before = len(report.hit)
         try:
             point = store.read_point(name)
-            if point is not None:
-                _point(store, point, report, good)
+        except ObjectMissing:
+            # Pruned meanwhile.
+            continue
         except StoreError as error:
             report.problems.append(error.message)
+            report.bad_points.append(name)
+            continue
+        if point is None:
+            continue
+        try:
+            _point(store, point, report, job)
+        except StoreError as error:
+            report.problems.append(error.message)
+            report.hit.append(f"{point.machine_name!r} {point.point}")
+        (report.good_points if len(report.hit) == before else report.bad_points).append(name)
 
 
-def _point(store: Store, point: Point, report: Report, good: dict[str, frozenset[int]]) -> None:
+def _point(store: Store, point: Point, report: Report, job: _Job) -> None:
     def missing(ids: Sequence[bytes]) -> int:
-        count = 0
-        for identity in ids:
-            place = store.index().find(identity)
-            if place is None or place.offset not in good.get(place.pack, ()):
-                count += 1
-                if place is None:
-                    report.bad.setdefault(identity, f"chunk {identity.hex()} is in no pack of the index")
-                else:
-                    report.bad.setdefault(identity, f"chunk {identity.hex()}: {pack_name(place.pack)} does not hold it")
-        return count
+        index = store.index()
+        lost = [identity for identity in ids if not job.holds(index.find(identity), report)]
+        if lost:
+            # A collection may have moved them since.
+            index = store.index(fresh=True)
+            lost = [identity for identity in lost if not job.holds(index.find(identity), report)]
+        for identity in lost:
+            place = index.find(identity)
+            where = "is in no pack of the index" if place is None else f"is not in {pack_name(place.pack)}"
+            report.bad.setdefault(identity, f"chunk {identity.hex()} {where}")
+        return len(lost)
 
     title = f"{point.machine_name!r} {point.point}"
     for disk in point.disks:

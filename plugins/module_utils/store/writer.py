@@ -22,38 +22,32 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import O
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import CHUNK, LONGEST_PACK, Entry, PackWriter
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
+from ansible_collections.stowage.esxi.plugins.module_utils.store.quota import Quota
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
 
 BEAT_SECONDS = 10.0
 
 
-class Writer:
-    """Registered from its making to `commit` or `abort`. `lane()` gives each thread a pack of its own to fill."""
+class Registered:
+    """Registered from its making to its end. `lane()` gives each thread a pack of its own to fill."""
 
-    def __init__(self, store: Store, machine_id: str, machine_name: str) -> None:
-        now = store.clock.now()
+    def __init__(self, store: Store, point: str | None) -> None:
         self.store = store
         self.id = secrets.token_hex(8)
-        self.machine_id, self.machine_name = machine_id, machine_name
-        self.created_at = iso(now)
-        self.point = f"{now.strftime('%Y%m%dT%H%M%S.%fZ')}-{secrets.token_hex(3)}"
+        self.created_at = iso(store.clock.now())
         self._packs = 0
         self._guard = threading.Lock()
         self._sealing = ThreadPoolExecutor(1, thread_name_prefix="seal")
         self._sealed: list[Future[None]] = []
         self._lanes: list[Lane] = []
-        registration = {
-            "writer": self.id,
-            "point": points.object_name(machine_id, self.point),
-            "created_at": self.created_at,
-        }
+        registration = {"writer": self.id, "point": point, "created_at": self.created_at}
         # In this order; see registry.
         store.backend.create(self._object, textfile.render(registration))
         without = registry.condemned(store.backend)
         self.index = Index(store.index(fresh=True).segments)
         self.index.without = without
         self.stored_bytes = 0
-        self._published = False
+        self.published = False
         self._heart = _Heart(self)
         self.entries: dict[str, list[Entry]] = {}
 
@@ -97,51 +91,73 @@ class Writer:
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    def commit(self, point: Point) -> None:
-        """Packs, then index, then manifest; the restore point exists when this returns."""
+    def take(self, count: int) -> None:
+        """Asked for every record that is written: so many bytes more of the store's room."""
+
+    def settle(self) -> Iterator[tuple[bytes, Place]]:
+        """Waits until all packs are durable; then where each record of them lies."""
         for one in self._sealed:
             one.result()
         self._sealing.shutdown()
-        places = (
-            (entry.id, Place(name, entry.offset, entry.stored, entry.length))
-            for name, entries in self.entries.items()
-            for entry in entries
-        )
-        try:
-            if self.entries:
-                self._published = True
-                self.store.backend.create(registry.index_name(self.id), index.build(places))
-            self.store.backend.create(point.object_name, self.store.seal(point.render()))
-        except ObjectExists as error:
-            raise WriterRevoked(point=self.point) from error
-        self._unregister()
+        for name, entries in self.entries.items():
+            for entry in entries:
+                yield entry.id, Place(name, entry.offset, entry.stored, entry.length)
 
     def abort(self) -> None:
         """Nothing of it stays; what was in the index for a moment may be leant on, and is left to a collection."""
         self._sealing.shutdown()
         for lane in self._lanes:
             lane.abort()
-        if not self._published:
+        if not self.published:
             for name in self.entries:
                 self.store.backend.delete(pack_name(name))
-        self._unregister()
+        self.unregister()
 
-    def _unregister(self) -> None:
+    def unregister(self) -> None:
         self._heart.stop()
         self.store.backend.delete(self._object)
-
-    def __enter__(self) -> Writer:
-        return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if kind is not None:
             self.abort()
 
 
+class Writer(Registered):
+    """The writer of one restore point, to its `commit` or `abort`."""
+
+    def __init__(self, store: Store, machine_id: str, machine_name: str, like: Point | None = None) -> None:
+        """`like`: a restore point of another store, whose copy this is to be; it has its time."""
+        self.machine_id, self.machine_name = machine_id, machine_name
+        moment = like.point.partition("-")[0] if like else store.clock.now().strftime("%Y%m%dT%H%M%S.%fZ")
+        self.point = f"{moment}-{secrets.token_hex(3)}"
+        super().__init__(store, points.object_name(machine_id, self.point))
+        if like is not None:
+            self.created_at = like.created_at
+        self._quota = Quota(store, self.id)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def take(self, count: int) -> None:
+        self._quota.take(count)
+
+    def commit(self, point: Point) -> None:
+        """Packs, then index, then manifest; the restore point exists when this returns."""
+        places = list(self.settle())
+        try:
+            if places:
+                self.published = True
+                self.store.backend.create(registry.index_name(self.id), index.build(places))
+            self.store.backend.create(point.object_name, self.store.seal(point.render()))
+        except ObjectExists as error:
+            raise WriterRevoked(point=self.point) from error
+        self.unregister()
+
+
 class _Heart:
     """Shows that the writer lives, to a collection that waits for him."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Registered) -> None:
         self._writer = writer
         self._ended = threading.Event()
         self._number = 0
@@ -169,7 +185,7 @@ class _Heart:
 class Lane:
     """The packs of one thread, one after the other."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Registered) -> None:
         self._writer = writer
         self._pack: PackWriter | None = None
         self._limit = min(writer.store.settings["pack_bytes"], LONGEST_PACK)
@@ -178,8 +194,21 @@ class Lane:
         if self._pack is None:
             self._pack = self._writer.open_pack()
         entry = self._pack.add(identity, check, data, kind)
-        self._writer.index.added[identity] = Place(self._pack.name, entry.offset, entry.stored, entry.length)
-        if self._pack.size >= self._limit:
+        return self._added(entry)
+
+    def add_packed(self, identity: bytes, check: bytes, codec: int, payload: Any, length: int, kind: int) -> Entry:
+        """A record whose bytes are compressed already."""
+        if self._pack is None:
+            self._pack = self._writer.open_pack()
+        return self._added(self._pack.add_packed(identity, check, codec, payload, length, kind))
+
+    def _added(self, entry: Entry) -> Entry:
+        pack = self._pack
+        if pack is None:
+            raise ValueError("a record was added to no pack")
+        self._writer.take(entry.span)
+        self._writer.index.added[entry.id] = Place(pack.name, entry.offset, entry.stored, entry.length)
+        if pack.size >= self._limit:
             self.flush()
         return entry
 

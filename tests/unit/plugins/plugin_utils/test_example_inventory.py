@@ -13,7 +13,8 @@ from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 from ansible.vars.manager import VariableManager
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import Keep, Policy, parse_policy
+from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Keep
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import Policy, parse_policy
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import BadEndpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import (
     connection_argument_spec,

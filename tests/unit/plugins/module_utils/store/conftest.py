@@ -23,6 +23,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import benches  # noqa: E402  it lies beside this file
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--soak", default=False):
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="full counts: run with --soak"))
+
+
 @pytest.fixture(params=["sha256", "blake3", "encrypted"])
 def kind(request: pytest.FixtureRequest) -> str:
     pytest.importorskip("zstandard")
@@ -82,6 +89,13 @@ def free_ports(count: int) -> list[int]:
 def quick_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """A passphrase costs 32 MiB and a moment at every opening; not in tests that open hundreds of times."""
     monkeypatch.setitem(crypto.SCRYPT, "n", 1 << 8)
+
+
+@pytest.fixture(autouse=True)
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here cuts this machine's power. That everything is synced in time is proven by what was asked for: see
+    test_power_cut, which notes every call before it comes here."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import collect,
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkMissing, Damaged, WriterRevoked
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place, build
+from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
+from ansible_collections.stowage.esxi.plugins.module_utils.store.merge import Merged
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Writer
@@ -96,7 +98,9 @@ def test_an_index_file_whose_removal_was_forgotten_is_rewritten_again(plain: Sto
     places = {bytes([n]) * 32: Place(f"pack-{n % 2}", 64, 10, 10) for n in range(1, 9)}
     for _turn in range(2):
         plain.backend.create("index/aa.idx", build(places.items()))
-        collect._rewrite(plain, plain.index(fresh=True), frozenset({"pack-0"}))
+        with Keeper(plain) as keeper:
+            old = plain.index(fresh=True).segments
+            keeper.replace(old, Merged(old, {"pack-0"}))
     left = {place.pack for segment in plain.index(fresh=True).segments for _id, place in segment.items()}
     assert left == {"pack-1"}
 

@@ -14,18 +14,22 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect
+from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Keep
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, holds, prune
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends import local as local_backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from fakeclock import FakeClock
 
 from .benches import back_up, image, local, new_store, restored, sound
+
+LATER = datetime(2027, 6, 1, tzinfo=timezone.utc)
 
 
 @dataclass
@@ -158,11 +162,13 @@ def every_cut(
     folders: set[str],
     judge: Callable[[int], None],
     monkeypatch: pytest.MonkeyPatch,
+    step: int = 1,
 ) -> int:
-    """Builds the folder after a cut at each event and asks the judge."""
-    monkeypatch.undo()
+    """Builds the folder after a cut at each event, or each so many, and asks the judge."""
+    monkeypatch.setattr(local_backend, "os", os)
+    monkeypatch.setattr(durable, "os", os)
     root = Path(recorder.root)
-    for moment in range(len(recorder.events) + 1):
+    for moment in range(0, len(recorder.events) + 1, step):
         disk = replay(recorder.root, recorder.events[:moment], begin, folders)
         for seed in (None, moment, moment + 10000):
             shutil.rmtree(root)
@@ -231,3 +237,52 @@ def test_a_cut_at_any_moment_of_a_collection_loses_nothing(
         assert restored(opened, new, tmp_path) == (tmp_path / "gone").read_bytes()
 
     assert every_cut(recorded, begin, folders, judge, monkeypatch) > 8
+
+
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.soak)])
+def test_a_cut_at_any_moment_of_a_prune_with_all_that_follows_loses_nothing(
+    recorded: Recorder, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Points go, their packs go, packs are written anew, index files are merged."""
+    monkeypatch.setattr(collect, "MOST_SEGMENTS", 2)
+    store = new_store(local(root))
+    disks = {f"m{number}": image(tmp_path / f"m{number}", [number, 10, 11]) for number in range(1, 4)}
+    back_up(store, image(tmp_path / "first", list(range(1, 9))), machine="m1")
+    kept = {machine: back_up(store, disk, machine=machine)[0] for machine, disk in disks.items()}
+    held, _told = back_up(store, disks["m2"], machine="m3")
+    back_up(store, image(tmp_path / "last", [30, 31]), machine="m3")
+    holds.hold(store, held, "audit", "why")
+    begin, folders = contents(root)
+    recorded.events.clear()
+    report = prune.run(Store.open(local(root), clock=FakeClock(LATER)), Keep(last=1))
+    assert report.removed and report.collected
+    assert report.collected.removed and report.collected.repacked and report.collected.merged
+    stays = {point.object_name for point in Store.open(local(root)).points()}
+    wanted = {point.object_name: disks[point.machine_id].read_bytes() for point in kept.values()}
+    wanted[held.object_name] = disks["m2"].read_bytes()
+    there: set[int] = set()
+
+    def judge(moment: int) -> None:
+        opened = Store.open(local(root), clock=FakeClock(LATER))
+        found = {point.object_name: point for point in opened.points()}
+        there.add(len(found))
+        assert stays <= found.keys()
+        for name, point in found.items():
+            if name in wanted:
+                assert restored(opened, point, tmp_path) == wanted[name]
+        sound(opened)
+        back_up(Store.open(local(root)), tmp_path / "first", machine="new")
+        # The same again comes to the same end.
+        again = prune.run(Store.open(local(root), clock=FakeClock(LATER)), Keep(last=1), machines=disks)
+        opened = Store.open(local(root))
+        assert again.collected and again.collected.stopped is None
+        assert {point.object_name for point in opened.points() if point.machine_id != "new"} == stays
+        for point in opened.points():
+            data = wanted.get(point.object_name)
+            assert data is None or restored(opened, point, tmp_path) == data
+        assert restored(opened, opened.points("new")[0], tmp_path) == (tmp_path / "first").read_bytes()
+        assert not list((root / "removals").iterdir()) if (root / "removals").exists() else True
+        sound(opened)
+
+    assert every_cut(recorded, begin, folders, judge, monkeypatch, step) > 60
+    assert len(there) > 1

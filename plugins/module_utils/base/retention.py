@@ -9,7 +9,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import Keep
+
+@dataclass(frozen=True)
+class Keep:
+    """How many restore points stay: the newest of each span, and never fewer than `min`."""
+
+    last: int = 7
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+    within_days: int = 0
+    min: int = 1
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import Keep
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.retention import Aged, decide
+from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Aged, Keep, decide
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -1,0 +1,165 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What restore points need, and how much of each pack that is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from ansible_collections.stowage.esxi.plugins.module_utils.store import points, registry
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    ChunkMissing,
+    Damaged,
+    ObjectMissing,
+    StoreError,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import CHECK_BYTES
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place
+from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import ENTRY, FOOTER_BYTES, HEADER, RECORD
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+
+EMPTY_PACK = HEADER.size + FOOTER_BYTES
+
+
+class Needed:
+    """Every id that some restore point needs, read anew at each `fresh`."""
+
+    def __init__(self, store: Store, without: Collection[str] = ()) -> None:
+        """`without`: points, by the names of their objects, that are not asked."""
+        self._store = store
+        self._without = without
+
+    def fresh(self) -> Needed:
+        """Also proves the index: by one wrong entry in it a pack would be removed that is needed."""
+        index = self._store.index(fresh=True)
+        for name, reason in self._store.index_problems.items():
+            raise self._untrusted(name, reason)
+        for segment in index.segments:
+            try:
+                segment.verify()
+            except Damaged as error:
+                raise self._untrusted(segment.name, error.message) from error
+        return self
+
+    def _untrusted(self, name: str, reason: str) -> Damaged:
+        return Damaged(
+            name=name, store=self._store.name, reason=f"nothing is collected with a damaged index ({reason})"
+        )
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Pages are shared between restore points: each is read once."""
+        seen: set[bytes] = set()
+        for point in self.points():
+            yield from of_point(self._store, point, seen)
+
+    def points(self) -> Iterator[Point]:
+        for name, _size in self._store.backend.list(points.FOLDER):
+            point = None if name in self._without else self._read(name)
+            if point is not None:
+                yield point
+
+    def _read(self, name: str) -> Point | None:
+        try:
+            return self._store.read_point(name)
+        except ObjectMissing:
+            return None
+        except StoreError as error:
+            raise Damaged(
+                name=name,
+                store=self._store.name,
+                reason=f"nothing is collected while a restore point cannot be read ({error.message})",
+            ) from error
+
+
+def of_point(store: Store, point: Point, seen: set[bytes]) -> Iterator[bytes]:
+    """The ids that a point needs, except for pages that were seen before, and what is in them."""
+    for disk in point.disks:
+        for number, page in enumerate(disk.pages):
+            if page is None or page in seen:
+                continue
+            seen.add(page)
+            yield page
+            for _slot, identity, _check in points.slots(store.page(disk, number)):
+                yield identity
+    for file in point.files:
+        if file.id is not None:
+            yield file.id
+
+
+def place_of(store: Store, index: Index, identity: bytes) -> Place:
+    """A restore point that was committed since has its chunks in an index file that was written since."""
+    place = index.find(identity)
+    if place is None:
+        fresh = Index(store.index(fresh=True).segments)
+        fresh.without = index.without
+        place = fresh.find(identity) or store.index().find(identity)
+    if place is None:
+        raise ChunkMissing(chunk=identity.hex(), store=store.name)
+    return place
+
+
+class Marks:
+    """Which entries of the index have been met: a byte for each."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._met = [bytearray(segment.count) for segment in index.segments]
+        self._strays: set[bytes] = set()
+
+    def first(self, identity: bytes) -> bool:
+        """True the first time that it is asked for an id."""
+        for segment, met in zip(self._index.segments, self._met):
+            position = segment.position(identity)
+            if position >= 0:
+                before, met[position] = met[position], 1
+                return not before
+        if identity in self._strays:
+            return False
+        self._strays.add(identity)
+        return True
+
+
+def span_of(place: Place) -> int:
+    """Bytes that a record takes in its pack, with its entry in the table of contents."""
+    return RECORD.size + place.stored + CHECK_BYTES + ENTRY.size
+
+
+@dataclass
+class Usage:
+    """Sizes of the packs that may be collected at all, and how much of each is needed. Bytes."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    live: dict[str, int] = field(default_factory=dict)
+
+    def dead(self) -> list[str]:
+        return sorted(pack for pack in self.sizes if not self.live.get(pack))
+
+    def partly(self, percent: int) -> list[str]:
+        """Of which less than this is needed, but something."""
+        return sorted(
+            pack
+            for pack, size in self.sizes.items()
+            if self.live.get(pack) and self.live[pack] * 100 < (size - EMPTY_PACK) * percent
+        )
+
+
+def usage(store: Store, needed: Needed) -> Usage:
+    """Leaves out the packs of living writers, and those that are announced already."""
+    # In this order: a pack that is listed belongs to somebody who is still registered, or whose point is listed after.
+    packs = {name.rpartition("/")[2].partition(".")[0]: size for name, size in store.backend.list("packs/")}
+    living = {writer.id for writer in registry.registrations(store.backend)}
+    known = registry.condemned(store.backend)
+    index = Index(store.index(fresh=True).segments)
+    index.without = known
+    marks = Marks(index)
+    found = Usage(
+        {pack: size for pack, size in packs.items() if pack not in known and pack.partition("-")[0] not in living}
+    )
+    for identity in needed:
+        if marks.first(identity):
+            place = place_of(store, index, identity)
+            found.live[place.pack] = found.live.get(place.pack, 0) + span_of(place)
+    return found
