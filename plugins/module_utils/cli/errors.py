@@ -35,7 +35,7 @@ class MountFailed(StowageError):
     id = "cli-mount-failed"
     template = "{path} could not be used as a mount point: {reason}"
     hint = "It must be an empty folder; /dev/fuse and libfuse are needed, and the right to mount."
-    exit_code = 68
+    exit_code = 5
 
 
 def exit_code(error: StowageError) -> int:

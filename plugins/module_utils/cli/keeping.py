@@ -57,6 +57,10 @@ def _verify_lines(report: verify.Report, deep: bool, seconds: float) -> Iterator
 
 def _gc_arguments(parser: Any) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would go, and change nothing")
+    observe_argument(parser)
+
+
+def observe_argument(parser: Any) -> None:
     parser.add_argument(
         "--observe-seconds",
         type=float,
@@ -71,17 +75,26 @@ def _gc(session: Session) -> int:
     with session.open() as store:
         report = collect.run(store, observe_seconds=args.observe_seconds, check=args.dry_run)
         document = {"store": store.name, "dry_run": args.dry_run, **vars(report)}
-        session.console.result(document, _gc_lines(report, args.dry_run))
-    return OK
+        session.console.result(document, gc_lines(report, args.dry_run))
+    return DAMAGE if report.problems else OK
 
 
-def _gc_lines(report: collect.Report, dry_run: bool) -> Iterator[str]:
+def gc_lines(report: collect.Report, dry_run: bool) -> Iterator[str]:
     would = "would be announced" if dry_run else "announced, to go when the writers at work have ended"
     yield f"{text.count(len(report.removed), 'pack')} removed, {text.size(report.freed_bytes)} freed"
     if report.announced:
         yield f"{text.count(len(report.announced), 'pack')} {would}"
     if report.rescued:
         yield f"{text.count(len(report.rescued), 'pack')} needed again, kept"
+    if report.repacked:
+        anew = "would be written anew" if dry_run else f"written anew, as {text.size(report.written_bytes)}"
+        yield f"{text.count(len(report.repacked), 'pack')} needed in part {anew}"
+    if report.merged:
+        yield f"{text.count(len(report.merged), 'index file')} {'would be merged' if dry_run else 'merged'}"
+    if report.stopped:
+        yield f"not through: {text.printable(report.stopped)}"
+    for problem in report.problems:
+        yield f"PROBLEM: {text.printable(problem)}"
     for writer in report.given_up:
         yield f"writer {writer} showed no life and was given up"
     for writer in report.waiting_for:

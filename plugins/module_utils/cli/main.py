@@ -21,6 +21,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.cli import (
     looking,
     making,
     mounting,
+    pruning,
     restoring,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.console import Console
@@ -39,6 +40,7 @@ COMMANDS: tuple[Command, ...] = (
     *restoring.COMMANDS,
     *mounting.COMMANDS,
     *keeping.COMMANDS,
+    *pruning.COMMANDS,
     *keyring.COMMANDS,
 )
 LIBRARIES = ("xxhash", "zstandard")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -14,12 +13,13 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_seconds
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import bundle, text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import OK, NotReadable
-from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session, size
 from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, describe, find, keys, settings
+from ansible_collections.stowage.esxi.plugins.module_utils.store.changes import load as load_changes
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import NAMES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import HASHES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
-from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import RawDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import open_disk
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import CHUNK_SIZES, Store
 
 _LARGEST_FILE = 64 << 20
@@ -31,20 +31,29 @@ _LARGEST_FILE = 64 << 20
 def _settings_arguments(parser: Any) -> None:
     parser.add_argument("--codec", choices=sorted(NAMES), help="how chunks are compressed (zstd)")
     parser.add_argument("--level", type=int, metavar="N", help="how hard: zstd 1 to 19 (1), zlib 1 to 9")
-    parser.add_argument("--pack-mib", type=int, metavar="MIB", help="size of a pack (64)")
+    parser.add_argument("--pack-size", type=size, metavar="SIZE", help="size of a pack (64MiB)")
+    parser.add_argument("--quota", type=size, metavar="SIZE", help="room that the store may take; 0: no limit (0)")
+    parser.add_argument("--reserve", type=size, metavar="SIZE", help="of the quota, for collections (0: a twentieth)")
+    parser.add_argument(
+        "--repack-percent", type=int, metavar="N", help="a pack of which less is needed is written anew (50)"
+    )
 
 
 def _wanted_settings(session: Session) -> dict[str, Any]:
     args = session.args
-    wanted = {"codec": args.codec, "level": args.level}
-    if args.pack_mib is not None:
-        wanted["pack_bytes"] = args.pack_mib << 20
+    wanted = {
+        "codec": args.codec,
+        "level": args.level,
+        "pack_bytes": args.pack_size,
+        "quota_bytes": args.quota,
+        "reserve_bytes": args.reserve,
+        "repack_percent": args.repack_percent,
+    }
     return {name: value for name, value in wanted.items() if value is not None}
 
 
 def _create_arguments(parser: Any) -> None:
-    sizes = [size >> 10 for size in CHUNK_SIZES]
-    parser.add_argument("--chunk-kib", type=int, choices=sizes, default=1024, help="size of a chunk, forever (1024)")
+    parser.add_argument("--chunk-size", type=size, default=1 << 20, metavar="SIZE", help="forever (1MiB)")
     parser.add_argument("--hash", choices=HASHES, default=HASHES[0], help="what names a chunk, forever (sha256)")
     parser.add_argument("--encrypt", action="store_true", help="with the passphrase that is given, or asked for")
     parser.add_argument("--recovery-key", action="store_true", help="print a second key, to be kept on paper")
@@ -55,6 +64,9 @@ def _create(session: Session) -> int:
     args = session.args
     if not args.encrypt and (args.passphrase_file is not None or args.passphrase_fd is not None):
         raise session.usage("a passphrase was given but not --encrypt")
+    if args.chunk_size not in CHUNK_SIZES:
+        smallest, largest = text.size(CHUNK_SIZES[0]), text.size(CHUNK_SIZES[-1])
+        raise session.usage(f"--chunk-size is a power of two from {smallest} to {largest}")
     if args.recovery_key and not args.encrypt:
         raise session.usage("--recovery-key needs --encrypt")
     wanted = settings.check(_wanted_settings(session), args.store)
@@ -62,7 +74,7 @@ def _create(session: Session) -> int:
     passphrase = session.secret.needed(twice=True) if args.encrypt else None
     store = Store.create(
         backend,
-        chunk_bytes=args.chunk_kib << 10,
+        chunk_bytes=args.chunk_size,
         hash_name=args.hash,
         passphrase=passphrase,
         settings=wanted,
@@ -97,6 +109,14 @@ def _backup_arguments(parser: Any) -> None:
     parser.add_argument(
         "--disk", metavar="KEY=PATH", action="append", default=[], help="a disk by its device key, such as scsi0:0"
     )
+    parser.add_argument("--form", choices=("raw", "vmdk"), help="what the disks are; else their content tells")
+    parser.add_argument(
+        "--allow",
+        metavar="FOLDER",
+        action="append",
+        default=[],
+        help="a folder, besides its own, that the extents and parents of a VMDK may lie in",
+    )
     parser.add_argument("--file", metavar="PATH", action="append", default=[], help="a small file beside the disks")
     parser.add_argument(
         "--parent",
@@ -109,7 +129,7 @@ def _backup_arguments(parser: Any) -> None:
         metavar="KEY=PATH",
         action="append",
         default=[],
-        help="JSON list of [offset, length] of all that may differ from --parent; the rest is not read",
+        help="JSON map of all that may differ from --parent, as the vSphere API tells it; the rest is not read",
     )
     parser.add_argument(
         "--rehash", action="store_true", help="name every chunk by its hash; trust no check of the parent's"
@@ -132,9 +152,10 @@ def _backup(session: Session) -> int:
         parent = _parent(session, store)
         inputs = []
         for key, path in disks.items():
-            source = RawDisk(path)
+            source = open_disk(path, args.form, args.allow)
             stack.callback(source.close)
-            inputs.append(backup.DiskInput(key, source, _changes(changes[key]) if key in changes else None))
+            changed = load_changes(changes[key], source.size) if key in changes else None
+            inputs.append(backup.DiskInput(key, source, changed))
         total = sum(length for one in inputs for _at, length in one.source.allocated()) if not changes else None
         begun = session.console.clock.monotonic()
         with session.console.progress("backup", args.name or args.machine, total) as tally:
@@ -190,21 +211,6 @@ def _files(session: Session, paths: list[str]) -> dict[str, bytes]:
             raise NotReadable(path=path, reason=error.strerror or str(error)) from error
         if len(found[name]) > _LARGEST_FILE:
             raise session.usage(f"--file {path!r} is larger than {text.size(_LARGEST_FILE)}: give it as a disk")
-    return found
-
-
-def _changes(path: str) -> list[tuple[int, int]]:
-    """Ascending, as the engine wants them."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            ranges = json.load(file)
-        found = sorted((offset, length) for offset, length in ranges)
-        if any(type(number) is not int or number < 0 for pair in found for number in pair):
-            raise ValueError("an offset or a length is no number")
-    except OSError as error:
-        raise NotReadable(path=path, reason=error.strerror or str(error)) from error
-    except (ValueError, TypeError) as error:
-        raise NotReadable(path=path, reason=f"it is no list of [offset, length]: {error}") from error
     return found
 
 

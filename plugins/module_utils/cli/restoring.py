@@ -14,18 +14,21 @@ from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import OK
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.looking import point_arguments
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
-from ansible_collections.stowage.esxi.plugins.module_utils.store import find, restore
+from ansible_collections.stowage.esxi.plugins.module_utils.store import find, forms, restore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import TargetFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap, Point, StoredFile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tree import disk_name, safe_names
 
+_ENDINGS = {"raw": "raw", "qcow2": "qcow2"}
+
 
 def _arguments(parser: Any) -> None:
     point_arguments(parser)
     parser.add_argument("--to", metavar="FOLDER", help="all disks and files, into this folder; it is made if need be")
-    parser.add_argument("--disk", metavar="KEY=PATH", action="append", default=[], help="this disk, to this raw image")
+    parser.add_argument("--disk", metavar="KEY=PATH", action="append", default=[], help="this disk, to this place")
     parser.add_argument("--file", metavar="NAME=PATH", action="append", default=[], help="this file, to this place")
+    parser.add_argument("--form", choices=forms.FORMS, default="raw", help="what disks become (raw)")
     parser.add_argument(
         "--in-place", action="store_true", help="write only what differs, into images or devices that are there"
     )
@@ -42,10 +45,12 @@ def _run(session: Session) -> int:
         raise session.usage("say what goes where: --to for all of it, or --disk and --file")
     if args.in_place and args.overwrite:
         raise session.usage("--in-place and --overwrite cannot both be meant")
+    if args.form != "raw" and (args.in_place or args.overwrite):
+        raise session.usage(f"a disk of the form {args.form} is always a new one: no --in-place, no --overwrite")
     with session.open() as store:
         point = find.point(store, args.point, args.machine)
         if args.to:
-            disks, files = _all(point, args.to)
+            disks, files = _all(point, args.to, args.form)
         else:
             disks = [(find.disk(point, key), path) for key, path in wanted_disks.items()]
             files = [(find.file(point, name), path) for name, path in wanted_files.items()]
@@ -65,9 +70,11 @@ def _run(session: Session) -> int:
     return OK
 
 
-def _all(point: Point, folder: str) -> tuple[list[tuple[DiskMap, str]], list[tuple[StoredFile, str]]]:
+def _all(point: Point, folder: str, form: str) -> tuple[list[tuple[DiskMap, str]], list[tuple[StoredFile, str]]]:
     """Names from a store become names of files only when they can be nothing else."""
-    names = safe_names([disk_name(disk.key) for disk in point.disks] + [file.name for file in point.files])
+    names = safe_names(
+        [disk_name(disk.key, _ENDINGS.get(form, "vmdk")) for disk in point.disks] + [file.name for file in point.files]
+    )
     paths = [os.path.join(folder, name) for name in names]
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -89,15 +96,28 @@ def _refuse_taken(session: Session, disks: list[str], files: list[str]) -> None:
 def _disk(session: Session, store: Store, disk: DiskMap, path: str) -> dict[str, Any]:
     args = session.args
     with session.console.progress("restore", disk.key) as tally:
-        told = restore.to_file(
-            store,
-            disk,
-            path,
-            in_place=args.in_place,
-            paranoid=args.paranoid,
-            threads=args.threads,
-            tally=tally,
-        )
+        if args.in_place or args.overwrite:
+            told = restore.to_file(
+                store,
+                disk,
+                path,
+                in_place=args.in_place,
+                paranoid=args.paranoid,
+                threads=args.threads,
+                tally=tally,
+            )
+        else:
+            adapter = "ide" if disk.key.startswith("ide") else "lsilogic"
+            told = forms.to_disk(
+                store,
+                disk,
+                path,
+                args.form,
+                adapter=adapter,
+                paranoid=args.paranoid,
+                threads=args.threads,
+                tally=tally,
+            )
     return {"key": disk.key, "path": path, "bytes": disk.size, "told": vars(told)}
 
 

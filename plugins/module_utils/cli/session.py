@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Callable, NamedTuple
 
+from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.console import Console
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import Usage
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.secret import NEW_VARIABLE, VARIABLE, Secret
@@ -66,6 +67,14 @@ class Session:
                 raise self.usage(f"{what} {key!r} was given twice")
             found[key] = value
         return found
+
+
+def size(word: str) -> int:
+    """For argparse."""
+    try:
+        return text.parse_size(word)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
 
 
 class Command(NamedTuple):

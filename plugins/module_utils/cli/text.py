@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 
@@ -22,6 +23,18 @@ def printable(text: str) -> str:
 
 def size(count: int) -> str:
     return format_bytes(count)
+
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]i?B?|B)?", re.IGNORECASE)
+
+
+def parse_size(word: str) -> int:
+    """`64MiB`, `1.5 TiB`, `500G`, `4096`: binary units; `ValueError`."""
+    found = _SIZE.fullmatch(word.strip())
+    if found is None:
+        raise ValueError(f"{word!r} is no size such as 64MiB")
+    power = "BKMGT".index((found[2] or "B")[0].upper())
+    return int(float(found[1]) * 1024**power) if "." in found[1] else int(found[1]) * 1024**power
 
 
 def count(number: int, word: str) -> str:

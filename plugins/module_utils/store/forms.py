@@ -17,6 +17,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import points, 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ConverterMissing, TargetFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.compose import flat_base
 
 _SECTOR = 512
@@ -39,6 +40,7 @@ def to_disk(
     program: str = "qemu-img",
     paranoid: bool = False,
     threads: int = 0,
+    tally: Tally | None = None,
 ) -> restore.Told:
     """A new disk in one of the `FORMS`; with `vmdk`, `path` is the descriptor and `…-flat.vmdk` lies beside it.
 
@@ -58,7 +60,7 @@ def to_disk(
     with _workshop(path) as shop:
         _room(path, shop, needed, form)
         first = os.path.join(shop, ".raw" if form in _CONVERTED else names[0])
-        told = restore.to_file(store, disk, first, paranoid=paranoid, threads=threads)
+        told = restore.to_file(store, disk, first, paranoid=paranoid, threads=threads, tally=tally)
         if form != "raw":
             with _told(path):
                 os.truncate(first, -(-disk.size // _SECTOR) * _SECTOR)

@@ -38,6 +38,8 @@ def check(wanted: Mapping[str, Any], store: str) -> dict[str, Any]:
     negative = [name for name, value in whole.items() if name.endswith("_bytes") and value < 0]
     if negative:
         raise wrong(f"{', '.join(negative)}: no number of bytes is below 0")
+    if not 0 <= whole["repack_percent"] <= 100:
+        raise wrong(f"repack_percent is from 0 to 100, not {whole['repack_percent']}")
     if not SMALLEST_PACK <= whole["pack_bytes"] <= LONGEST_PACK:
         raise wrong(f"packs have between {SMALLEST_PACK} and {LONGEST_PACK} bytes, not {whole['pack_bytes']}")
     return whole

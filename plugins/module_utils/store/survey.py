@@ -68,7 +68,7 @@ def _health(store: Store, problems: list[str]) -> dict[str, Any]:
     store.index(fresh=True)
     problems += [reason for reason in store.index_problems.values() if reason not in problems]
     try:
-        writers = len(registry.registrations(store.backend))
+        writers = sum(one.point is not None for one in registry.registrations(store.backend))
         announced = len(registry.condemned(store.backend))
     except StoreError as error:
         problems.append(error.message)

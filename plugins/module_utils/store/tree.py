@@ -12,9 +12,9 @@ _LONGEST_BYTES = 200
 _BAD = re.compile("[\0-\x1f\x7f/]")
 
 
-def disk_name(key: str) -> str:
+def disk_name(key: str, ending: str = "raw") -> str:
     """`scsi0-0.raw`: a colon in a name is a protocol to some programs that read images."""
-    return f"{key.replace(':', '-')}.raw"
+    return f"{key.replace(':', '-')}.{ending}"
 
 
 def safe_names(wanted: Sequence[str]) -> list[str]:
