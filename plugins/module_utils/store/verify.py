@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -52,14 +52,8 @@ def run(store: Store, *, deep: bool = False, threads: int = 0, record: bool = Tr
 
     With `record` the store keeps what was found of each restore point.
     """
-    names = sorted(name for name, _size in store.backend.list("packs/"))
-    job = _Job(store, deep)
-    report = Report()
-    work = iter(names)
-    count = threads or len(os.sched_getaffinity(0))
-    with ThreadPoolExecutor(count, thread_name_prefix="verify") as executor:
-        for one in [executor.submit(job.lane, work) for _lane in range(count)]:
-            report.add(one.result())
+    job = Scan(store, deep)
+    report = job.run(sorted(name for name, _size in store.backend.list("packs/")), threads)
     segments = store.index(fresh=True).segments
     report.problems += store.index_problems.values()
     for segment in segments:
@@ -84,11 +78,29 @@ def _others(store: Store, report: Report) -> None:
             report.problems.append(error.message)
 
 
-class _Job:
-    def __init__(self, store: Store, deep: bool) -> None:
+def stem(name: str) -> str:
+    """A pack as the index names it."""
+    return name.rpartition("/")[2].partition(".")[0]
+
+
+class Scan:
+    """A look at packs. `good`: where in each pack seen the good records begin; `keep` gets them as they are found."""
+
+    def __init__(self, store: Store, deep: bool, keep: Callable[[str, list[Entry]], None] | None = None) -> None:
         self.store, self.deep = store, deep
         self.good: dict[str, frozenset[int]] = {}
+        self.damaged: set[str] = set()
+        self._keep = keep
         self._guard = threading.Lock()
+
+    def run(self, names: Sequence[str], threads: int) -> Report:
+        report = Report()
+        work = iter(names)
+        count = threads or len(os.sched_getaffinity(0))
+        with ThreadPoolExecutor(count, thread_name_prefix="verify") as executor:
+            for one in [executor.submit(self.lane, work) for _lane in range(count)]:
+                report.add(one.result())
+        return report
 
     def lane(self, work: Iterator[str]) -> Report:
         report = Report()
@@ -108,6 +120,7 @@ class _Job:
             return
         except StoreError as error:
             report.problems.append(error.message)
+            self.damaged.add(stem(name))
         report.packs += 1
 
     def holds(self, place: Place | None, report: Report) -> bool:
@@ -127,20 +140,24 @@ class _Job:
         except StoreError as error:
             # Nothing vouches for the header any more: only decoding shows whether the records can be had.
             report.problems.append(error.message)
+            self.damaged.add(stem(pack.name))
             entries, deep = list(pack.survivors()), True
-        good = set()
+        good = []
         for entry in entries:
             report.records += 1
             report.stored += entry.span
             try:
                 self._record(pack, entry, report, deep)
-                good.add(entry.offset)
+                good.append(entry)
             except StoreError as error:
                 report.bad[entry.id] = error.message
+                self.damaged.add(stem(pack.name))
         report.stored += HEADER.size
-        name = pack.name.rpartition("/")[2].partition(".")[0]
+        name = stem(pack.name)
         with self._guard:
-            self.good[name] = frozenset(good)
+            self.good[name] = frozenset(entry.offset for entry in good)
+            if self._keep is not None:
+                self._keep(name, good)
 
     def _record(self, pack: PackReader, entry: Entry, report: Report, deep: bool) -> None:
         record = pack.raw(entry.offset, entry.stored)
@@ -156,7 +173,7 @@ class _Job:
         report.proven += len(data)
 
 
-def _points(store: Store, report: Report, job: _Job) -> None:
+def _points(store: Store, report: Report, job: Scan) -> None:
     """Every restore point can be read, and all that it needs lies in a good record."""
     for name, _size in sorted(store.backend.list(points.FOLDER)):
         before = len(report.hit)
@@ -179,7 +196,7 @@ def _points(store: Store, report: Report, job: _Job) -> None:
         (report.good_points if len(report.hit) == before else report.bad_points).append(name)
 
 
-def _point(store: Store, point: Point, report: Report, job: _Job) -> None:
+def _point(store: Store, point: Point, report: Report, job: Scan) -> None:
     def missing(ids: Sequence[bytes]) -> int:
         index = store.index()
         lost = [identity for identity in ids if not job.holds(index.find(identity), report)]
