@@ -72,11 +72,14 @@ def run(
     trust_check: bool = True,
     threads: int = 0,
     facts: Mapping[str, Any] | None = None,
+    like: Point | None = None,
     tally: Tally | None = None,
 ) -> tuple[Point, Told]:
-    """One restore point. With `parent`, a chunk whose check is that of the parent's chunk there is taken as unchanged,
+    """One restore point, or with `like` the copy of another store's, with its time.
+
+    With `parent`, a chunk whose check is that of the parent's chunk there is taken as unchanged,
     unless `trust_check` is false: then every chunk is named by its hash anew."""
-    with Writer(store, machine_id, machine_name) as writer:
+    with Writer(store, machine_id, machine_name, like) as writer:
         job = _Job(writer, disks, parent, trust_check, threads or len(os.sched_getaffinity(0)), tally)
         maps = job.disks()
         stored = job.files(files or {})

@@ -72,7 +72,7 @@ def run(
         report.merged = [segment.name for segment in _mergeable(store)]
         return report
     needed = Needed(store).fresh()
-    _give_up_dead(store, observe_seconds, report)
+    give_up_dead(store, observe_seconds, report)
     store.backend.tidy()
     try:
         _finish(store, needed, report)
@@ -90,7 +90,7 @@ def _unended(store: Store, one: Announcement) -> frozenset[str]:
     return frozenset(writer.id for writer in registry.registrations(store.backend)) & (one.waits_for or frozenset())
 
 
-def _give_up_dead(store: Store, observe_seconds: float, report: Report) -> None:
+def give_up_dead(store: Store, observe_seconds: float, report: Report) -> None:
     """Writers that show no sign of life between two looks."""
     if not registry.registrations(store.backend):
         return

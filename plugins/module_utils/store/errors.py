@@ -208,3 +208,17 @@ class NoSuchMachine(StoreError):
     template = "The store {store} has no restore point of a machine {machine!r}"
     hint = "Give the machine's id as the list of restore points shows it. Nothing was changed."
     exit_code = 65
+
+
+class ChunkSizesDiffer(StoreError):
+    id = "store-chunk-sizes-differ"
+    template = "{store} has chunks of {bytes} bytes, {other} of {other_bytes}: nothing can be copied between them"
+    hint = "Create the second store with the first one's chunk_bytes."
+    exit_code = 61
+
+
+class StoreInUse(StoreError):
+    id = "store-in-use"
+    template = "{name} in the store {store} is damaged and has to go, but backups are under way: {writers}"
+    hint = "Wait until they have ended, then run repair again. Nothing was changed."
+    exit_code = 64

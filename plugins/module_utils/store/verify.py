@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -56,19 +56,8 @@ def run(
     With `record` the store keeps what was found of each restore point.
     """
     sizes = dict(store.backend.list("packs/"))
-    names = sorted(sizes)
-    job = _Job(store, deep, sizes, tally or Tally())
-    job.tally.expect(sum(sizes.values()))
-    report = Report()
-    work = iter(names)
-    count = threads or len(os.sched_getaffinity(0))
-    with ThreadPoolExecutor(count, thread_name_prefix="verify") as executor:
-        try:
-            for one in [executor.submit(job.lane, work) for _lane in range(count)]:
-                report.add(one.result())
-        except BaseException:
-            job.stopped.set()
-            raise
+    job = Scan(store, deep, sizes=sizes, tally=tally)
+    report = job.run(sorted(sizes), threads)
     segments = store.index(fresh=True).segments
     report.problems += store.index_problems.values()
     for segment in segments:
@@ -93,14 +82,49 @@ def _others(store: Store, report: Report) -> None:
             report.problems.append(error.message)
 
 
-class _Job:
-    def __init__(self, store: Store, deep: bool, sizes: Mapping[str, int], tally: Tally) -> None:
+def stem(name: str) -> str:
+    """A pack as the index names it."""
+    return name.rpartition("/")[2].partition(".")[0]
+
+
+class Scan:
+    """A look at packs. `good`: where in each pack seen the good records begin; `keep` gets them as they are found.
+
+    `sizes`: of the packs, for the `tally`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        deep: bool,
+        keep: Callable[[str, list[Entry]], None] | None = None,
+        *,
+        sizes: Mapping[str, int] | None = None,
+        tally: Tally | None = None,
+    ) -> None:
         self.store, self.deep = store, deep
-        self.sizes = sizes
-        self.tally = tally
+        self.sizes = sizes or {}
+        self.tally = tally or Tally()
+        self.tally.expect(sum(self.sizes.values()))
         self.good: dict[str, frozenset[int]] = {}
+        self.damaged: set[str] = set()
         self.stopped = threading.Event()
+        self._keep = keep
         self._guard = threading.Lock()
+
+    def run(self, names: Sequence[str], threads: int) -> Report:
+        report = Report()
+        work = iter(names)
+        count = threads or len(os.sched_getaffinity(0))
+        with ThreadPoolExecutor(count, thread_name_prefix="verify") as executor:
+            try:
+                for one in [executor.submit(self.lane, work) for _lane in range(count)]:
+                    report.add(one.result())
+            except BaseException:
+                # Also an interrupt from the keyboard: the threads are not to read all packs first.
+                self.stopped.set()
+                raise
+        return report
 
     def lane(self, work: Iterator[str]) -> Report:
         report = Report()
@@ -122,6 +146,7 @@ class _Job:
             return
         except StoreError as error:
             report.problems.append(error.message)
+            self.damaged.add(stem(name))
         report.packs += 1
         # Table of contents, and what could not be followed.
         self.tally.add(max(0, self.sizes.get(name, 0) - (report.stored - before)))
@@ -143,22 +168,26 @@ class _Job:
         except StoreError as error:
             # Nothing vouches for the header any more: only decoding shows whether the records can be had.
             report.problems.append(error.message)
+            self.damaged.add(stem(pack.name))
             entries, deep = list(pack.survivors()), True
-        good = set()
+        good = []
         for entry in entries:
             report.records += 1
             report.stored += entry.span
             self.tally.add(entry.span)
             try:
                 self._record(pack, entry, report, deep)
-                good.add(entry.offset)
+                good.append(entry)
             except StoreError as error:
                 report.bad[entry.id] = error.message
+                self.damaged.add(stem(pack.name))
         report.stored += HEADER.size
         self.tally.add(HEADER.size)
-        name = pack.name.rpartition("/")[2].partition(".")[0]
+        name = stem(pack.name)
         with self._guard:
-            self.good[name] = frozenset(good)
+            self.good[name] = frozenset(entry.offset for entry in good)
+            if self._keep is not None:
+                self._keep(name, good)
 
     def _record(self, pack: PackReader, entry: Entry, report: Report, deep: bool) -> None:
         record = pack.raw(entry.offset, entry.stored)
@@ -174,7 +203,7 @@ class _Job:
         report.proven += len(data)
 
 
-def _points(store: Store, report: Report, job: _Job) -> None:
+def _points(store: Store, report: Report, job: Scan) -> None:
     """Every restore point can be read, and all that it needs lies in a good record."""
     for name, _size in sorted(store.backend.list(points.FOLDER)):
         before = len(report.hit)
@@ -197,7 +226,7 @@ def _points(store: Store, report: Report, job: _Job) -> None:
         (report.good_points if len(report.hit) == before else report.bad_points).append(name)
 
 
-def _point(store: Store, point: Point, report: Report, job: _Job) -> None:
+def _point(store: Store, point: Point, report: Report, job: Scan) -> None:
     def missing(ids: Sequence[bytes]) -> int:
         index = store.index()
         lost = [identity for identity in ids if not job.holds(index.find(identity), report)]

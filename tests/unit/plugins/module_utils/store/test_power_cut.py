@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
 from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Keep
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, holds, prune
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, copy, holds, prune, repair
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends import local as local_backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
@@ -286,3 +286,36 @@ def test_a_cut_at_any_moment_of_a_prune_with_all_that_follows_loses_nothing(
 
     assert every_cut(recorded, begin, folders, judge, monkeypatch, step) > 60
     assert len(there) > 1
+
+
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.soak)])
+def test_a_cut_at_any_moment_of_a_repair_loses_nothing_that_was_there(
+    recorded: Recorder, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Damaged packs are healed from a second store and written anew, the index is made anew."""
+    (tmp_path / "second").mkdir()
+    store, second = new_store(local(root)), new_store(local(tmp_path / "second"))
+    disks = {name: image(tmp_path / name, [*seeds, 9]) for name, seeds in (("one", [1, 2, 3, 4]), ("two", [5, 6]))}
+    made = {name: back_up(store, disk, machine=name)[0] for name, disk in disks.items()}
+    copy.run(store, second)
+    for path in (root / "packs").rglob(f"{made['one'].writer}-*.pack"):
+        data = bytearray(path.read_bytes())
+        data[100] ^= 1
+        path.write_bytes(data)
+    sorted((root / "index").iterdir())[0].write_bytes(b"nonsense")
+    begin, folders = contents(root)
+    recorded.events.clear()
+    report = repair.run(Store.open(local(root), clock=FakeClock()), other=second)
+    assert report.healed and report.collected and report.collected.removed
+
+    def judge(moment: int) -> None:
+        opened = Store.open(local(root), clock=FakeClock())
+        assert restored(opened, made["two"], tmp_path) == disks["two"].read_bytes()
+        again = repair.run(Store.open(local(root), clock=FakeClock()), other=second)
+        assert again.lost == {} and again.collected and again.collected.stopped is None
+        opened = Store.open(local(root))
+        for name, point in made.items():
+            assert restored(opened, point, tmp_path) == disks[name].read_bytes()
+        sound(opened)
+
+    assert every_cut(recorded, begin, folders, judge, monkeypatch, step) > 30

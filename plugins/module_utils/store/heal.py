@@ -1,0 +1,102 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a store lacks, from a second one with the same restore points. Nothing is taken that has not the right id."""
+
+from __future__ import annotations
+
+import contextlib
+
+from ansible_collections.stowage.esxi.plugins.module_utils.store import copy
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index
+from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
+from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import CHUNK, FILE, PAGE
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import (
+    NOTHING,
+    PAGE_SLOTS,
+    SLOT_BYTES,
+    DiskMap,
+    Point,
+    slots,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.stored import StoredDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Lane
+
+
+def run(keeper: Keeper, lane: Lane, index: Index, other: Store, problems: list[str]) -> int:
+    """Writes what restore points need and `index` does not have. Returns how many records that were."""
+    job = _Job(keeper, lane, index, other)
+    twins: dict[copy.Key, Point] = {}
+    for name, _size in other.backend.list("points/"):
+        with contextlib.suppress(StoreError):
+            twin = other.read_point(name)
+            if twin is not None:
+                twins[copy.key_of(other, twin)] = twin
+    for name, _size in keeper.store.backend.list("points/"):
+        try:
+            point = keeper.store.read_point(name)
+        except StoreError:
+            # A manifest that cannot be read is told elsewhere; a copy brings it back.
+            continue
+        twin = twins.get(copy.key_of(keeper.store, point)) if point else None
+        if point is not None and twin is not None:
+            try:
+                job.point(point, twin)
+            except StoreError as error:
+                problems.append(error.message)
+    return job.healed
+
+
+class _Job:
+    def __init__(self, keeper: Keeper, lane: Lane, index: Index, other: Store) -> None:
+        self._store, self._lane, self._index, self._other = keeper.store, lane, index, other
+        self._new: set[bytes] = set()
+        self.healed = 0
+
+    def point(self, point: Point, twin: Point) -> None:
+        for disk in point.disks:
+            same = twin.disk(disk.key)
+            if same is not None and same.size == disk.size:
+                with contextlib.closing(StoredDisk(self._other, same)) as source:
+                    self._disk(disk, source)
+        theirs = {file.name: file for file in twin.files}
+        for file in point.files:
+            there = theirs.get(file.name)
+            if file.id is not None and self._lacks(file.id) and there is not None and there.id is not None:
+                self._add(file.id, self._other.read_record(there.id, there.size), FILE)
+
+    def _disk(self, disk: DiskMap, source: StoredDisk) -> None:
+        for number, identity in enumerate(disk.pages):
+            if identity is None:
+                continue
+            page = self._made(disk, number, identity, source) if self._lacks(identity) else None
+            if page is None and not self._lacks(identity):
+                page = self._store.page(disk, number)
+            for slot, one, _check in slots(page or b""):
+                if self._lacks(one):
+                    data = source.chunk(number * PAGE_SLOTS + slot)
+                    if data is not None:
+                        self._add(one, data, CHUNK)
+
+    def _made(self, disk: DiskMap, number: int, identity: bytes, source: StoredDisk) -> bytes | None:
+        """A lost page, from the chunks that it named."""
+        page = bytearray()
+        for slot in range(disk.slots_of(number)):
+            data = source.chunk(number * PAGE_SLOTS + slot)
+            name = self._store.identity
+            page += NOTHING + bytes(SLOT_BYTES - ID_BYTES) if data is None else name.of(data) + name.check(data)
+        return bytes(page) if self._add(identity, bytes(page), PAGE) else None
+
+    def _lacks(self, identity: bytes) -> bool:
+        return identity not in self._index and identity not in self._new
+
+    def _add(self, identity: bytes, data: bytes, kind: int) -> bool:
+        if self._store.identity.of(data) != identity:
+            return False
+        self._lane.add(identity, self._store.identity.check(data), data, kind)
+        self._new.add(identity)
+        self.healed += 1
+        return True
