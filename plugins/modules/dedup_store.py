@@ -34,9 +34,14 @@ options:
       - V(present) makes the store where there is none, and gives it the settings and keys that are named.
       - V(collected) removes the packs that no restore point needs. It runs beside backups; what one of them may lean on
         goes in a later run.
+      - V(copied) copies restore points to the store O(other), which must be there and have the same O(chunk_bytes).
+      - V(pruned) removes the restore points that neither O(keep) nor a hold keeps, with the reason for each, and then
+        collects.
+      - V(repaired) makes the index anew, leaves out what is damaged, and brings back from O(other) what that has. It
+        fails where a restore point cannot be restored whole afterwards.
       - V(verified) looks at every record, index file and restore point, and fails where something is damaged.
     type: str
-    choices: [present, collected, verified]
+    choices: [present, collected, copied, pruned, repaired, verified]
     default: present
   chunk_bytes:
     description:
@@ -56,6 +61,19 @@ options:
     type: int
   pack_bytes:
     description: Size at which a pack is ended. A new store has 64 MiB.
+    type: int
+  quota_bytes:
+    description:
+      - Room that the packs and the index may take. A backup that meets it is given up. A new store has 0, which means
+        no limit.
+    type: int
+  reserve_bytes:
+    description:
+      - What of O(quota_bytes) no backup takes, so that a collection can work. A new store has 0, which means a
+        twentieth.
+    type: int
+  repack_percent:
+    description: A pack of which less is needed is written anew by a collection. A new store has 50.
     type: int
   keys:
     description:
@@ -84,13 +102,95 @@ options:
         RV(recovery_key). Use C(no_log) and keep it where the passphrase is not.
     type: bool
     default: false
+  keep:
+    description:
+      - With O(state=pruned), which restore points of each machine stay. A span keeps the newest one of each of its
+        latest spans that have one.
+    type: dict
+    suboptions:
+      last:
+        description: The newest ones.
+        type: int
+        default: 0
+      hourly:
+        description: One for each hour.
+        type: int
+        default: 0
+      daily:
+        description: One for each day.
+        type: int
+        default: 0
+      weekly:
+        description: One for each week.
+        type: int
+        default: 0
+      monthly:
+        description: One for each month.
+        type: int
+        default: 0
+      yearly:
+        description: One for each year.
+        type: int
+        default: 0
+      within_days:
+        description: All that are not older than so many days.
+        type: int
+        default: 0
+      min:
+        description: Never fewer than these.
+        type: int
+        default: 1
+  machines:
+    description: With O(state=pruned) and O(state=copied), ids of the machines that are meant. Without it, all.
+    type: list
+    elements: str
+  min_verified:
+    description: With O(state=pruned), never fewer of a machine that a verify has found good.
+    type: int
+    default: 1
+  room_bytes:
+    description:
+      - With O(state=pruned), the oldest restore points go, too, until packs and index take no more than that. Without
+        O(keep), no other ones go.
+    type: int
+  other:
+    description: The second store, for O(state=copied) and O(state=repaired).
+    type: dict
+    suboptions:
+      location:
+        description: As O(location).
+        type: str
+        required: true
+        aliases: [path]
+      passphrase:
+        description: As O(passphrase).
+        type: str
+      endpoint:
+        description: As O(endpoint).
+        type: str
+      region:
+        description: As O(region).
+        type: str
+      access_key:
+        description: As O(access_key).
+        type: str
+      secret_key:
+        description: As O(secret_key).
+        type: str
+  remove_lost:
+    description:
+      - With O(state=repaired), whether restore points that cannot be restored whole are removed. Held ones stay.
+    type: bool
+    default: false
   deep:
-    description: With O(state=verified), whether every record is decoded and proven by its hash.
+    description:
+      - With O(state=verified) and O(state=repaired), whether every record is decoded and proven by its hash.
     type: bool
     default: false
   observe_seconds:
     description:
-      - With O(state=collected), how long a backup without a sign of life is watched before it is given up.
+      - With O(state=collected), O(state=pruned) and O(state=repaired), how long a backup without a sign of life is
+        watched before it is given up.
     type: float
     default: 60
 seealso:
@@ -124,10 +224,29 @@ EXAMPLES = r"""
     purge_keys: true
   delegate_to: backup01
 
-- name: Give back the room of restore points that are gone
+- name: Keep what the policy says
   stowage.esxi.dedup_store:
     location: /srv/stowage
-    state: collected
+    state: pruned
+    keep:
+      daily: 14
+      weekly: 8
+      monthly: 12
+  delegate_to: backup01
+
+- name: Copy it to the second site
+  stowage.esxi.dedup_store:
+    location: /srv/stowage
+    state: copied
+    other:
+      location: s3://second-site/esxi
+  delegate_to: backup01
+
+- name: Prove all of it
+  stowage.esxi.dedup_store:
+    location: /srv/stowage
+    state: verified
+    deep: true
   delegate_to: backup01
 """
 
@@ -158,7 +277,7 @@ store:
       type: dict
       returned: success
       sample: {codec: zstd, level: 1, pack_bytes: 67108864}
-    keys:
+    key_slots:
       description: V(name) and V(kind) of each key, V(passphrase) or V(recovery).
       type: list
       elements: dict
@@ -184,6 +303,22 @@ collected:
     - V(removed), V(announced) and V(rescued) packs, V(freed_bytes), writers V(given_up) and V(waiting_for).
     - In check mode V(announced) are the packs that would go.
   returned: O(state=collected)
+  type: dict
+pruned:
+  description:
+    - V(decisions), one for each restore point with V(keep) and V(reasons), V(removed) ones, V(held) ones that were held
+      meanwhile, V(room_bytes) and V(over_bytes), and V(collected).
+  returned: O(state=pruned)
+  type: dict
+copied:
+  description: V(copied) restore points with their copies, those that were V(there), and what was V(told) of the bytes.
+  returned: O(state=copied)
+  type: dict
+repaired:
+  description:
+    - What was found and done; V(damaged_packs), V(replaced) index files, V(mended) small files, V(healed) records,
+      V(lost) parts of restore points by the names of their files, V(removed) restore points, and V(collected).
+  returned: O(state=repaired), also on failure
   type: dict
 verified:
   description:
@@ -225,26 +360,16 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, 
 def argument_spec():
     return dict(
         options.place_argument_spec(),
-        state=dict(type="str", choices=["present", "collected", "verified"], default="present"),
+        **options.settings_argument_spec(),
+        **options.keys_argument_spec(),
+        **options.chores_argument_spec(),
+        state=dict(
+            type="str",
+            choices=["present", "collected", "copied", "pruned", "repaired", "verified"],
+            default="present",
+        ),
         chunk_bytes=dict(type="int"),
         hash=dict(type="str", choices=["sha256", "blake3"]),
-        codec=dict(type="str", choices=["none", "zlib", "zstd"]),
-        level=dict(type="int"),
-        pack_bytes=dict(type="int"),
-        keys=dict(
-            type="list",
-            elements="dict",
-            default=[],
-            no_log=False,
-            options=dict(
-                name=dict(type="str", required=True),
-                passphrase=dict(type="str", required=True, no_log=True),
-            ),
-        ),
-        purge_keys=dict(type="bool", default=False),
-        recovery_key=dict(type="bool", default=False, no_log=False),
-        deep=dict(type="bool", default=False),
-        observe_seconds=dict(type="float", default=60),
     )
 
 
@@ -270,6 +395,7 @@ def main():
         argument_spec=argument_spec(),
         supports_check_mode=True,
         required_together=[("access_key", "secret_key")],
+        required_if=options.NEEDED_BY_STATE,
     )
     try:
         with options.open_place(module.params) as backend:

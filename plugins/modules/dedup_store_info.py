@@ -108,7 +108,7 @@ store:
       type: dict
       returned: success
       sample: {codec: zstd, level: 1, pack_bytes: 67108864}
-    keys:
+    key_slots:
       description: V(name) and V(kind) of each key, V(passphrase) or V(recovery).
       type: list
       elements: dict

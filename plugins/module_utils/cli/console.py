@@ -94,7 +94,7 @@ class Console:
         while True:
             over = ended.wait(_TICK_SECONDS)
             meter.total_bytes = tally.total
-            line = bar(meter.at(tally.done))[: shutil.get_terminal_size().columns - 1]
+            line = drawn(meter.at(tally.done))[: shutil.get_terminal_size().columns - 1]
             # The line that stays says where it ended.
             self._err.write(f"\r{line}\x1b[K" + ("\n" if over else ""))
             self._err.flush()
@@ -102,7 +102,7 @@ class Console:
                 return
 
 
-def bar(progress: Progress) -> str:
+def drawn(progress: Progress) -> str:
     """`restore scsi0:0  [#####...........]  32 %  1.2 GiB of 3.7 GiB  410 MiB/s  0:06 left`."""
     parts = [f"{progress.phase} {progress.item}".strip()]
     if progress.percent is not None:

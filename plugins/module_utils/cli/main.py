@@ -23,6 +23,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.cli import (
     mounting,
     pruning,
     restoring,
+    second,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.console import Console
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import (
@@ -41,6 +42,7 @@ COMMANDS: tuple[Command, ...] = (
     *mounting.COMMANDS,
     *keeping.COMMANDS,
     *pruning.COMMANDS,
+    *second.COMMANDS,
     *keyring.COMMANDS,
 )
 LIBRARIES = ("xxhash", "zstandard")

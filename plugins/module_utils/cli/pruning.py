@@ -35,11 +35,15 @@ def _prune_arguments(parser: Any) -> None:
         "--min-verified", type=number, default=1, metavar="N", help="never fewer that verify has found good (1)"
     )
     parser.add_argument("--room", type=size, metavar="SIZE", help="the oldest go, too, until the store takes no more")
+    machine_argument(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what would go and why, and change nothing")
+    observe_argument(parser)
+
+
+def machine_argument(parser: Any) -> None:
     parser.add_argument(
         "--machine", metavar="ID-OR-NAME", action="append", default=[], help="only restore points of this machine"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would go and why, and change nothing")
-    observe_argument(parser)
 
 
 def number(word: str) -> int:
@@ -62,7 +66,7 @@ def _prune(session: Session) -> int:
         report = prune.run(
             store,
             keep,
-            machines=_machines(store, args.machine),
+            machines=machine_ids(store, args.machine),
             min_verified=args.min_verified,
             room=args.room,
             check=args.dry_run,
@@ -73,7 +77,8 @@ def _prune(session: Session) -> int:
     return OK
 
 
-def _machines(store: Store, wanted: list[str]) -> list[str] | None:
+def machine_ids(store: Store, wanted: list[str]) -> list[str] | None:
+    """None for all machines; `NoSuchMachine`."""
     found = []
     for machine in wanted:
         points, _problems = find.all_points(store, machine)

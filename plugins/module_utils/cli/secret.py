@@ -14,6 +14,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import Not
 
 VARIABLE = "STOWAGE_PASSPHRASE"
 NEW_VARIABLE = "STOWAGE_NEW_PASSPHRASE"
+OTHER_VARIABLE = "STOWAGE_OTHER_PASSPHRASE"
 _MOST = 1 << 16
 
 

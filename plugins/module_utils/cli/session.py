@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Callable, NamedTuple
 
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.console import Console
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import Usage
-from ansible_collections.stowage.esxi.plugins.module_utils.cli.secret import NEW_VARIABLE, VARIABLE, Secret
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.secret import (
+    NEW_VARIABLE,
+    OTHER_VARIABLE,
+    VARIABLE,
+    Secret,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.crypto import WrongKey
 from ansible_collections.stowage.esxi.plugins.module_utils.store.location import S3Access, backend_at
@@ -39,19 +44,19 @@ class Session:
     @contextmanager
     def open(self) -> Iterator[Store]:
         """The store; a person is asked for its passphrase only where it has one and none was given."""
-        backend = self.backend()
-        secret = self.secret.given()
-        try:
-            store = Store.open(backend, secret)
-        except WrongKey:
-            typed = self.secret.asked() if secret is None else None
-            if typed is None:
-                raise
-            store = Store.open(backend, typed)
-        try:
+        with closing(_opened(self.backend(), self.secret)) as store:
             yield store
-        finally:
-            store.close()
+
+    @contextmanager
+    def open_other(self, location: str) -> Iterator[Store]:
+        """The second store of a command that has two."""
+        args = self.args
+        secret = Secret(
+            "Passphrase of the second store", OTHER_VARIABLE, args.other_passphrase_file, args.other_passphrase_fd
+        )
+        backend = backend_at(location, S3Access(args.other_endpoint, args.other_region))
+        with closing(_opened(backend, secret)) as store:
+            yield store
 
     def usage(self, reason: str) -> Usage:
         return Usage(reason=reason, program=f"stowage {self.args.command}")
@@ -67,6 +72,17 @@ class Session:
                 raise self.usage(f"{what} {key!r} was given twice")
             found[key] = value
         return found
+
+
+def _opened(backend: Backend, secret: Secret) -> Store:
+    given = secret.given()
+    try:
+        return Store.open(backend, given)
+    except WrongKey:
+        typed = secret.asked() if given is None else None
+        if typed is None:
+            raise
+        return Store.open(backend, typed)
 
 
 def size(word: str) -> int:

@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Keep
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, prune, verify
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, copy, prune, repair, verify
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import DamageFound, NoStore
+from ansible_collections.stowage.esxi.plugins.module_utils.store.options import open_place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 _MOST_NAMED = 3
+_EVERYTHING = 1 << 30
 
 
 def run(backend: Backend, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
@@ -28,8 +30,7 @@ def run(backend: Backend, params: Mapping[str, Any], check: bool) -> dict[str, A
         # The step that makes it has not really happened.
         return {"changed": False, params["state"]: {}}
     with closing(opened) as store:
-        chore = {"collected": _collect, "pruned": _prune, "verified": _verify}[params["state"]]
-        return {"id": store.id, **chore(store, params, check)}
+        return {"id": store.id, **CHORES[params["state"]](store, params, check)}
 
 
 def _collect(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
@@ -71,7 +72,8 @@ def pruned(report: prune.Report) -> dict[str, Any]:
 def _prune(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     report = prune.run(
         store,
-        Keep(**params["keep"]),
+        # With room alone, everything stays that there is room for.
+        Keep(**(params["keep"] or {"last": _EVERYTHING})),
         machines=params["machines"],
         min_verified=params["min_verified"],
         room=params["room_bytes"],
@@ -86,14 +88,71 @@ def _prune(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, An
     return {"changed": changed, "pruned": told, "diff": {"before": {"points": before}, "after": {"points": after}}}
 
 
+def repaired(report: repair.Report) -> dict[str, Any]:
+    """What a repair did or would do, as plain data."""
+    return {**vars(report), "collected": vars(report.collected) if report.collected is not None else None}
+
+
+def copied(report: copy.Report) -> dict[str, Any]:
+    """What a copy did or would do, as plain data."""
+    return {
+        "copied": [
+            {
+                "point": old.point,
+                "machine": {"id": old.machine_id, "name": old.machine_name},
+                "copy": new.point if new is not None else None,
+            }
+            for old, new in report.copied
+        ],
+        "there": [point.point for point in report.there],
+        "told": vars(report.told),
+    }
+
+
+def _repair(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    with ExitStack() as stack:
+        other = stack.enter_context(_other(params["other"])) if params["other"] is not None else None
+        report = repair.run(
+            store,
+            other=other,
+            remove=params["remove_lost"],
+            check=check,
+            deep=params["deep"],
+            observe_seconds=params["observe_seconds"],
+        )
+    changed = bool(report.bad_records or report.damaged_packs or report.mended or report.healed or report.removed)
+    result: dict[str, Any] = {"changed": changed, "repaired": repaired(report)}
+    if report.lost:
+        result["damage"] = DamageFound(
+            store=store.name, found=_few([f"{name}: {', '.join(words)}" for name, words in sorted(report.lost.items())])
+        )
+    return result
+
+
+def _copy(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    with _other(params["other"]) as other:
+        report = copy.run(store, other, machines=params["machines"], check=check)
+    return {"changed": bool(report.copied), "copied": copied(report)}
+
+
+@contextmanager
+def _other(params: Mapping[str, Any]) -> Iterator[Store]:
+    with open_place(params) as backend:
+        yield Store.open(backend, params["passphrase"])
+
+
+def _few(found: list[str]) -> str:
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    return "; ".join(found[:_MOST_NAMED]) + more
+
+
 def _verify(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     report = verify.run(store, deep=params["deep"])
     told = shown(report)
     if report.ok:
         return {"changed": False, "verified": told}
     first = [*report.hit, *report.problems, *report.bad.values()]
-    more = f" and {len(first) - _MOST_NAMED} more" if len(first) > _MOST_NAMED else ""
-    error = DamageFound(store=store.name, found="; ".join(first[:_MOST_NAMED]) + more)
+    error = DamageFound(store=store.name, found=_few(first))
     return {"changed": False, "verified": told, "damage": error}
 
 
@@ -108,3 +167,12 @@ def shown(report: verify.Report) -> dict[str, Any]:
         "problems": report.problems,
         "hit": report.hit,
     }
+
+
+CHORES: dict[str, Callable[[Store, Mapping[str, Any], bool], dict[str, Any]]] = {
+    "collected": _collect,
+    "copied": _copy,
+    "pruned": _prune,
+    "repaired": _repair,
+    "verified": _verify,
+}

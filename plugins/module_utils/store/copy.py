@@ -24,6 +24,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.stored import StoredDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
 Key = tuple[str, str, str]
 
@@ -45,6 +46,7 @@ def run(
     machines: Collection[str] | None = None,
     threads: int = 0,
     check: bool = False,
+    tally: Tally | None = None,
 ) -> Report:
     """Copies restore points (all, or those of some machines, by their ids), oldest first. What the target has already
     is left; so a copy that was cut short is taken up where it was."""
@@ -65,7 +67,7 @@ def run(
         made = None
         if not check:
             base = _base(source, ours, theirs, point)
-            made, told = _copy(source, target, point, base, threads)
+            made, told = _copy(source, target, point, base, threads, tally)
             theirs[key] = made
             report.told.add(told)
         report.copied.append((point, made))
@@ -89,7 +91,12 @@ def _base(source: Store, ours: Sequence[Point], theirs: dict[Key, Point], point:
 
 
 def _copy(
-    source: Store, target: Store, point: Point, base: tuple[Point, Point] | None, threads: int
+    source: Store,
+    target: Store,
+    point: Point,
+    base: tuple[Point, Point] | None,
+    threads: int,
+    tally: Tally | None,
 ) -> tuple[Point, backup.Told]:
     store, _machine, name = key_of(source, point)
     with contextlib.ExitStack() as stack:
@@ -110,6 +117,7 @@ def _copy(
             threads=threads,
             facts={**point.facts, "origin": {"store": store, "point": name}},
             like=point,
+            tally=tally,
         )
 
 

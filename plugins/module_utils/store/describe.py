@@ -22,7 +22,7 @@ def store(opened: Store) -> dict[str, Any]:
         "hash": opened.config["hash"],
         "encrypted": opened.vault is not None,
         "settings": dict(opened.settings),
-        "keys": [{"name": slot.name, "kind": slot.kind} for slot in keys.slots(opened.backend)],
+        "key_slots": [{"name": slot.name, "kind": slot.kind} for slot in keys.slots(opened.backend)],
     }
 
 

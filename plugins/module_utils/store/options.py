@@ -27,6 +27,46 @@ def place_argument_spec() -> dict[str, dict[str, Any]]:
     }
 
 
+def settings_argument_spec() -> dict[str, dict[str, Any]]:
+    return {
+        "codec": {"type": "str", "choices": ["none", "zlib", "zstd"]},
+        "level": {"type": "int"},
+        "pack_bytes": {"type": "int"},
+        "quota_bytes": {"type": "int"},
+        "reserve_bytes": {"type": "int"},
+        "repack_percent": {"type": "int"},
+    }
+
+
+def keys_argument_spec() -> dict[str, dict[str, Any]]:
+    one = {"name": {"type": "str", "required": True}, "passphrase": {"type": "str", "required": True, "no_log": True}}
+    return {
+        "keys": {"type": "list", "elements": "dict", "default": [], "no_log": False, "options": one},
+        "purge_keys": {"type": "bool", "default": False},
+        "recovery_key": {"type": "bool", "default": False, "no_log": False},
+    }
+
+
+def chores_argument_spec() -> dict[str, dict[str, Any]]:
+    """What the states other than present need."""
+    spans = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "within_days")
+    keep = {name: {"type": "int", "default": 0} for name in spans}
+    return {
+        "keep": {"type": "dict", "options": {**keep, "min": {"type": "int", "default": 1}}},
+        "machines": {"type": "list", "elements": "str"},
+        "min_verified": {"type": "int", "default": 1},
+        "room_bytes": {"type": "int"},
+        "other": {"type": "dict", "options": place_argument_spec()},
+        "remove_lost": {"type": "bool", "default": False},
+        "deep": {"type": "bool", "default": False},
+        "observe_seconds": {"type": "float", "default": 60},
+    }
+
+
+# For required_if.
+NEEDED_BY_STATE = [("state", "copied", ("other",)), ("state", "pruned", ("keep", "room_bytes"), True)]
+
+
 @contextmanager
 def open_place(params: Mapping[str, Any]) -> Iterator[Backend]:
     access = S3Access(params["endpoint"], params["region"], params["access_key"], params["secret_key"])

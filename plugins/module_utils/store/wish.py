@@ -168,5 +168,5 @@ def _shown(
         "hash": hash_name,
         "encrypted": encrypted,
         "settings": dict(sorted(set_to.items())),
-        "keys": [{"name": name, "kind": kind} for name, kind in sorted(kinds.items())],
+        "key_slots": [{"name": name, "kind": kind} for name, kind in sorted(kinds.items())],
     }

@@ -75,7 +75,7 @@ def test_a_recovery_key_is_told_once_and_opens(tmp_path: Path) -> None:
     assert "recovery_key" not in run("dedup_store", check=True, **params)
     paper = run("dedup_store", **params)["recovery_key"]
     assert "recovery_key" not in run("dedup_store", **params)
-    assert run("dedup_store_info", location=str(tmp_path / "s"), passphrase=paper)["store"]["keys"] == [
+    assert run("dedup_store_info", location=str(tmp_path / "s"), passphrase=paper)["store"]["key_slots"] == [
         {"name": "first", "kind": "passphrase"},
         {"name": "recovery", "kind": "recovery"},
     ]

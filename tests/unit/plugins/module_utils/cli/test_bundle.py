@@ -40,7 +40,7 @@ def call(alone: Path, *words: object, flags: tuple[str, ...] = ("-I",)) -> subpr
 def test_it_alone_makes_a_store_lists_and_restores(alone: Path, tmp_path: Path) -> None:
     disk = image(tmp_path / "disk", [1, 0, 2])
     store = tmp_path / "store"
-    assert call(alone, "create", store, "--chunk-kib", 64).returncode == 0
+    assert call(alone, "create", store, "--chunk-size", "64KiB").returncode == 0
     assert call(alone, "backup", store, "--machine", "m", "--disk", f"scsi0:0={disk}").returncode == 0
     # The copy in the store is the same program, and does the rest.
     assert (store / bundle.NAME).read_bytes() == (alone / bundle.NAME).read_bytes()
@@ -104,7 +104,9 @@ def test_a_backup_that_is_ended_by_a_signal_leaves_no_point_and_no_writer(
 ) -> None:
     store = tmp_path / "store"
     assert (
-        call(alone, "create", store, "--chunk-kib", 64, "--pack-mib", 1, "--codec", "zlib", "--level", 9).returncode
+        call(
+            alone, "create", store, "--chunk-size", "64KiB", "--pack-size", "1MiB", "--codec", "zlib", "--level", 9
+        ).returncode
         == 0
     )
     (tmp_path / "disk").write_bytes(os.urandom(CHUNK * 700))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +24,7 @@ Run = Callable[..., SimpleNamespace]
 @pytest.fixture
 def place(tmp_path: Path, stowage: Run) -> Path:
     """A store with small chunks."""
-    assert stowage("create", tmp_path / "store", "--chunk-kib", 64, "--pack-mib", 1).code == 0
+    assert stowage("create", tmp_path / "store", "--chunk-size", "64KiB", "--pack-size", "1MiB").code == 0
     return tmp_path / "store"
 
 
@@ -42,7 +44,7 @@ def point(place: Path, disk: Path, tmp_path: Path, stowage: Run) -> str:
 
 def test_the_whole_story_for_a_program(tmp_path: Path, stowage: Run, disk: Path) -> None:
     store = tmp_path / "s"
-    made = stowage("create", store, "--json", "--chunk-kib", 64, "--hash", "blake3", "--level", 3).json
+    made = stowage("create", store, "--json", "--chunk-size", "64KiB", "--hash", "blake3", "--level", 3).json
     assert (made["hash"], made["chunk_bytes"], made["encrypted"], made["settings"]["level"]) == (
         "blake3",
         CHUNK,
@@ -107,7 +109,7 @@ def test_only_what_may_differ_is_read_when_that_is_known(
     place: Path, point: str, disk: Path, tmp_path: Path, stowage: Run
 ) -> None:
     image(disk, [1, 9, 0, 3, 3], 5 * CHUNK - 999)
-    (tmp_path / "map").write_text(f"[[{CHUNK}, 10]]")
+    (tmp_path / "map").write_text(f'[{{"start": {CHUNK}, "length": 10}}]')
     words = [
         "backup",
         place,
@@ -123,8 +125,8 @@ def test_only_what_may_differ_is_read_when_that_is_known(
     stowage("restore", place, found["point"], "--disk", f"scsi0:0={tmp_path / 'out'}")
     assert (tmp_path / "out").read_bytes() == disk.read_bytes()
     assert stowage(*words).code == 2
-    (tmp_path / "map").write_text('[[1, "x"]]')
-    assert stowage(*words, "--parent", point).code == 1
+    (tmp_path / "map").write_text('[{"start": 1}]')
+    assert stowage(*words, "--parent", point).code == 66
 
 
 def test_what_is_there_is_not_touched_unless_that_is_meant(
@@ -220,7 +222,7 @@ def test_what_no_point_needs_is_collected(place: Path, point: str, tmp_path: Pat
         (["list", "S/none"], 61, "no store at"),
         (["create", "S"], 61, "is a store already"),
         (["create", "S/new", "--level", "99"], 61, "levels from 1 to 19"),
-        (["create", "S/new", "--pack-mib", "4096"], 61, "between 1048576"),
+        (["create", "S/new", "--pack-size", "4GiB"], 61, "between 1048576"),
         (["create", "S/new", "--recovery-key"], 2, "needs --encrypt"),
         (["create", "S/new", "--passphrase-file", "/dev/null"], 2, "not --encrypt"),
         (["create", "S/new", "--encrypt", "--passphrase-file", "/dev/null"], 2, "is needed"),
@@ -255,7 +257,7 @@ def test_a_store_in_a_bucket(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", S3_KEYS[0])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", S3_KEYS[1])
     there = [f"s3://{BUCKET}/{tmp_path.name}", "--endpoint", s3_server, "--json"]
-    assert stowage("create", *there, "--chunk-kib", 64).json["location"] == there[0]
+    assert stowage("create", *there, "--chunk-size", "64KiB").json["location"] == there[0]
     found = stowage("backup", *there, "--machine", "m", "--disk", f"scsi0:0={disk}").json
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
     stowage("restore", there[0], found["point"], "--disk", f"scsi0:0={tmp_path / 'out'}")
@@ -272,7 +274,7 @@ def test_a_store_in_a_bucket(
 @pytest.fixture
 def locked(tmp_path: Path, stowage: Run) -> Path:
     (tmp_path / "pass").write_text("correct horse\nsecond line")
-    words = ["--encrypt", "--passphrase-file", tmp_path / "pass", "--chunk-kib", 64]
+    words = ["--encrypt", "--passphrase-file", tmp_path / "pass", "--chunk-size", "64KiB"]
     assert stowage("create", tmp_path / "locked", *words).code == 0
     return tmp_path / "locked"
 
@@ -335,6 +337,8 @@ def test_no_word_of_the_command_line_is_a_passphrase() -> None:
         "--passphrase-fd",
         "--new-passphrase-file",
         "--new-passphrase-fd",
+        "--other-passphrase-file",
+        "--other-passphrase-fd",
         "--recovery-key",
         "--key",
     }
@@ -355,3 +359,104 @@ def test_progress_is_drawn_on_a_terminal_and_nowhere_else(
         assert "100 %" in stowage(*command, lively=True).err
     for quiet in (stowage(*words), stowage(*words, "--quiet", lively=True), stowage(*words, "--json", lively=True)):
         assert (quiet.code, quiet.err) == (0, "")
+
+
+# -- what stays ------------------------------------------------------------------------------------------------------
+
+
+def test_prune_says_why_and_removes_what_it_said(place: Path, point: str, disk: Path, stowage: Run) -> None:
+    for _day in range(3):
+        image(disk, [1, 2, 0, _day + 20, 3], 5 * CHUNK - 999)
+        assert stowage("backup", place, "--machine", "id-1", "--name", "web", "--disk", f"scsi0:0={disk}").code == 0
+    points = [one["point"] for one in stowage("list", place, "--json").json["points"]]
+    hold = ["hold", place, points[1], "--as", "audit", "--reason", "until May"]
+    assert stowage(*hold, "--json").json["changed"] and not stowage(*hold, "--json").json["changed"]
+    assert stowage("holds", place, "--json").json["holds"][0]["reason"] == "until May"
+    words = ["prune", place, "--keep-last", 1, "--machine", "web", "--observe-seconds", 0]
+    predicted = stowage(*words, "--dry-run", "--json").json
+    assert stowage("list", place, "--json").json["points"][0]["point"] == points[0] == point
+    people = stowage(*words, "--dry-run").out
+    assert re.search(rf"^{points[1]} .* keep +held$", people, re.M) and "REMOVE  no rule keeps it" in people
+    assert "2 restore points would be removed" in people
+    happened = stowage(*words, "--json").json
+    assert happened["decisions"] == predicted["decisions"]
+    assert sorted(happened["removed"]) == sorted(predicted["removed"]) == sorted([points[0], points[2]])
+    assert [one["point"] for one in stowage("list", place, "--json").json["points"]] == [points[1], points[3]]
+    assert stowage(*words, "--json").json["removed"] == []
+    assert stowage("release", place, points[1], "--as", "audit", "--json").json["holds"] == []
+    assert stowage("release", place, points[1], "--as", "audit").code == 65
+    assert stowage("prune", place, "--room", "1KiB", "--min-verified", 0, "--observe-seconds", 0, "--json").json[
+        "removed"
+    ] == [points[1]]
+    assert stowage("prune", place).code == 2
+    assert stowage("prune", place, "--keep-last", "-1").code == 2
+    assert stowage("prune", place, "--keep-last", 1, "--machine", "nobody").code == 65
+
+
+def test_a_quota_gives_a_backup_up_and_nothing_else(place: Path, point: str, tmp_path: Path, stowage: Run) -> None:
+    assert stowage("settings", place, "--quota", "200KiB", "--json").json["settings"]["quota_bytes"] == 200 << 10
+    big = image(tmp_path / "big", list(range(50, 90)))
+    found = stowage("backup", place, "--machine", "id-2", "--disk", f"scsi0:0={big}", "--json")
+    assert found.code == 68 and found.error["error"]["id"] == "store-quota-reached"
+    assert [one["point"] for one in stowage("list", place, "--json").json["points"]] == [point]
+    assert stowage("verify", place).code == 0
+
+
+# -- a second store --------------------------------------------------------------------------------------------------
+
+
+def test_a_second_store_gets_copies_and_gives_back_what_is_lost(
+    place: Path, point: str, disk: Path, tmp_path: Path, stowage: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = tmp_path / "second"
+    monkeypatch.setenv("STOWAGE_PASSPHRASE", "of the second")
+    assert stowage("create", second, "--chunk-size", "64KiB", "--encrypt").code == 0
+    monkeypatch.delenv("STOWAGE_PASSPHRASE")
+    assert stowage("copy", place, second).code == 67
+    (tmp_path / "other").write_text("of the second\n")
+    other = ["--other-passphrase-file", tmp_path / "other"]
+    assert len(stowage("copy", place, second, *other, "--dry-run", "--json").json["copied"]) == 1
+    done = stowage("copy", place, second, *other, "--json").json
+    assert done["copied"][0]["point"] == point and done["told"]["stored"] > 0
+    again = stowage("copy", place, second, *other, "--machine", "web", "--json").json
+    assert (again["copied"], again["there"]) == ([], [point])
+    monkeypatch.setenv("STOWAGE_PASSPHRASE", "of the second")
+    stowage("restore", second, "latest", "--disk", f"scsi0:0={tmp_path / 'twin'}")
+    monkeypatch.delenv("STOWAGE_PASSPHRASE")
+    assert (tmp_path / "twin").read_bytes() == disk.read_bytes()
+
+    pack = max(place.rglob("*.pack"), key=lambda path: path.stat().st_size)
+    data = bytearray(pack.read_bytes())
+    data[500] ^= 1
+    pack.write_bytes(data)
+    assert stowage("repair", place, "--dry-run", "--json").code == 3
+    lost = stowage("repair", place, "--observe-seconds", 0)
+    assert lost.code == 3 and f"{point}.json" in lost.out and lost.out.endswith("NOT EVERYTHING CAN BE RESTORED\n")
+    healed = stowage("repair", place, "--from", second, *other, "--observe-seconds", 0, "--json")
+    assert healed.code == 0 and healed.json["healed"] == 1 and healed.json["lost"] == {}
+    assert stowage("verify", place, "--deep").code == 0
+    stowage("restore", place, point, "--disk", f"scsi0:0={tmp_path / 'back'}")
+    assert (tmp_path / "back").read_bytes() == disk.read_bytes()
+
+
+# -- forms -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("form", "ending"), [("vmdk", "vmdk"), ("qcow2", "qcow2"), ("vmdk-stream", "vmdk")])
+def test_a_disk_is_restored_in_a_form_and_backed_up_from_it(
+    place: Path, tmp_path: Path, stowage: Run, form: str, ending: str
+) -> None:
+    if form != "vmdk" and not shutil.which("qemu-img"):
+        pytest.skip("no qemu-img here")
+    disk = image(tmp_path / "disk", [1, 0, 2, 0, 0])
+    made = stowage("backup", place, "--machine", "m", "--disk", f"ide0:0={disk}", "--form", "raw", "--json").json
+    found = stowage("restore", place, made["point"], "--to", tmp_path / "out", "--form", form, "--json")
+    assert found.code == 0, found.err
+    target = tmp_path / "out" / f"ide0-0.{ending}"
+    if shutil.which("qemu-img"):
+        subprocess.run(["qemu-img", "compare", "-F", "raw", target, disk], check=True, capture_output=True)
+    assert stowage("restore", place, made["point"], "--to", tmp_path / "out", "--form", form).code == 66
+    assert stowage("restore", place, made["point"], "--to", tmp_path / "o", "--form", form, "--overwrite").code == 2
+    if ending == "vmdk":
+        again = stowage("backup", place, "--machine", "m", "--disk", f"ide0:0={target}", "--json").json
+        assert again["disks"][0]["bytes"] == 5 * CHUNK and again["told"]["new"] == 0

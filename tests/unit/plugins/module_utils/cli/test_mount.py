@@ -150,4 +150,4 @@ def test_a_place_that_is_no_empty_folder_is_refused(
     (tmp_path / "full" / "of").mkdir(parents=True)
     for place in ("full", "none"):
         found = stowage("mount", tmp_path / "store", point.point, tmp_path / place)
-        assert found.code == 68 and "no empty folder" in found.err
+        assert found.code == 5 and "no empty folder" in found.err

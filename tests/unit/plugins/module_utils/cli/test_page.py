@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
@@ -13,7 +14,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.cli import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.main import COMMANDS, parser
 
 PAGE = (Path(__file__).resolve().parents[5] / "docs" / "command-line.md").read_text(encoding="utf-8")
-ROOMS = ("base", "store", "cli")
+ROOMS = ("base", "store", "vmdk", "cli")
 
 
 def every_error() -> set[type[StowageError]]:
@@ -47,7 +48,8 @@ def test_every_option_is_on_the_page_and_every_option_of_the_page_exists() -> No
 
 
 def test_every_exit_code_is_on_the_page_and_every_code_of_the_page_exists() -> None:
-    told = {int(code) for code in re.findall(r"^\| (\d+) \|", PAGE.partition("## Exit codes")[2], re.M)}
+    rows = re.findall(r"^\| (\d+)(?: to (\d+))? \|", PAGE.partition("## Exit codes")[2], re.M)
+    told = {code for first, last in rows for code in range(int(first), int(last or first) + 1)}
     exist = {errors.exit_code(cls()) for cls in every_error()}
     assert told == exist | {errors.OK, errors.FAILED, errors.USAGE, errors.DAMAGE, errors.INTERRUPTED}
 
@@ -56,4 +58,4 @@ def test_every_command_line_of_the_page_is_understood() -> None:
     lines = re.findall(r"^stowage (.*)$", PAGE, re.M)
     assert len(lines) > 20
     for line in lines:
-        parser().parse_args(line.split())
+        parser().parse_args(shlex.split(line))

@@ -1,0 +1,122 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""copy, repair: with a second store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import DAMAGE, OK
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.keeping import gc_lines, observe_argument
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.pruning import machine_argument, machine_ids
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
+from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, copy, repair
+
+
+def _other_arguments(parser: Any) -> None:
+    group = parser.add_argument_group("options of the second store")
+    group.add_argument("--other-passphrase-file", metavar="PATH", help="its passphrase or recovery key")
+    group.add_argument("--other-passphrase-fd", type=int, metavar="N", help="its passphrase or recovery key")
+    group.add_argument("--other-endpoint", metavar="URL", help="of its object storage")
+    group.add_argument("--other-region", metavar="NAME", help="of its object storage")
+
+
+# -- copy ----------------------------------------------------------------------------------------------------------
+
+
+def _copy_arguments(parser: Any) -> None:
+    parser.add_argument(
+        "target", metavar="TARGET", help="the store to copy to; it must be there, with the same chunk size"
+    )
+    machine_argument(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be copied, and change nothing")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one for each processor")
+    _other_arguments(parser)
+
+
+def _copy(session: Session) -> int:
+    args = session.args
+    with session.open() as store, session.open_other(args.target) as target:
+        machines = machine_ids(store, args.machine)
+        with session.console.progress("copy", "") as tally:
+            report = copy.run(store, target, machines=machines, threads=args.threads, check=args.dry_run, tally=tally)
+        document = {"store": store.name, "target": target.name, "dry_run": args.dry_run, **chores.copied(report)}
+        session.console.result(document, _copy_lines(report, args.dry_run))
+    return OK
+
+
+def _copy_lines(report: copy.Report, dry_run: bool) -> Iterator[str]:
+    rows = [[old.point, old.machine_name, new.point if new is not None else ""] for old, new in report.copied]
+    if rows:
+        yield from text.table(["POINT", "MACHINE", "COPY"], rows)
+    done = "would be copied" if dry_run else f"copied, {text.size(report.told.stored)} stored"
+    yield f"{text.count(len(report.copied), 'restore point')} {done}; {len(report.there)} there already"
+
+
+# -- repair --------------------------------------------------------------------------------------------------------
+
+
+def _repair_arguments(parser: Any) -> None:
+    parser.add_argument(
+        "--from", dest="other", metavar="STORE", help="a second store that has copies: bring back what is lost"
+    )
+    parser.add_argument("--deep", action="store_true", help="prove every record by its hash, not by its checksum alone")
+    parser.add_argument(
+        "--remove-lost", action="store_true", help="remove restore points that cannot be restored whole; held ones stay"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what is damaged, and change nothing")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one for each processor")
+    observe_argument(parser)
+    _other_arguments(parser)
+
+
+def _repair(session: Session) -> int:
+    args = session.args
+    with session.open() as store, ExitStack() as stack:
+        other = stack.enter_context(session.open_other(args.other)) if args.other else None
+        report = repair.run(
+            store,
+            other=other,
+            remove=args.remove_lost,
+            check=args.dry_run,
+            deep=args.deep,
+            threads=args.threads,
+            observe_seconds=args.observe_seconds,
+        )
+        document = {"store": store.name, "dry_run": args.dry_run, **chores.repaired(report)}
+        session.console.result(document, _repair_lines(report, args.dry_run))
+    found = report.bad_records or report.damaged_packs or report.mended
+    return DAMAGE if report.lost or (args.dry_run and found) else OK
+
+
+def _repair_lines(report: repair.Report, dry_run: bool) -> Iterator[str]:
+    yield f"{text.count(report.records, 'record')} in {text.count(report.packs, 'pack')}, {report.bad_records} damaged"
+    for name in report.damaged_packs:
+        yield f"DAMAGED: packs/{name[:2]}/{name}.pack"
+    for name in report.mended:
+        yield f"DAMAGED: {text.printable(name)} {'would be removed' if dry_run else 'removed'}"
+    if report.replaced:
+        yield f"the index was made anew, in place of {text.count(len(report.replaced), 'file')}"
+    if report.healed:
+        yield f"{text.count(report.healed, 'record')} brought back from the second store"
+    for name, words in sorted(report.lost.items()):
+        yield f"LOST: {name}: {text.printable(', '.join(words))}"
+    for name in report.removed:
+        yield f"removed {name}"
+    for problem in report.problems:
+        yield f"PROBLEM: {text.printable(problem)}"
+    if report.collected is not None:
+        yield from gc_lines(report.collected, dry_run)
+    yield "every restore point can be restored" if not report.lost else "NOT EVERYTHING CAN BE RESTORED"
+
+
+COMMANDS = (
+    Command("copy", "copy restore points to a second store", _copy_arguments, _copy),
+    Command(
+        "repair", "make the index anew, leave out what is damaged, heal from a second store", _repair_arguments, _repair
+    ),
+)
