@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -71,9 +73,15 @@ def run(store: Store, *, deep: bool = False, threads: int = 0, record: bool = Tr
 def _others(store: Store, report: Report) -> None:
     """The small files that no restore needs, but a prune or a collection does."""
     verified.findings(store, report.problems)
-    for look in (holds.listed, lambda one: removal.under_way(one.backend), lambda one: registry.condemned(one.backend)):
+    looks: list[Callable[[], object]] = [
+        lambda: holds.listed(store),
+        lambda: removal.under_way(store.backend),
+        lambda: registry.condemned(store.backend),
+        lambda: registry.registrations(store.backend),
+    ]
+    for look in looks:
         try:
-            look(store)
+            look()
         except StoreError as error:
             report.problems.append(error.message)
 
@@ -88,7 +96,7 @@ class Scan:
 
     def __init__(self, store: Store, deep: bool, keep: Callable[[str, list[Entry]], None] | None = None) -> None:
         self.store, self.deep = store, deep
-        self.good: dict[str, frozenset[int]] = {}
+        self.good: dict[str, array[int]] = {}
         self.damaged: set[str] = set()
         self._keep = keep
         self._guard = threading.Lock()
@@ -128,9 +136,11 @@ class Scan:
         if place is None:
             return False
         if place.pack not in self.good:
-            self.good[place.pack] = frozenset()
+            self.good[place.pack] = array("I")
             self.look(pack_name(place.pack), report)
-        return place.offset in self.good[place.pack]
+        good = self.good[place.pack]
+        at = bisect_left(good, place.offset)
+        return at < len(good) and good[at] == place.offset
 
     def _pack(self, pack: PackReader, report: Report) -> None:
         pack.check_header(bytes.fromhex(self.store.id))
@@ -155,7 +165,7 @@ class Scan:
         report.stored += HEADER.size
         name = stem(pack.name)
         with self._guard:
-            self.good[name] = frozenset(entry.offset for entry in good)
+            self.good[name] = array("I", (entry.offset for entry in good))
             if self._keep is not None:
                 self._keep(name, good)
 
