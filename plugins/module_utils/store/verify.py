@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -75,9 +77,15 @@ def run(
 def _others(store: Store, report: Report) -> None:
     """The small files that no restore needs, but a prune or a collection does."""
     verified.findings(store, report.problems)
-    for look in (holds.listed, lambda one: removal.under_way(one.backend), lambda one: registry.condemned(one.backend)):
+    looks: list[Callable[[], object]] = [
+        lambda: holds.listed(store),
+        lambda: removal.under_way(store.backend),
+        lambda: registry.condemned(store.backend),
+        lambda: registry.registrations(store.backend),
+    ]
+    for look in looks:
         try:
-            look(store)
+            look()
         except StoreError as error:
             report.problems.append(error.message)
 
@@ -106,7 +114,7 @@ class Scan:
         self.sizes = sizes or {}
         self.tally = tally or Tally()
         self.tally.expect(sum(self.sizes.values()))
-        self.good: dict[str, frozenset[int]] = {}
+        self.good: dict[str, array[int]] = {}
         self.damaged: set[str] = set()
         self.stopped = threading.Event()
         self._keep = keep
@@ -156,9 +164,11 @@ class Scan:
         if place is None:
             return False
         if place.pack not in self.good:
-            self.good[place.pack] = frozenset()
+            self.good[place.pack] = array("I")
             self.look(pack_name(place.pack), report)
-        return place.offset in self.good[place.pack]
+        good = self.good[place.pack]
+        at = bisect_left(good, place.offset)
+        return at < len(good) and good[at] == place.offset
 
     def _pack(self, pack: PackReader, report: Report) -> None:
         pack.check_header(bytes.fromhex(self.store.id))
@@ -185,7 +195,7 @@ class Scan:
         self.tally.add(HEADER.size)
         name = stem(pack.name)
         with self._guard:
-            self.good[name] = frozenset(entry.offset for entry in good)
+            self.good[name] = array("I", (entry.offset for entry in good))
             if self._keep is not None:
                 self._keep(name, good)
 

@@ -49,12 +49,26 @@ class LocalUpload(Upload):
         self._backend, self._name = backend, name
         self._path = backend.path(name)
         folder = os.path.dirname(self._path)
-        self._temporary = os.path.join(folder, f"{TEMPORARY}{secrets.token_hex(8)}")
         with backend.told(name, "written"):
             backend.make_folder(folder)
-            self._handle = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            # Held for as long as we live: what is not held is a dead writer's.
-            fcntl.flock(self._handle, fcntl.LOCK_SH)
+            # A tidying that opens the file before we hold it takes it for a dead writer's: then another one.
+            self._handle = -1
+            while self._handle < 0:
+                self._temporary = os.path.join(folder, f"{TEMPORARY}{secrets.token_hex(8)}")
+                self._handle = self._held()
+
+    def _held(self) -> int:
+        """The new file, or -1 when it is gone again. Held for as long as we live: what is not held is a dead one's."""
+        handle = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            if os.path.lexists(self._temporary):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+        return -1
 
     def append(self, parts: Sequence[Any]) -> None:
         with self._backend.told(self._name, "written"):

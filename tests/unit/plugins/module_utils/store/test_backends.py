@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -171,3 +172,22 @@ def test_tidying_takes_what_the_dead_left_and_nothing_of_the_living(root: Path, 
     living.commit()
     folder.tidy()
     assert list(folder.list("packs/")) == [("packs/aa/living.pack", 1)]
+
+
+def test_an_upload_that_is_tidied_away_at_its_birth_begins_again(
+    root: Path, folder: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, tidied = fcntl.flock, []
+
+    def late(handle: int, how: int) -> None:
+        if how == fcntl.LOCK_SH and not tidied:
+            tidied.append(handle)
+            folder.tidy()
+            assert not os.listdir(root / "packs/aa")
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    upload = folder.upload("packs/aa/x.pack")
+    upload.append([b"x"])
+    upload.commit()
+    assert tidied and folder.read("packs/aa/x.pack") == b"x"

@@ -1,0 +1,131 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Eight writers, a prune and a collection as processes of their own on one store, killed at random moments, round after
+round: whatever was committed restores bit for bit, and verify finds nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Keep
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, prune, writer
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import WriterRevoked
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+
+from .benches import CHUNK, back_up, chunk, image, local, new_store, restored, sound
+
+WRITERS, KEEPERS = 8, 2
+OBSERVE_SECONDS = 0.25
+ROUND_SECONDS = 2.0
+
+
+def wanted(seeds: list[int]) -> bytes:
+    return b"".join(chunk(seed) if seed else bytes(CHUNK) for seed in seeds)
+
+
+def write(root: Path, folder: Path, number: int, seed: int) -> None:
+    """Backups of one machine's disk, one after the other; most chunks are other machines', too."""
+    chance = random.Random(seed)
+    machine = f"vm-{number}"
+    while True:
+        store = Store.open(local(root))
+        seeds = [chance.choice([0, chance.randrange(1, 30), chance.randrange(1, 200)]) for _ in range(12)]
+        parent = (store.points(machine) or [None])[-1] if chance.random() < 0.7 else None
+        disk = image(folder / f"{machine}.raw", seeds)
+        with contextlib.suppress(WriterRevoked):
+            back_up(store, disk, machine=machine, parent=parent, facts={"seeds": seeds})
+
+
+def keep(root: Path, folder: Path, number: int, seed: int) -> None:
+    """Prunes and collections in turn."""
+    chance = random.Random(seed)
+    while True:
+        store = Store.open(local(root))
+        if chance.random() < 0.5:
+            done = prune.run(store, Keep(last=chance.choice([1, 2, 3])), observe_seconds=OBSERVE_SECONDS).collected
+        else:
+            done = collect.run(store, observe_seconds=OBSERVE_SECONDS)
+        with open(folder / "kept", "a", encoding="utf-8") as file:
+            counts = [len(done.given_up), len(done.removed), len(done.repacked), len(done.merged)] if done else []
+            file.write(json.dumps(counts) + "\n")
+
+
+def child(work: Callable[..., None], root: Path, folder: Path, number: int, seed: int) -> None:
+    try:
+        work(root, folder, number, seed)
+    except BaseException:
+        (folder / f"failed-{os.getpid()}").write_text(traceback.format_exc(), encoding="utf-8")
+    finally:
+        os._exit(0)
+
+
+def one_round(root: Path, folder: Path, seed: int) -> int:
+    """Starts them, kills each at a moment of its own; returns how many it had to kill."""
+    chance = random.Random(seed)
+    context = multiprocessing.get_context("fork")
+    crowd: list[tuple[float, Any]] = []
+    for number in range(WRITERS + KEEPERS):
+        work = write if number < WRITERS else keep
+        process = context.Process(target=child, args=(work, root, folder, number, chance.randrange(1 << 30)))
+        process.start()
+        # A collection has to look twice before it does anything.
+        life = (0.2 if number < WRITERS else 0.8) + chance.random()
+        crowd.append((time.monotonic() + ROUND_SECONDS * life, process))
+    killed = 0
+    for moment, process in sorted(crowd, key=lambda one: one[0]):
+        time.sleep(max(0.0, moment - time.monotonic()))
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+        process.join()
+    return killed
+
+
+@pytest.mark.parametrize("rounds", [3, pytest.param(500, marks=pytest.mark.soak)])
+def test_whatever_is_killed_when_all_that_was_committed_restores(
+    root: Path, tmp_path: Path, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "BEAT_SECONDS", 0.04)
+    monkeypatch.setattr(collect, "MOST_SEGMENTS", 4)
+    new_store(local(root), pack_bytes=3 * CHUNK)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    seen: set[str] = set()
+    chance = random.Random(1)
+    killed = 0
+    for number in range(rounds):
+        killed += one_round(root, folder, number)
+        assert not [path.read_text(encoding="utf-8") for path in folder.glob("failed-*")], number
+        store = Store.open(local(root))
+        sound(store)
+        for point in store.points():
+            # A third of the old ones; verify has decoded all of them.
+            if point.point not in seen or chance.random() < 0.3:
+                assert restored(store, point, tmp_path) == wanted(point.facts["seeds"]), (number, point)
+        seen.update(point.point for point in store.points())
+    # At rest, the rest of the dead goes, and everything is there still.
+    store = Store.open(local(root))
+    collect.run(store, observe_seconds=OBSERVE_SECONDS)
+    report = collect.run(store, observe_seconds=OBSERVE_SECONDS)
+    assert report.stopped is None and not list((root / "writers").iterdir())
+    for point in store.points():
+        assert restored(store, point, tmp_path) == wanted(point.facts["seeds"])
+    sound(store)
+    lines = (folder / "kept").read_text(encoding="utf-8").splitlines()
+    sums = [sum(counts) for counts in zip(*map(json.loads, lines))]
+    print(
+        f"{rounds} rounds: {killed} killed, {len(seen)} points seen, {len(lines)} collections came to their end: {sums}"
+    )
+    assert len(seen) > 2 * rounds and killed >= 9 * rounds and sums[1]
