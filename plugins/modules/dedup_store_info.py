@@ -188,6 +188,18 @@ points:
       description: What its maker noted.
       type: dict
       returned: success
+    holds:
+      description: Names under which it is held, so that no prune removes it.
+      type: list
+      elements: str
+      returned: success
+      sample: []
+    verified:
+      description:
+        - What the last verify found; V(good), V(deep) where every byte was proven by its hash, and V(at). Null before.
+      type: dict
+      returned: success
+      sample: {good: true, deep: true, at: "2026-11-27T02:00:00Z"}
 stats:
   description: What the store holds and what that costs.
   returned: O(gather) has V(stats)

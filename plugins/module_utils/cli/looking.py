@@ -31,12 +31,15 @@ def _list_arguments(parser: Any) -> None:
 def _list(session: Session) -> int:
     with session.open() as store:
         found, problems = find.all_points(store, session.args.machine)
-        document = {"store": store.name, "points": [describe.point(one) for one in found], "problems": problems}
-        session.console.result(document, _list_lines(session, found, problems))
+        shown = describe.all_points(store, found, problems)
+        document = {"store": store.name, "points": shown, "problems": problems}
+        session.console.result(document, _list_lines(session, found, shown, problems))
     return DAMAGE if problems else OK
 
 
-def _list_lines(session: Session, found: list[Point], problems: list[str]) -> Iterator[str]:
+def _list_lines(
+    session: Session, found: list[Point], shown: list[dict[str, Any]], problems: list[str]
+) -> Iterator[str]:
     now = session.console.clock.now()
     rows = [
         [
@@ -45,13 +48,22 @@ def _list_lines(session: Session, found: list[Point], problems: list[str]) -> It
             text.moment(one.created_at, now),
             str(len(one.disks)),
             text.size(sum(disk.size for disk in one.disks)),
+            ", ".join(_notes(told)),
         ]
-        for one in found
+        for one, told in zip(found, shown)
     ]
-    yield from text.table(["POINT", "MACHINE", "MADE", "DISKS", "SIZE"], rows, right=(3, 4))
+    yield from text.table(["POINT", "MACHINE", "MADE", "DISKS", "SIZE", ""], rows, right=(3, 4))
     yield text.count(len(found), "restore point")
     for problem in problems:
         yield f"PROBLEM: {text.printable(problem)}"
+
+
+def _notes(told: dict[str, Any]) -> Iterator[str]:
+    if told["holds"]:
+        yield "held"
+    if told["verified"] is not None:
+        proven = "proven" if told["verified"]["deep"] else "verified"
+        yield proven if told["verified"]["good"] else "DAMAGED"
 
 
 def _show(session: Session) -> int:

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import keys
+from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, keys, verified
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import VERSION, Store
 
@@ -24,6 +26,25 @@ def store(opened: Store) -> dict[str, Any]:
         "settings": dict(opened.settings),
         "key_slots": [{"name": slot.name, "kind": slot.kind} for slot in keys.slots(opened.backend)],
     }
+
+
+def all_points(opened: Store, found: Sequence[Point], problems: list[str]) -> list[dict[str, Any]]:
+    """Restore points with their holds and the last verify's word; what cannot be read goes to `problems`."""
+    held: dict[tuple[str, str], list[str]] = {}
+    try:
+        for one in holds.listed(opened):
+            held.setdefault((one.machine_id, one.point), []).append(one.name)
+    except StoreError as error:
+        problems.append(error.message)
+    findings = verified.findings(opened, problems)
+    return [
+        {
+            **point(one),
+            "holds": held.get((one.machine_id, one.point), []),
+            "verified": vars(findings[one.object_name]) if one.object_name in findings else None,
+        }
+        for one in found
+    ]
 
 
 def point(one: Point) -> dict[str, Any]:

@@ -30,8 +30,8 @@ def run(
         problems: dict[str, None] = {}
         if "points" in gather:
             points, unreadable = find.all_points(store, machine)
+            found["points"] = describe.all_points(store, points, unreadable)
             problems.update(dict.fromkeys(unreadable))
-            found["points"] = [describe.point(one) for one in points]
             found["machines"] = _machines(points)
         if "stats" in gather:
             counted = stats.gather(store)

@@ -167,3 +167,45 @@ def test_damage_fails_the_task_and_names_who_is_hit(store: Store, tmp_path: Path
     (tmp_path / "store" / store.points("id-2")[0].object_name).write_bytes(b"x")
     told = run("dedup_store_info", location=store.name)
     assert len(told["points"]) == 2 and not told["health"]["ok"] and len(told["health"]["problems"]) == 1
+
+
+def test_what_no_rule_keeps_goes_with_its_reason_and_once(store: Store) -> None:
+    oldest = store.points("id-1")[0]
+    place = {"location": store.name, "state": "pruned", "keep": {"last": 1}, "observe_seconds": 0}
+    predicted = run("dedup_store", check=True, **place)
+    assert [point.point for point in store.points("id-1")][0] == oldest.point
+    happened = run("dedup_store", **place)
+    assert happened["changed"] and happened["diff"] == predicted["diff"]
+    assert happened["pruned"]["decisions"] == predicted["pruned"]["decisions"]
+    assert happened["pruned"]["removed"] == [oldest.point]
+    assert {reason for one in happened["pruned"]["decisions"] for reason in one["reasons"]} == {
+        "last 1 of 1",
+        "no rule keeps it",
+    }
+    assert run("dedup_store", **place)["changed"] is False
+    assert "room_bytes" in run("dedup_store", location=store.name, state="pruned")["msg"]
+    assert (
+        run("dedup_store", location=store.name, state="pruned", room_bytes=1 << 30, observe_seconds=0)["changed"]
+        is False
+    )
+
+
+def test_a_second_store_gets_copies_once_and_heals_the_first(store: Store, tmp_path: Path) -> None:
+    other = {"location": str(tmp_path / "second"), "passphrase": SECRETS[1]}
+    assert run("dedup_store", **other, chunk_bytes=1 << 16)["changed"]
+    place = {"location": store.name, "state": "copied", "other": other}
+    assert "other" in run("dedup_store", location=store.name, state="copied")["msg"]
+    assert len(run("dedup_store", check=True, **place, machines=["id-1"])["copied"]["copied"]) == 2
+    assert len(run("dedup_store", **place)["copied"]["copied"]) == 3
+    assert run("dedup_store", **place)["changed"] is False
+    pack = max((tmp_path / "store").rglob("*.pack"), key=lambda path: path.stat().st_size)
+    data = bytearray(pack.read_bytes())
+    data[100] ^= 1
+    pack.write_bytes(data)
+    mend = {"location": store.name, "state": "repaired", "observe_seconds": 0}
+    lost = run("dedup_store", check=True, **mend)
+    assert lost["failed"] and lost["error"]["id"] == "store-damage-found" and lost["repaired"]["damaged_packs"]
+    healed = run("dedup_store", **mend, other=other)
+    assert healed["changed"] and healed["repaired"]["lost"] == {} and healed["repaired"]["healed"] >= 1
+    assert run("dedup_store", location=store.name, state="verified", deep=True)["verified"]["ok"]
+    assert run("dedup_store", **mend)["changed"] is False

@@ -64,6 +64,7 @@ def test_the_whole_story_for_a_program(tmp_path: Path, stowage: Run, disk: Path)
     assert stowage("show", store, "latest", "--json").json["disks"][0]["bytes"] == 5 * CHUNK - 999
     assert stowage("stats", store, "--json").json["stats"]["points"] == 3
     report = stowage("verify", store, "--deep", "--json").json
+    assert [one["verified"]["deep"] for one in stowage("list", store, "--json").json["points"]] == [True] * 3
     assert report["ok"] and report["proven_bytes"] > 3 * CHUNK - 999 and report["hit"] == []
     done = stowage("restore", store, first["point"], "--to", tmp_path / "out", "--paranoid", "--json").json
     assert (tmp_path / "out" / "scsi0-0.raw").read_bytes() == disk.read_bytes()
@@ -372,6 +373,7 @@ def test_prune_says_why_and_removes_what_it_said(place: Path, point: str, disk: 
     hold = ["hold", place, points[1], "--as", "audit", "--reason", "until May"]
     assert stowage(*hold, "--json").json["changed"] and not stowage(*hold, "--json").json["changed"]
     assert stowage("holds", place, "--json").json["holds"][0]["reason"] == "until May"
+    assert re.search(rf"^{points[1]} .*  319 KiB  held$", stowage("list", place).out, re.M)
     words = ["prune", place, "--keep-last", 1, "--machine", "web", "--observe-seconds", 0]
     predicted = stowage(*words, "--dry-run", "--json").json
     assert stowage("list", place, "--json").json["points"][0]["point"] == points[0] == point
