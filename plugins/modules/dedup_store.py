@@ -60,7 +60,7 @@ options:
     description: How hard, for V(zstd) 1 to 19, for V(zlib) 1 to 9. A new store has 1.
     type: int
   pack_bytes:
-    description: Size at which a pack is ended. A new store has 64 MiB.
+    description: Size at which a pack is ended, between 1 MiB and 2 GiB. A new store has 64 MiB.
     type: int
   quota_bytes:
     description:

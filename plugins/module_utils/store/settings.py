@@ -11,12 +11,11 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.store import textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import NAMES, Codec
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadSettings, ObjectExists
-from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import LONGEST_PACK
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import DEFAULTS, Store
 
 FOLDER = "settings/"
 LEVELS = {"zstd": (1, 19), "zlib": (1, 9), "none": (0, 19)}
-SMALLEST_PACK = 1 << 20
+SMALLEST_PACK, LARGEST_PACK = 1 << 20, 1 << 31
 _ATTEMPTS = 16
 
 
@@ -40,8 +39,8 @@ def check(wanted: Mapping[str, Any], store: str) -> dict[str, Any]:
         raise wrong(f"{', '.join(negative)}: no number of bytes is below 0")
     if not 0 <= whole["repack_percent"] <= 100:
         raise wrong(f"repack_percent is from 0 to 100, not {whole['repack_percent']}")
-    if not SMALLEST_PACK <= whole["pack_bytes"] <= LONGEST_PACK:
-        raise wrong(f"packs have between {SMALLEST_PACK} and {LONGEST_PACK} bytes, not {whole['pack_bytes']}")
+    if not SMALLEST_PACK <= whole["pack_bytes"] <= LARGEST_PACK:
+        raise wrong(f"packs have between {SMALLEST_PACK} and {LARGEST_PACK} bytes, not {whole['pack_bytes']}")
     return whole
 
 
