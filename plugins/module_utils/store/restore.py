@@ -21,7 +21,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import P
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 # Records that a thread takes at a time.
-SPAN_RECORDS = 16
+SPAN_RECORDS = 32
 
 
 @dataclass

@@ -28,7 +28,7 @@ _TOKEN = "stowage-put"
 _ATTEMPTS = 8
 _PIECE = 1 << 20
 # Neighbours that are fetched in one request: at most so much at once, over gaps of at most so many bytes.
-_WINDOW = 8 << 20
+_WINDOW = 16 << 20
 _GAP = 1 << 17
 
 
