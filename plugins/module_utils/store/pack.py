@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -176,6 +176,10 @@ class PackReader:
                 return
             yield entry
             place += entry.span
+
+    def expect(self, records: Iterable[tuple[int, int]]) -> None:
+        """Offset and payload's length of the records that are read next, for a backend that fetches them together."""
+        self.ranges.expect((offset, RECORD.size + stored + CHECK_BYTES) for offset, stored in records)
 
     def raw(self, offset: int, stored: int) -> memoryview:
         """A whole record, its own checksum proven."""

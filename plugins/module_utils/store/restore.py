@@ -22,7 +22,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.store import St
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
 # Records that a thread takes at a time.
-SPAN_RECORDS = 16
+SPAN_RECORDS = 32
 
 
 @dataclass
@@ -186,13 +186,15 @@ class _Job:
                     span = next(work, None)
                 if span is None:
                     break
-                for piece in span:
+                for number, piece in enumerate(span):
                     self.tally.add(piece.place.length * len(piece.slots))
                     if pack is None or piece.place.pack != name:
                         if pack is not None:
                             pack.ranges.close()
                             pack = None
                         name, pack = piece.place.pack, self._pack(piece.place.pack)
+                    if pack is not None and (number == 0 or span[number - 1].place.pack != name):
+                        pack.expect((one.place.offset, one.place.stored) for one in span if one.place.pack == name)
                     self._piece(pack, piece, told)
         except BaseException:
             self._failed.set()

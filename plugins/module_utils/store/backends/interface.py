@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -30,11 +30,18 @@ class Upload(ABC):
 class Ranges(ABC):
     """One object, open for reads from anywhere in it. Serves several threads."""
 
-    size: int
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes of the object."""
 
     @abstractmethod
     def read(self, offset: int, length: int) -> Any:
         """Exactly these bytes (anything with the buffer protocol); `Damaged` when the object ends before."""
+
+    def expect(self, extents: Iterable[tuple[int, int]]) -> None:  # noqa: B027  most places have no use for it
+        """(offset, length) of what this thread reads next: where a request costs more than its bytes, neighbours are
+        fetched together."""
 
     @abstractmethod
     def close(self) -> None:
@@ -64,7 +71,7 @@ class Backend(ABC):
 
     @abstractmethod
     def open(self, name: str) -> Ranges:
-        """An object for reads in the middle; `ObjectMissing`."""
+        """An object for reads in the middle; `ObjectMissing`, at the latest when it is read."""
 
     @abstractmethod
     def map(self, name: str) -> Any:

@@ -29,7 +29,11 @@ TEMPORARY = ".tmp-"
 class LocalRanges(Ranges):
     def __init__(self, backend: LocalBackend, name: str, handle: int) -> None:
         self._backend, self._name, self._handle = backend, name, handle
-        self.size = os.fstat(handle).st_size
+        self._size = os.fstat(handle).st_size
+
+    @property
+    def size(self) -> int:
+        return self._size
 
     def read(self, offset: int, length: int) -> bytes:
         with self._backend.told(self._name, "read"):

@@ -12,7 +12,7 @@ import contextlib
 import mmap
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import imports
@@ -27,21 +27,59 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 _TOKEN = "stowage-put"
 _ATTEMPTS = 8
 _PIECE = 1 << 20
+# Neighbours that are fetched in one request: at most so much at once, over gaps of at most so many bytes.
+_WINDOW = 16 << 20
+_GAP = 1 << 17
 
 
 class S3Ranges(Ranges):
-    def __init__(self, backend: S3Backend, name: str, size: int) -> None:
+    def __init__(self, backend: S3Backend, name: str) -> None:
         self._backend, self._name = backend, name
-        self.size = size
+        self._size: int | None = None
+        self._expected: list[tuple[int, int]] = []
+        self._held: tuple[int, bytes] = (0, b"")
 
-    def read(self, offset: int, length: int) -> bytes:
+    @property
+    def size(self) -> int:
+        if self._size is None:
+            self._size = self._backend.size_of(self._name)
+        return self._size
+
+    def expect(self, extents: Iterable[tuple[int, int]]) -> None:
+        windows: list[tuple[int, int]] = []
+        for offset, length in sorted(extents):
+            begin, end = windows[-1] if windows else (0, -_GAP - 1)
+            if offset - end <= _GAP and offset + length - begin <= _WINDOW:
+                windows[-1] = (begin, max(end, offset + length))
+            else:
+                windows.append((offset, offset + length))
+        self._expected = windows
+
+    def read(self, offset: int, length: int) -> Any:
+        held = self._within(self._held, offset, length)
+        if held is not None:
+            return held
+        for begin, end in self._expected:
+            if begin <= offset and offset + length <= end:
+                # Of an object that has become shorter this much is there; the record that is cut is told below.
+                self._held = (begin, self._backend.get(self._name, begin, end - begin))
+                held = self._within(self._held, offset, length)
+                if held is not None:
+                    return held
         data = self._backend.get(self._name, offset, length)
         if len(data) != length:
             raise Damaged(name=self._name, store=self._backend.name, reason=f"it ends before byte {offset + length}")
         return data
 
+    @staticmethod
+    def _within(held: tuple[int, bytes], offset: int, length: int) -> memoryview | None:
+        begin, data = held
+        if begin <= offset and offset + length <= begin + len(data):
+            return memoryview(data)[offset - begin : offset - begin + length]
+        return None
+
     def close(self) -> None:
-        """Nothing is held."""
+        self._held = (0, b"")
 
 
 class S3Upload(Upload):
@@ -128,8 +166,12 @@ class S3Backend(Backend):
         return data
 
     def open(self, name: str) -> Ranges:
+        return S3Ranges(self, name)
+
+    def size_of(self, name: str) -> int:
         with self.told(name, "read"):
-            return S3Ranges(self, name, self._client.head_object(**self._key(name))["ContentLength"])
+            size: int = self._client.head_object(**self._key(name))["ContentLength"]
+        return size
 
     def map(self, name: str) -> Any:
         """By way of a file without a name: its pages are the kernel's, not ours."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import objectstore
 from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, restore, verify
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
@@ -22,7 +23,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import P
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import RawDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
-S3_KEYS = ("stowage", "stowage-secret")
 BUCKET = "stowage-tests"
 CHUNK = 1 << 16
 SECRET = "correct horse"
@@ -39,17 +39,8 @@ def local(path: Path) -> LocalBackend:
 
 def s3(endpoint: str) -> S3Backend:
     """A store's place of its own in the tests' bucket."""
-    access, secret = S3_KEYS
+    access, secret = objectstore.KEYS
     return S3Backend(BUCKET, secrets.token_hex(6), endpoint=endpoint, access_key=access, secret_key=secret)
-
-
-def s3_client(endpoint: str) -> Any:
-    import boto3
-
-    access, secret = S3_KEYS
-    return boto3.client(
-        "s3", endpoint_url=endpoint, aws_access_key_id=access, aws_secret_access_key=secret, region_name="us-east-1"
-    )
 
 
 def image(path: Path, chunks: Sequence[int], size: int | None = None) -> Path:

@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import objectstore
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
@@ -41,48 +39,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real object storage on loopback addresses; its endpoint."""
-    folder = tmp_path_factory.mktemp("s3")
-    keys = {"accessKey": benches.S3_KEYS[0], "secretKey": benches.S3_KEYS[1]}
-    identity = {"name": "tests", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List"]}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}), encoding="utf-8")
-    ports = dict(zip(("s3", "master", "volume", "filer"), free_ports(4)))
-    words = [
-        str(Path(sys.executable).with_name("weed")),
-        "server",
-        f"-dir={folder}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-    ]
-    words += ["-s3", f"-s3.config={folder / 's3.json'}", "-volume.max=30", "-master.volumeSizeLimitMB=128"]
-    words += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
-    words += [f"-{name}.port={port}" for name, port in ports.items()]
-    words += [f"-{name}.port.grpc={port}" for name, port in zip(("master", "volume", "filer", "s3"), free_ports(4))]
-    endpoint = f"http://127.0.0.1:{ports['s3']}"
-    with open(folder / "log", "wb") as log:
-        server = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder)
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                benches.s3_client(endpoint).create_bucket(Bucket=benches.BUCKET)
-                break
-            except Exception as error:
-                if time.monotonic() > deadline or server.poll() is not None:
-                    raise AssertionError((folder / "log").read_text(encoding="utf-8")[-3000:]) from error
-                time.sleep(0.5)
+    with objectstore.serving(tmp_path_factory.mktemp("s3"), benches.BUCKET) as endpoint:
         yield endpoint
-    finally:
-        # It takes its time to leave in good order, and nothing of it is needed any more.
-        server.kill()
-        server.wait(30)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return [int(port) for port in ports]
 
 
 @pytest.fixture(autouse=True)

@@ -81,7 +81,7 @@ def test_an_upload_is_there_when_it_is_committed_and_not_before(backend: Backend
     upload.append([b"abc", memoryview(b"def")])
     assert list(backend.list("packs/")) == []
     with pytest.raises(ObjectMissing):
-        backend.open("packs/aa/x.pack")
+        backend.open("packs/aa/x.pack").read(0, 1)
     upload.append([b"ghi"])
     upload.commit()
     upload.abort()
@@ -97,7 +97,7 @@ def test_an_aborted_upload_leaves_nothing(folder: LocalBackend, root: Path) -> N
 
 
 def test_what_is_not_there_is_missing_and_deleting_it_is_no_error(backend: Backend) -> None:
-    for call in (backend.read, backend.open, backend.map):
+    for call in (backend.read, lambda name: backend.open(name).read(0, 1), backend.map):
         with pytest.raises(ObjectMissing, match="no/such"):
             call("no/such")
     backend.delete("no/such")
@@ -128,6 +128,39 @@ def test_a_full_disk_is_told_by_its_name_and_leaves_nothing(
         folder.create("a/x", b"1")
     monkeypatch.undo()
     assert not [name for _folder, _folders, names in os.walk(root) for name in names]
+
+
+@pytest.mark.xdist_group("s3")
+def test_expected_neighbours_are_fetched_together(s3_server: str) -> None:
+    bucket = s3(s3_server)
+    data = bytes(range(256)) * (1 << 12)
+    bucket.create("packs/one", data)
+    asked: list[tuple[int, int]] = []
+    get = bucket.get
+
+    def counted(name: str, offset: int, length: int) -> bytes:
+        asked.append((offset, length))
+        return get(name, offset, length)
+
+    bucket.get = counted  # type: ignore[method-assign]
+    records = [(1000, 5000), (6000, 3000), (9500, 500), (700_000, 10_000)]
+    with bucket.open("packs/one") as ranges:
+        ranges.expect(records)
+        for offset, length in records:
+            assert bytes(ranges.read(offset, length)) == data[offset : offset + length]
+        assert bytes(ranges.read(20_000, 5)) == data[20_000:20_005]
+    assert asked == [(1000, 9000), (700_000, 10_000), (20_000, 5)]
+
+
+@pytest.mark.xdist_group("s3")
+def test_an_expectation_beyond_the_end_costs_only_what_is_missing(s3_server: str) -> None:
+    bucket = s3(s3_server)
+    bucket.create("packs/two", b"0123456789")
+    with bucket.open("packs/two") as ranges:
+        ranges.expect([(0, 4), (4, 4), (8, 4)])
+        assert bytes(ranges.read(4, 4)) == b"4567"
+        with pytest.raises(Damaged, match="ends before byte 12"):
+            ranges.read(8, 4)
 
 
 @pytest.mark.xdist_group("s3")

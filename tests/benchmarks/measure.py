@@ -1,0 +1,101 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One command, run and measured: wall time, CPU time, and the peak memory of its whole process tree."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SAMPLE_SECONDS = 0.01
+
+
+class Failed(Exception):
+    """A command of a benchmark ended badly: no figure comes of it."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds, and MiB. `memory` is RssAnon + RssShmem, `mapped` RssFile, of all processes together at their peak."""
+
+    wall: float
+    cpu: float
+    memory: float
+    mapped: float
+    output: str
+
+
+def run(argv: Sequence[str], env: Mapping[str, str] | None = None, good: Sequence[int] = (0,)) -> Cost:
+    """Raises `Failed`, with the command's words, when it ends with another code than the good ones."""
+    begin = time.perf_counter()
+    with subprocess.Popen(
+        list(argv),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **(env or {})},
+    ) as process:
+        assert process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        memory = mapped = 0.0
+        output = b""
+        while True:
+            pid, status, used = os.wait4(process.pid, os.WNOHANG)
+            output += process.stdout.read() or b""
+            if pid:
+                break
+            anonymous, file = _resident(process.pid)
+            memory, mapped = max(memory, anonymous), max(mapped, file)
+            time.sleep(SAMPLE_SECONDS)
+        wall = time.perf_counter() - begin
+        output += process.stdout.read() or b""
+        process.returncode = os.waitstatus_to_exitcode(status)
+    text = output.decode("utf-8", "replace")
+    if process.returncode not in good:
+        raise Failed(f"{' '.join(argv)} ended with {process.returncode}: {text[-2000:]}")
+    return Cost(wall, used.ru_utime + used.ru_stime, memory, mapped, text)
+
+
+def _resident(pid: int) -> tuple[float, float]:
+    """MiB of a process and its descendants: anonymous and shared memory, and mapped files."""
+    anonymous = file = 0.0
+    left = [pid]
+    while left:
+        one = left.pop()
+        try:
+            for line in Path(f"/proc/{one}/status").read_text().splitlines():
+                word, _colon, rest = line.partition(":")
+                if word in ("RssAnon", "RssShmem"):
+                    anonymous += int(rest.split()[0]) / 1024
+                elif word == "RssFile":
+                    file += int(rest.split()[0]) / 1024
+            for task in os.listdir(f"/proc/{one}/task"):
+                left += map(int, Path(f"/proc/{one}/task/{task}/children").read_text().split())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return anonymous, file
+
+
+def touch_memory(mebibytes: int) -> None:
+    """Use memory once, so that no measurement pays for the machine's first touch of it."""
+    room = bytearray(mebibytes << 20)
+    for at in range(0, len(room), 4096):
+        room[at] = 1
+
+
+def warm(*paths: str) -> None:
+    """Read files into the page cache."""
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(8 << 20):
+                pass
+
+
+def others() -> str:
+    """What else used the machine: its load."""
+    return "load " + " ".join(f"{value:.1f}" for value in os.getloadavg())

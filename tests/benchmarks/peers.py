@@ -1,0 +1,207 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The programs that are measured, ours and the peers, with one set of acts: init, backup, restore, verify."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import measure
+from measure import Cost
+
+HERE = Path(__file__).resolve().parent
+SECRET = {"STOWAGE_PASSPHRASE": "a benchmark", "BORG_PASSPHRASE": "a benchmark", "RESTIC_PASSWORD": "a benchmark"}
+
+
+class Program(ABC):
+    """One program, on one repository in `folder`."""
+
+    name: str
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / re.sub(r"\W+", "-", self.name)
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self.init()
+
+    def mebibytes(self) -> float:
+        """What the repository takes on the disk."""
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        return sum(path.stat().st_size for path in files) / (1 << 20)
+
+    @abstractmethod
+    def init(self) -> None: ...
+
+    @abstractmethod
+    def backup(self, point: str, disks: Sequence[str]) -> Cost: ...
+
+    @abstractmethod
+    def restore(self, point: str, disk: str, target: str) -> Cost: ...
+
+    @abstractmethod
+    def verify(self) -> Cost: ...
+
+
+class Ours(Program):
+    """This collection's store, each act a process of its own as from its command line."""
+
+    name = "stowage"
+    settings: tuple[str, ...] = ()
+    acts: tuple[str, ...] = ()
+
+    def _run(self, *words: str) -> Cost:
+        return measure.run([sys.executable, str(HERE / "ours.py"), *words], SECRET)
+
+    def init(self) -> None:
+        self._run("create", str(self.folder), *self.settings)
+
+    def backup(self, point: str, disks: Sequence[str], *more: str) -> Cost:
+        return self._run("backup", str(self.folder), *self.acts, *more, *disks)
+
+    def restore(self, point: str, disk: str, target: str, *more: str) -> Cost:
+        return self._run("restore", str(self.folder), *more, disk, target)
+
+    def verify(self, *more: str) -> Cost:
+        return self._run("verify", str(self.folder), *more)
+
+
+class OursFast(Ours):
+    name = "stowage fast"
+    settings = ("--fast",)
+
+
+class OursEncrypted(Ours):
+    name = "stowage encrypted"
+    settings = ("--encrypted",)
+
+
+class Borg(Program):
+    """With fixed chunks as large as ours: its fastest way with disks."""
+
+    name = "borg"
+    encryption = "none"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._env = {
+            "BORG_BASE_DIR": str(self.folder) + ".base",
+            "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
+            **SECRET,
+        }
+        self._repository = str(self.folder / "repository")
+
+    def _run(self, *words: str) -> Cost:
+        return measure.run([found("borg"), *words], self._env)
+
+    def init(self) -> None:
+        self._run("init", "--encryption", self.encryption, self._repository)
+
+    def backup(self, point: str, disks: Sequence[str]) -> Cost:
+        options = ("--sparse", "--chunker-params", "fixed,1048576", "--compression", "lz4")
+        return self._run("create", *options, f"{self._repository}::{point}", *disks)
+
+    def restore(self, point: str, disk: str, target: str) -> Cost:
+        folder = Path(target).with_suffix(".borg")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        script = 'cd "$1" && "$2" extract --sparse --strip-components "$5" "$3" "$4" && sync *'
+        depth = str(len(Path(disk).parts) - 2)
+        words = (str(folder), found("borg"), f"{self._repository}::{point}", disk.lstrip("/"), depth)
+        cost = measure.run(["sh", "-c", script, "sh", *words], self._env)
+        (folder / Path(disk).name).rename(target)
+        return cost
+
+    def verify(self) -> Cost:
+        return self._run("check", "--verify-data", self._repository)
+
+    def scrub(self) -> Cost:
+        """Checksums of its segments, without decoding."""
+        return self._run("check", "--repository-only", self._repository)
+
+
+class BorgEncrypted(Borg):
+    name = "borg encrypted"
+    encryption = "repokey-blake2"
+
+
+class Restic(Program):
+    """As it comes."""
+
+    name = "restic"
+    options: tuple[str, ...] = ()
+
+    def _run(self, *words: str) -> Cost:
+        command = [found("restic"), "--no-cache", "--repo", str(self.folder / "repository"), *self.options, *words]
+        return measure.run(command, SECRET)
+
+    def init(self) -> None:
+        self._run("init")
+
+    def backup(self, point: str, disks: Sequence[str]) -> Cost:
+        return self._run("backup", "--tag", point, *self._more(), *disks)
+
+    def _more(self) -> tuple[str, ...]:
+        return ()
+
+    def restore(self, point: str, disk: str, target: str) -> Cost:
+        folder = Path(target).with_suffix(".restic")
+        shutil.rmtree(folder, ignore_errors=True)
+        base = (found("restic"), "--no-cache", "--repo", str(self.folder / "repository"), "restore", "--sparse")
+        words = ("--tag", point, "--include", disk, "--target", str(folder), "latest")
+        script = 'f=$1; shift; "$@" && sync "$f"'
+        made = folder / disk.lstrip("/")
+        cost = measure.run(["sh", "-c", script, "sh", str(made), *base, *words], SECRET)
+        made.rename(target)
+        shutil.rmtree(folder)
+        return cost
+
+    def verify(self) -> Cost:
+        return self._run("check", "--read-data")
+
+
+class ResticFast(Restic):
+    """Its fastest settings."""
+
+    name = "restic fastest"
+    options = ("--compression", "fastest", "--pack-size", "64")
+
+    def _more(self) -> tuple[str, ...]:
+        return ("--read-concurrency", "2", "--no-scan")
+
+
+class Copy(Program):
+    """`cp`, the floor of every copy."""
+
+    name = "cp --sparse=always"
+
+    def init(self) -> None:
+        pass
+
+    def backup(self, point: str, disks: Sequence[str]) -> Cost:
+        folder = self.folder / point
+        folder.mkdir(exist_ok=True)
+        script = 'd=$1; shift; cp --sparse=always "$@" "$d" && sync "$d"/*'
+        return measure.run(["sh", "-c", script, "sh", str(folder), *disks])
+
+    def restore(self, point: str, disk: str, target: str) -> Cost:
+        source = self.folder / point / Path(disk).name
+        return measure.run(["sh", "-c", 'cp --sparse=always "$1" "$2" && sync "$2"', "sh", str(source), target])
+
+    def verify(self) -> Cost:
+        raise measure.Failed("cp cannot verify")
+
+
+def found(program: str) -> str:
+    """Where a peer is; without it there is no ratio, and no figure."""
+    path = shutil.which(program)
+    if path is None:
+        raise measure.Failed(f"{program} is not installed: it is one half of this benchmark")
+    return path
