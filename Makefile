@@ -14,6 +14,7 @@ test:
 soak:
 	@tests/tools/setup
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m pytest -q --soak tests/system
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m pytest -q --soak -m soak tests/unit
 
 setup:
 	@tests/tools/setup checks

@@ -11,13 +11,14 @@ knows what he must not lean on, or the collection waits for him. No clock takes 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectExists, ObjectMissing
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_pack_name, is_point_name, is_writer_id
 
 WRITERS, BEATS, ANNOUNCED = "writers/", "beats/", "gc/"
 
@@ -68,10 +69,11 @@ def _objects(backend: Backend, prefix: str) -> Iterator[tuple[str, dict[str, Any
 def registrations(backend: Backend) -> list[Registration]:
     found = []
     for name, value in _objects(backend, WRITERS):
-        try:
-            found.append(Registration(str(value["writer"]), str(value["point"])))
-        except KeyError as error:
-            raise Damaged(name=name, store=backend.name, reason=f"it lacks {error}") from error
+        writer = Registration(value.get("writer", ""), value.get("point", ""))
+        # Whoever gives it up creates and deletes these names.
+        if not is_writer_id(writer.id) or not is_point_name(writer.point) or writer.object_name != name:
+            raise Damaged(name=name, store=backend.name, reason="it is no registration of a writer")
+        found.append(writer)
     return found
 
 
@@ -82,12 +84,18 @@ def announcements(backend: Backend) -> list[Announcement]:
         number, _dash, rest = name[len(ANNOUNCED) :].partition(".")[0].partition("-")
         try:
             if rest:
-                waits[int(number)] = frozenset(value["writers"])
+                waits[int(number)] = _names(value["writers"], is_writer_id)
             else:
-                packs[int(number)] = frozenset(value["packs"])
-        except (KeyError, ValueError, TypeError) as error:
+                packs[int(number)] = _names(value["packs"], is_pack_name)
+        except (KeyError, ValueError) as error:
             raise Damaged(name=name, store=backend.name, reason="it is no list of packs") from error
     return [Announcement(number, packs[number], waits.get(number)) for number in sorted(packs)]
+
+
+def _names(value: Any, wanted: Callable[[object], bool]) -> frozenset[str]:
+    if not isinstance(value, list) or not all(map(wanted, value)):
+        raise ValueError("no list of names")
+    return frozenset(value)
 
 
 def condemned(backend: Backend) -> frozenset[str]:

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock, iso
+from ansible_collections.stowage.esxi.plugins.module_utils.store import config as checks
 from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, points, reader, registry, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import Codec
+from ansible_collections.stowage.esxi.plugins.module_utils.store.config import CHUNK_SIZES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ChunkMissing,
     Damaged,
@@ -33,7 +35,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import D
 VERSION = 1
 CONFIG = "config.json"
 DEFAULTS: dict[str, Any] = {"codec": "zstd", "level": 1, "pack_bytes": 64 << 20}
-CHUNK_SIZES = tuple(1 << bits for bits in range(16, 25))
 
 _README = """\
 This is a store of restore points of virtual machines' disks (stowage-store, version 1, {id}).
@@ -64,6 +65,7 @@ class Store:
         seed = vault.seed if vault else int(config["seed"], 16)
         self.identity = Identity(config["hash"], seed, vault.id_key if vault else None)
         self.settings = {**DEFAULTS, **self._newest_settings()}
+        checks.check_settings(self.settings, "settings", self.name)
         self.codec = Codec(self.settings["codec"], self.settings["level"])
         self._index: Index | None = None
         self._from_packs: Index | None = None
@@ -124,6 +126,7 @@ class Store:
             raise NoStore(store=backend.name, reason="there is no config.json in it") from error
         if config.get("format") != "stowage-store" or config.get("version") != VERSION:
             raise UnknownFormat(store=backend.name, version=config.get("version"), known=VERSION)
+        checks.check(config, CONFIG, backend.name)
         vault = None
         if config.get("encryption"):
             slots = [

@@ -20,7 +20,13 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.store import index, points, registry, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ObjectExists, StoreError, WriterRevoked
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place
-from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import CHUNK, LONGEST_PACK, Entry, PackWriter
+from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import (
+    CHUNK,
+    LONGEST_PACK,
+    MOST_RECORDS,
+    Entry,
+    PackWriter,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
 
@@ -179,7 +185,7 @@ class Lane:
             self._pack = self._writer.open_pack()
         entry = self._pack.add(identity, check, data, kind)
         self._writer.index.added[identity] = Place(self._pack.name, entry.offset, entry.stored, entry.length)
-        if self._pack.size >= self._limit:
+        if self._pack.size >= self._limit or len(self._pack.entries) >= MOST_RECORDS:
             self.flush()
         return entry
 
