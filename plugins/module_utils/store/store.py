@@ -125,7 +125,7 @@ class Store:
         except ObjectMissing as error:
             raise NoStore(store=backend.name, reason="there is no config.json in it") from error
         if config.get("format") != "stowage-store" or config.get("version") != VERSION:
-            raise UnknownFormat(store=backend.name, version=config.get("version"), known=VERSION)
+            raise UnknownFormat(store=backend.name, version=str(config.get("version"))[:40], known=VERSION)
         checks.check(config, CONFIG, backend.name)
         vault = None
         if config.get("encryption"):
