@@ -132,7 +132,7 @@ def parse(data: bytes, name: str, store: str) -> Point:
     value = textfile.parse(data, name, store)
     try:
         if value["format"] != FORMAT:
-            raise wrong(f"format {value['format']!r} is not known")
+            raise wrong(f"format {str(value['format'])[:40]!r} is not known")
         point = Point(
             point=_text(value["point"]),
             machine_id=_text(value["machine"]["id"]),

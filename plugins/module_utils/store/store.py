@@ -174,7 +174,7 @@ class Store:
         if self._from_packs is None:
             index = Index()
             for name, _size in self.backend.list("packs/"):
-                stem = name.rpartition("/")[2].partition(".")[0]
+                stem = pack_stem(name)
                 with contextlib.suppress(StoreError), self.pack(stem).ranges as ranges:
                     reader = PackReader(name, ranges, self.name, self.codec, self.vault)
                     for entry in reader.entries_or_survivors():
@@ -281,3 +281,8 @@ class Store:
 
 def pack_name(name: str) -> str:
     return f"packs/{name[:2]}/{name}.pack"
+
+
+def pack_stem(name: str) -> str:
+    """The pack's name of an object's."""
+    return name.rpartition("/")[2].partition(".")[0]

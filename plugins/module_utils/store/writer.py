@@ -17,9 +17,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
-from ansible_collections.stowage.esxi.plugins.module_utils.store import index, points, registry, textfile
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ObjectExists, StoreError, WriterRevoked
-from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place
+from ansible_collections.stowage.esxi.plugins.module_utils.store import index as indexes
+from ansible_collections.stowage.esxi.plugins.module_utils.store import points, registry, textfile
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    Damaged,
+    ObjectExists,
+    StoreError,
+    WriterRevoked,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import (
     CHUNK,
     LONGEST_PACK,
@@ -28,9 +34,25 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import (
     PackWriter,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name, pack_stem
 
 BEAT_SECONDS = 10.0
+
+
+def _packs(segment: Segment) -> list[str]:
+    try:
+        return segment.packs
+    except Damaged:
+        # Nothing is found in it either.
+        return []
+
+
+def _commit(pack: PackWriter) -> None:
+    try:
+        pack.commit()
+    except BaseException:
+        pack.abort()
+        raise
 
 
 class Writer:
@@ -55,9 +77,11 @@ class Writer:
         }
         # In this order; see registry.
         store.backend.create(self._object, textfile.render(registration))
-        without = registry.condemned(store.backend)
-        self.index = Index(store.index(fresh=True).segments)
-        self.index.without = without
+        try:
+            self.index = self._index()
+        except BaseException:
+            store.backend.delete(self._object)
+            raise
         self.stored_bytes = 0
         self._published = False
         self._heart = _Heart(self)
@@ -66,6 +90,15 @@ class Writer:
     @property
     def _object(self) -> str:
         return f"{registry.WRITERS}{self.id}.json"
+
+    def _index(self) -> Index:
+        without = registry.condemned(self.store.backend)
+        index = Index(self.store.index(fresh=True).segments)
+        # An index that is older than what it speaks of (a copy put back) names packs that are gone.
+        there = {pack_stem(name) for name, _size in self.store.backend.list("packs/")}
+        named = frozenset(pack for segment in index.segments for pack in _packs(segment))
+        index.without = without | (named - there)
+        return index
 
     # -- packs ---------------------------------------------------------------------------------------------------
 
@@ -83,14 +116,18 @@ class Writer:
             self._packs += 1
             name = f"{self.id}-{self._packs:06d}"
         upload = self.store.backend.upload(pack_name(name))
-        return PackWriter(name, upload, bytes.fromhex(self.store.id), self.store.codec, self.store.vault)
+        try:
+            return PackWriter(name, upload, bytes.fromhex(self.store.id), self.store.codec, self.store.vault)
+        except BaseException:
+            upload.abort()
+            raise
 
     def seal(self, pack: PackWriter) -> None:
         """In the background: syncing a pack takes as long as filling one."""
         with self._guard:
             self.entries[pack.name] = pack.entries
             self.stored_bytes += pack.size
-            self._sealed.append(self._sealing.submit(pack.commit))
+            self._sealed.append(self._sealing.submit(_commit, pack))
             waiting = [one for one in self._sealed if not one.done()]
         # Not more than a few at a time: what is not synced yet is memory of somebody's.
         if len(waiting) > 3:
@@ -116,7 +153,7 @@ class Writer:
         try:
             if self.entries:
                 self._published = True
-                self.store.backend.create(registry.index_name(self.id), index.build(places))
+                self.store.backend.create(registry.index_name(self.id), indexes.build(places))
             self.store.backend.create(point.object_name, self.store.seal(point.render()))
         except ObjectExists as error:
             raise WriterRevoked(point=self.point) from error
