@@ -416,3 +416,10 @@ def test_what_a_newer_version_wrote_is_told_and_the_rest_restores(
     (root / "config.json").write_bytes(textfile.render({**config, "version": 2}))
     with pytest.raises(UnknownFormat, match="version 2; this program knows 1"):
         Store.open(local(root))
+
+
+def test_a_writer_that_cannot_begin_leaves_no_registration(plain: Store, root: Path, tmp_path: Path) -> None:
+    plain.backend.create("gc/00000001.json", b"nonsense")
+    with pytest.raises(Damaged, match="gc/00000001.json"):
+        back_up(plain, image(tmp_path / "disk", [1]))
+    nothing_is_left(root)
