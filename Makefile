@@ -13,7 +13,8 @@ test:
 # The tests against the lab, one after the other, at full counts: the whole kill matrix and every fault in a job (hours).
 soak:
 	@tests/tools/setup
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m pytest -q --soak tests/system tests/unit/plugins/module_utils/store
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m pytest -q --soak tests/system
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m pytest -q --soak -m soak tests/unit
 
 # The store's command line as one file, dist/stowage.pyz: docs/command-line.md.
 cli:

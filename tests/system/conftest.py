@@ -25,7 +25,6 @@ from esxilab.hostroot import LabPaths  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--soak", action="store_true", help="run the full counts, too")
     parser.addoption("--lab-topology", default="test", help="the topology of the session's lab (default: test)")
 
 
@@ -50,8 +49,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "lab" in getattr(item, "fixturenames", ()):
             item.fixturenames.insert(0, "awake")
-        if item.get_closest_marker("soak") and not config.getoption("--soak"):
-            item.add_marker(pytest.mark.skip(reason="full counts: run with --soak"))
 
 
 def wait_until(probe: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:

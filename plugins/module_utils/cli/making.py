@@ -17,10 +17,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Co
 from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, describe, find, keys, settings
 from ansible_collections.stowage.esxi.plugins.module_utils.store.changes import load as load_changes
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import NAMES
+from ansible_collections.stowage.esxi.plugins.module_utils.store.config import CHUNK_SIZES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import HASHES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import open_disk
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import CHUNK_SIZES, Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 _LARGEST_FILE = 64 << 20
 

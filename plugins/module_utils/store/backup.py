@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.store.changes import Slots
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import FILE, PAGE
@@ -155,7 +156,7 @@ class _Job:
         for number, (disk, plan) in enumerate(zip(self.inputs, plans)):
             old = self._old(disk, plan)
             wanted = _slots(disk.source.allocated(), plan)
-            touched = set(_slots(disk.changed, plan)) if disk.changed is not None and old is not None else None
+            touched = Slots(disk.changed, plan.chunk_bytes) if disk.changed is not None and old is not None else None
             for page in _by_page(wanted):
                 slots = plan.slots_of(page[0] // PAGE_SLOTS)
                 yield from self._spans(number, disk, plan, old, page, slots, touched)
@@ -173,7 +174,7 @@ class _Job:
         old: DiskMap | None,
         wanted: list[int],
         slots: int,
-        touched: set[int] | None,
+        touched: Slots | None,
     ) -> Iterator[tuple[DiskInput, DiskMap, _Page, list[int]]]:
         at = wanted[0] // PAGE_SLOTS
         first = at * PAGE_SLOTS

@@ -11,13 +11,33 @@ as changed. Other fields are not looked at.
 from __future__ import annotations
 
 import json
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadChanges
 
-_MOST_BYTES = 64 << 20
+_MOST_BYTES = 16 << 20
 Areas = tuple[tuple[int, int], ...]
+
+
+class Slots:
+    """The numbers of the chunks that some areas touch, in whatever order those come."""
+
+    def __init__(self, areas: Sequence[tuple[int, int]], chunk_bytes: int) -> None:
+        touched = (
+            (begin // chunk_bytes, (begin + length - 1) // chunk_bytes - begin // chunk_bytes + 1)
+            for begin, length in areas
+            if length > 0
+        )
+        runs = _joined(touched)
+        self._begins = array("Q", [begin for begin, _count in runs])
+        self._ends = array("Q", [begin + count for begin, count in runs])
+
+    def __contains__(self, slot: int) -> bool:
+        at = bisect_right(self._begins, slot) - 1
+        return at >= 0 and slot < self._ends[at]
 
 
 def load(path: str, size: int) -> Areas:

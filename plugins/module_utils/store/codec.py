@@ -43,13 +43,16 @@ class Codec:
             data = payload
         elif number == ZSTD:
             try:
+                # What a frame says of its length it would be given room for, whatever it holds.
+                if self._zstd.frame_content_size(payload) not in (-1, length):
+                    raise Damaged(name=name, store=store, reason=f"a frame that is not of the {length} bytes due")
                 data = self._decompressor().decompress(payload, max_output_size=length)
             except self._zstd.ZstdError as error:
                 raise Damaged(name=name, store=store, reason=str(error)) from error
         elif number == ZLIB:
             engine = zlib.decompressobj()
             try:
-                data = engine.decompress(payload, length)
+                data = engine.decompress(payload, length + 1)
             except zlib.error as error:
                 raise Damaged(name=name, store=store, reason=str(error)) from error
         else:

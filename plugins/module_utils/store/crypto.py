@@ -20,7 +20,7 @@ SALT_BYTES = 32
 TAG_BYTES = 16
 MAGIC = b"STOWENC1"
 SCRYPT = {"n": 1 << 15, "r": 8, "p": 1}
-_SCRYPT_LIMIT = 1 << 30
+_SCRYPT_LIMIT = 1 << 28
 
 
 class WrongKey(StowageError):

@@ -9,7 +9,6 @@ it is needed. All files together are the index, and any of them can be made anew
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES, record_check, stream_check
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_pack_name
 
 MAGIC = b"STOWIDX1"
 VERSION = 1
@@ -26,7 +26,6 @@ RAW_PLACE = struct.Struct("<I12s")
 ONE_ID = struct.Struct("32s")
 NAME_BYTES = 32
 _MOST_BITS = 22
-_PACK = re.compile(rb"[0-9a-z]+-[0-9]+")
 
 
 class Place(NamedTuple):
@@ -70,9 +69,10 @@ class Segment:
             raw = self._data[self._names : self._names + NAME_BYTES * self._packs]
             names = [raw[at : at + NAME_BYTES].rstrip(b"\0") for at in range(0, len(raw), NAME_BYTES)]
             # They become parts of paths.
-            if not all(map(_PACK.fullmatch, names)):
+            self._pack_names = [name.decode("ascii", "replace") for name in names]
+            if not all(map(is_pack_name, self._pack_names)):
+                self._pack_names = None
                 raise self._damaged("it names packs that cannot be")
-            self._pack_names = [name.decode("ascii") for name in names]
         return self._pack_names
 
     def position(self, identity: bytes) -> int:
@@ -84,7 +84,8 @@ class Segment:
         # A match across two neighbours is no match.
         while found >= 0 and (found - self._ids) % ID_BYTES:
             found = self._find(identity, found + 1, end)
-        return (found - self._ids) // ID_BYTES if found >= 0 else -1
+        # A fan-out that lies may lead behind the ids.
+        return (found - self._ids) // ID_BYTES if 0 <= found < self._places else -1
 
     def place(self, position: int) -> Place:
         pack, offset, stored, length = PLACE.unpack_from(self._data, self._places + PLACE.size * position)

@@ -16,6 +16,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import Co
 from ansible_collections.stowage.esxi.plugins.module_utils.store.crypto import SALT_BYTES, PackCipher, Vault
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import CHECK_BYTES, record_check
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import LONGEST_RECORD
 
 CHUNK, PAGE, FILE = 0, 1, 2
 VERSION = 1
@@ -28,6 +29,9 @@ FOOTER = struct.Struct("<8sIIQQ")
 FOOTER_BYTES = FOOTER.size + CHECK_BYTES
 MAGIC, RECORD_MAGIC, FOOTER_MAGIC = b"STOWPACK", b"SREC", b"STOWTOC1"
 LONGEST_PACK = (1 << 32) - 1
+MOST_RECORDS = 1 << 17
+# Nothing that is stored is longer than what it was, but for what its codec and its encryption add.
+LONGEST_PAYLOAD = LONGEST_RECORD + (1 << 20)
 NO_CHECK = bytes(CHECK_BYTES)
 
 
@@ -144,6 +148,8 @@ class PackReader:
         magic, count, _zero, offset, total = FOOTER.unpack(tail[: FOOTER.size])
         if magic != FOOTER_MAGIC or total != size or offset + count * ENTRY.size + FOOTER_BYTES != size:
             raise self.damaged("its end is missing or wrong")
+        if count > MOST_RECORDS:
+            raise self.damaged(f"it has {count} records, more than a pack can")
         table = bytes(self.ranges.read(offset, count * ENTRY.size))
         header = bytes(self.ranges.read(0, HEADER.size))
         if record_check(header, table, tail[: FOOTER.size]) != tail[FOOTER.size :]:
@@ -166,8 +172,8 @@ class PackReader:
 
     def survivors(self) -> Iterator[Entry]:
         """The records of a pack whose end is lost, as far as they can be followed from the front."""
-        place, size = HEADER.size, self.ranges.size
-        while place + RECORD.size + CHECK_BYTES <= size:
+        place, size, count = HEADER.size, self.ranges.size, 0
+        while place + RECORD.size + CHECK_BYTES <= size and count < MOST_RECORDS:
             magic, codec, kind, _zero, length, stored, identity, check = RECORD.unpack(
                 bytes(self.ranges.read(place, RECORD.size))
             )
@@ -175,7 +181,7 @@ class PackReader:
             if magic != RECORD_MAGIC or place + entry.span > size:
                 return
             yield entry
-            place += entry.span
+            place, count = place + entry.span, count + 1
 
     def expect(self, records: Iterable[tuple[int, int]]) -> None:
         """Offset and payload's length of the records that are read next, for a backend that fetches them together."""
@@ -183,6 +189,8 @@ class PackReader:
 
     def raw(self, offset: int, stored: int) -> memoryview:
         """A whole record, its own checksum proven."""
+        if stored > LONGEST_PAYLOAD:
+            raise self.damaged(f"the record at byte {offset} claims {stored} bytes")
         data = memoryview(self.ranges.read(offset, RECORD.size + stored + CHECK_BYTES))
         if record_check(data[:-CHECK_BYTES]) != data[-CHECK_BYTES:]:
             raise self.damaged(f"the record at byte {offset} is wrong")
@@ -196,6 +204,8 @@ class PackReader:
     def packed(self, record: memoryview, offset: int, length: int, identity: bytes | None = None) -> Packed:
         """A record as it was compressed, without its encryption."""
         magic, codec, kind, _zero, full, stored, own, check = RECORD.unpack_from(record)
+        if length > LONGEST_RECORD:
+            raise self.damaged(f"the record at byte {offset} claims {length} bytes")
         if magic != RECORD_MAGIC or full != length or stored != len(record) - RECORD.size - CHECK_BYTES:
             raise self.damaged(f"the record at byte {offset} is not what the index says")
         if identity is not None and own != identity:

@@ -20,6 +20,8 @@ SLOT_BYTES = ID_BYTES + CHECK_BYTES
 PAGE_SLOTS = 1024
 NOTHING = bytes(ID_BYTES)
 FORMAT = 1
+# Bytes of the largest chunk and of the largest file beside a disk.
+LONGEST_RECORD = 1 << 26
 _POINT = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{6}\Z")
 _LARGEST_DISK = 1 << 50
 
@@ -53,6 +55,12 @@ class StoredFile:
     name: str
     size: int
     id: bytes | None
+
+    def __post_init__(self) -> None:
+        if self.name in ("", ".", "..") or "/" in self.name or "\0" in self.name:
+            raise ValueError(f"{self.name!r} is no name of a file beside a disk")
+        if not 0 <= self.size <= LONGEST_RECORD:
+            raise ValueError(f"{self.name!r} has {self.size} bytes: no small file")
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ def parse(data: bytes, name: str, store: str) -> Point:
     value = textfile.parse(data, name, store)
     try:
         if value["format"] != FORMAT:
-            raise wrong(f"format {value['format']!r} is not known")
+            raise wrong(f"format {str(value['format'])[:40]!r} is not known")
         point = Point(
             point=_text(value["point"]),
             machine_id=_text(value["machine"]["id"]),
@@ -136,9 +144,10 @@ def parse(data: bytes, name: str, store: str) -> Point:
             files=tuple(_file(entry) for entry in value["files"]),
             facts=dict(value["facts"]),
         )
+        mine = is_point_id(point.point) and point.object_name == name
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise wrong(f"it does not hold what a manifest must: {error!r}") from error
-    if not is_point_id(point.point) or point.object_name != name:
+        raise wrong(f"it does not hold what a manifest must: {error!r:.300}") from error
+    if not mine:
         raise wrong("it is the manifest of another point")
     return point
 
@@ -165,7 +174,7 @@ def _id(value: Any) -> bytes | None:
 
 
 def _disk(entry: Any) -> DiskMap:
-    size, chunk = _number(entry["bytes"], _LARGEST_DISK), _number(entry["chunk_bytes"], 1 << 26)
+    size, chunk = _number(entry["bytes"], _LARGEST_DISK), _number(entry["chunk_bytes"], LONGEST_RECORD)
     if chunk < 4096 or chunk & (chunk - 1):
         raise ValueError(f"chunks of {chunk} bytes")
     disk = DiskMap(_text(entry["key"]), size, chunk, tuple(map(_id, entry["pages"])), dict(entry["facts"]))
@@ -175,7 +184,7 @@ def _disk(entry: Any) -> DiskMap:
 
 
 def _file(entry: Any) -> StoredFile:
-    return StoredFile(_text(entry["name"]), _number(entry["bytes"], 1 << 30), _id(entry["id"]))
+    return StoredFile(_text(entry["name"]), _number(entry["bytes"], LONGEST_RECORD), _id(entry["id"]))
 
 
 def slots(page: bytes) -> Iterator[tuple[int, bytes, bytes]]:

@@ -21,6 +21,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 import zlib
 from typing import Any, Dict, Iterator, List, NoReturn, Optional, Tuple
 
@@ -52,6 +53,17 @@ def aes(key: bytes) -> Any:
     return AESGCM(key)
 
 
+def by_program(payload: bytes, most: int) -> bytes:
+    """The first bytes of what the program zstd makes of it: it may be far more than there is memory for."""
+    with tempfile.TemporaryFile() as packed:
+        packed.write(payload)
+        packed.seek(0)
+        with subprocess.Popen(["zstd", "-dcq"], stdin=packed, stdout=subprocess.PIPE) as program:
+            data = program.stdout.read(most) if program.stdout else b""
+            program.kill()
+    return data
+
+
 def first_line(path: str) -> Any:
     with open(path, "rb") as file:
         return json.loads(file.readline())
@@ -80,7 +92,7 @@ class Store:
                 else:
                     cost = {word: slot[word] for word in ("n", "r", "p")}
                     secret = given.encode("utf-8", "surrogateescape")
-                    key = hashlib.scrypt(secret, salt=salt, maxmem=(1 << 31) - 1, dklen=32, **cost)
+                    key = hashlib.scrypt(secret, salt=salt, maxmem=1 << 29, dklen=32, **cost)
                 return bytes(aes(key).decrypt(bytes(12), bytes.fromhex(slot["wrapped"]), self.config["id"].encode()))
             except Exception:
                 continue
@@ -114,7 +126,7 @@ class Store:
                         print(f"reader.py: {path} has no end, it is left out", file=sys.stderr)
                         continue
                     file.seek(offset)
-                    for number in range(count):
+                    for number in range(min(count, 131072)):
                         entry = file.read(64)
                         place, stored, length = struct.unpack_from("<III", entry, 48)
                         found[entry[:32]] = (path, place, stored, length, number)
@@ -127,6 +139,8 @@ class Store:
         if identity not in self.places:
             fail(f"chunk {identity.hex()} is in no pack")
         path, place, stored, length, number = self.places[identity]
+        if max(stored, length) > 65 << 20:
+            fail(f"chunk {identity.hex()} in {path} claims to be longer than any can be")
         with open(path, "rb") as file:
             salt = file.read(64)[32:]
             file.seek(place)
@@ -136,11 +150,13 @@ class Store:
             key = hkdf(self.master, b"pack", salt)
             payload = aes(key).decrypt(number.to_bytes(12, "big"), payload, head)[16:]
         if codec == 2:
-            payload = zlib.decompress(payload)
+            payload = zlib.decompressobj().decompress(payload, length + 1)
         elif codec == 1 and zstandard:
+            if zstandard.frame_content_size(payload) not in (-1, length):
+                fail(f"chunk {identity.hex()} in {path} is damaged")
             payload = zstandard.ZstdDecompressor().decompress(payload, max_output_size=length)
         elif codec == 1:
-            payload = subprocess.run(["zstd", "-dcq"], input=payload, stdout=subprocess.PIPE, check=True).stdout
+            payload = by_program(payload, length + 1)
         if len(payload) != length or self.identity(payload) not in (identity, None):
             fail(f"chunk {identity.hex()} in {path} is damaged")
         return bytes(payload)
@@ -159,6 +175,8 @@ def write_disk(store: Store, disk: Any, target: str) -> None:
         file.truncate(disk["bytes"])
         for number, page in enumerate(disk["pages"]):
             slots = store.read(bytes.fromhex(page)) if page else b""
+            if (number * 1024 + len(slots) // 48 - 1) * disk["chunk_bytes"] >= max(1, disk["bytes"]):
+                fail("a map goes on behind the end of its disk")
             for at in range(0, len(slots), 48):
                 identity = slots[at : at + 32]
                 if identity != bytes(32):
@@ -200,4 +218,7 @@ def main(words: List[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except Exception as error:
+        fail("this store, or what was asked of it, is not as it must be: {!r:.300}".format(error))

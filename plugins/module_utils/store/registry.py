@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectExists, ObjectMissing
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_pack_name, is_point_name, is_writer_id
 
 WRITERS, BEATS, ANNOUNCED = "writers/", "beats/", "gc/"
 
@@ -72,11 +73,12 @@ def _objects(backend: Backend, prefix: str) -> Iterator[tuple[str, dict[str, Any
 def registrations(backend: Backend) -> list[Registration]:
     found = []
     for name, value in _objects(backend, WRITERS):
-        try:
-            point = value["point"]
-            found.append(Registration(str(value["writer"]), None if point is None else str(point)))
-        except KeyError as error:
-            raise Damaged(name=name, store=backend.name, reason=f"it lacks {error}") from error
+        writer = Registration(value.get("writer", ""), value.get("point", ""))
+        # Whoever gives it up creates and deletes these names. A keeper has no point.
+        committed = writer.point is None or is_point_name(writer.point)
+        if not is_writer_id(writer.id) or not committed or writer.object_name != name:
+            raise Damaged(name=name, store=backend.name, reason="it is no registration of a writer")
+        found.append(writer)
     return found
 
 
@@ -87,12 +89,18 @@ def announcements(backend: Backend) -> list[Announcement]:
         token, _dash, rest = name[len(ANNOUNCED) :].partition(".")[0].partition("-")
         try:
             if rest:
-                waits[token] = frozenset(value["writers"])
+                waits[token] = _names(value["writers"], is_writer_id)
             else:
-                packs[token] = frozenset(value["packs"])
-        except (KeyError, TypeError) as error:
+                packs[token] = _names(value["packs"], is_pack_name)
+        except (KeyError, TypeError, ValueError) as error:
             raise Damaged(name=name, store=backend.name, reason="it is no list of packs") from error
     return [Announcement(token, packs[token], waits.get(token)) for token in sorted(packs)]
+
+
+def _names(value: Any, wanted: Callable[[object], bool]) -> frozenset[str]:
+    if not isinstance(value, list) or not all(map(wanted, value)):
+        raise ValueError("no list of names")
+    return frozenset(value)
 
 
 def condemned(backend: Backend) -> frozenset[str]:

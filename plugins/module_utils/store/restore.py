@@ -23,6 +23,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Ta
 
 # Records that a thread takes at a time.
 SPAN_RECORDS = 32
+# Pages of a map that are restored at a time: 64 GiB with chunks of 1 MiB.
+WINDOW_PAGES = 64
 
 
 @dataclass
@@ -90,7 +92,9 @@ class _Job:
     def anew(self) -> Told:
         with self._target(os.O_WRONLY | os.O_CREAT | os.O_EXCL):
             os.ftruncate(self._handle, self.disk.size)
-            told = self._write(self._pieces(None))
+            told = Told()
+            for pages in self._windows():
+                told.add(self._write(self._pieces(pages, None)))
             os.fsync(self._handle)
         return told
 
@@ -100,7 +104,8 @@ class _Job:
             size = os.lseek(self._handle, 0, os.SEEK_END)
             if size != self.disk.size:
                 raise TargetFailed(path=self.path, reason=f"it has {size} bytes, the disk {self.disk.size}")
-            told.add(self._write(self._pieces(told)))
+            for pages in self._windows():
+                told.add(self._write(self._pieces(pages, told)))
             os.fsync(self._handle)
         return told
 
@@ -117,10 +122,15 @@ class _Job:
 
     # -- what is to be written -----------------------------------------------------------------------------------
 
-    def _pieces(self, told: Told | None) -> list[_Piece]:
-        """Every chunk that is needed, once, in the order of the packs. With `told`, only where the target differs."""
+    def _windows(self) -> Iterator[range]:
+        """Numbers of pages, as many at a time as their chunks may be sorted in memory."""
+        count = len(self.disk.pages)
+        return (range(begin, min(begin + WINDOW_PAGES, count)) for begin in range(0, count, WINDOW_PAGES))
+
+    def _pieces(self, pages: range, told: Told | None) -> list[_Piece]:
+        """Every chunk of these pages, once, in the order of the packs. With `told`, only where the target differs."""
         wanted: dict[bytes, tuple[bytes, list[int]]] = {}
-        for number in range(len(self.disk.pages)):
+        for number in pages:
             page = self.store.page(self.disk, number)
             first = number * PAGE_SLOTS
             if told is not None:
@@ -229,6 +239,9 @@ class _Job:
 
     def _write_piece(self, pack: PackReader, piece: _Piece, told: Told) -> None:
         place = piece.place
+        # Before room is made for it.
+        if place.length > self.disk.chunk_bytes:
+            raise pack.damaged(f"chunk {piece.id.hex()} has {place.length} bytes and does not fit")
         record = pack.raw(place.offset, place.stored)
         data, _check = pack.expand(record, place.offset, place.length, piece.id)
         told.fetched += len(record)

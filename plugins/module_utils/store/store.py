@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock, iso
+from ansible_collections.stowage.esxi.plugins.module_utils.store import config as checks
 from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, points, reader, registry, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import Codec
+from ansible_collections.stowage.esxi.plugins.module_utils.store.config import CHUNK_SIZES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ChunkMissing,
     Damaged,
@@ -44,7 +46,6 @@ DEFAULTS: dict[str, Any] = {
     # A pack of which less is needed is written anew without the rest.
     "repack_percent": 50,
 }
-CHUNK_SIZES = tuple(1 << bits for bits in range(16, 25))
 
 _README = """\
 This is a store of restore points of virtual machines' disks (stowage-store, version 1, {id}).
@@ -79,6 +80,7 @@ class Store:
         seed = vault.seed if vault else int(config["seed"], 16)
         self.identity = Identity(config["hash"], seed, vault.id_key if vault else None)
         self.settings = {**DEFAULTS, **self._newest_settings()}
+        checks.check_settings(self.settings, "settings", self.name)
         self.codec = Codec(self.settings["codec"], self.settings["level"])
         self._index: Index | None = None
         self._from_packs: Index | None = None
@@ -142,7 +144,8 @@ class Store:
         except ObjectMissing as error:
             raise NoStore(store=backend.name, reason="there is no config.json in it") from error
         if config.get("format") != "stowage-store" or config.get("version") != VERSION:
-            raise UnknownFormat(store=backend.name, version=config.get("version"), known=VERSION)
+            raise UnknownFormat(store=backend.name, version=str(config.get("version"))[:40], known=VERSION)
+        checks.check(config, CONFIG, backend.name)
         vault = None
         if config.get("encryption"):
             slots = [
@@ -197,7 +200,7 @@ class Store:
         if self._from_packs is None:
             index = Index()
             for name, _size in self.backend.list("packs/"):
-                stem = name.rpartition("/")[2].partition(".")[0]
+                stem = pack_stem(name)
                 with contextlib.suppress(StoreError), self.pack(stem).ranges as ranges:
                     reader = PackReader(name, ranges, self.name, self.codec, self.vault)
                     for entry in reader.entries_or_survivors():
@@ -304,3 +307,8 @@ class Store:
 
 def pack_name(name: str) -> str:
     return f"packs/{name[:2]}/{name}.pack"
+
+
+def pack_stem(name: str) -> str:
+    """The pack's name of an object's."""
+    return name.rpartition("/")[2].partition(".")[0]

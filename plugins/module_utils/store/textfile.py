@@ -28,7 +28,7 @@ def parse(data: bytes, name: str, store: str) -> dict[str, Any]:
         raise Damaged(name=name, store=store, reason="its checksum is wrong")
     try:
         value = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Damaged(name=name, store=store, reason=f"it is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise Damaged(name=name, store=store, reason="it is no object")

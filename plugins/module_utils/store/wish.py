@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import keys, settings
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
+from ansible_collections.stowage.esxi.plugins.module_utils.store.config import CHUNK_SIZES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     BadKeys,
     BadSettings,
@@ -18,7 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     StoreExists,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import HASHES
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import CHUNK_SIZES, Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 FIRST_KEY = "first"
 

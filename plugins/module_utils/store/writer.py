@@ -17,15 +17,42 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
-from ansible_collections.stowage.esxi.plugins.module_utils.store import index, points, registry, textfile
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ObjectExists, StoreError, WriterRevoked
-from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place
-from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import CHUNK, LONGEST_PACK, Entry, PackWriter
+from ansible_collections.stowage.esxi.plugins.module_utils.store import points, registry, textfile
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    Damaged,
+    ObjectExists,
+    StoreError,
+    WriterRevoked,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment
+from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import (
+    CHUNK,
+    LONGEST_PACK,
+    MOST_RECORDS,
+    Entry,
+    PackWriter,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.quota import Quota
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name, pack_stem
 
 BEAT_SECONDS = 10.0
+
+
+def _packs(segment: Segment) -> list[str]:
+    try:
+        return segment.packs
+    except Damaged:
+        # Nothing is found in it either.
+        return []
+
+
+def _commit(pack: PackWriter) -> None:
+    try:
+        pack.commit()
+    except BaseException:
+        pack.abort()
+        raise
 
 
 class Registered:
@@ -43,9 +70,11 @@ class Registered:
         registration = {"writer": self.id, "point": point, "created_at": self.created_at}
         # In this order; see registry.
         store.backend.create(self._object, textfile.render(registration))
-        without = registry.condemned(store.backend)
-        self.index = Index(store.index(fresh=True).segments)
-        self.index.without = without
+        try:
+            self.index = self._index()
+        except BaseException:
+            store.backend.delete(self._object)
+            raise
         self.stored_bytes = 0
         self.published = False
         self._heart = _Heart(self)
@@ -54,6 +83,15 @@ class Registered:
     @property
     def _object(self) -> str:
         return f"{registry.WRITERS}{self.id}.json"
+
+    def _index(self) -> Index:
+        without = registry.condemned(self.store.backend)
+        index = Index(self.store.index(fresh=True).segments)
+        # An index that is older than what it speaks of (a copy put back) names packs that are gone.
+        there = {pack_stem(name) for name, _size in self.store.backend.list("packs/")}
+        named = frozenset(pack for segment in index.segments for pack in _packs(segment))
+        index.without = without | (named - there)
+        return index
 
     # -- packs ---------------------------------------------------------------------------------------------------
 
@@ -71,14 +109,18 @@ class Registered:
             self._packs += 1
             name = f"{self.id}-{self._packs:06d}"
         upload = self.store.backend.upload(pack_name(name))
-        return PackWriter(name, upload, bytes.fromhex(self.store.id), self.store.codec, self.store.vault)
+        try:
+            return PackWriter(name, upload, bytes.fromhex(self.store.id), self.store.codec, self.store.vault)
+        except BaseException:
+            upload.abort()
+            raise
 
     def seal(self, pack: PackWriter) -> None:
         """In the background: syncing a pack takes as long as filling one."""
         with self._guard:
             self.entries[pack.name] = pack.entries
             self.stored_bytes += pack.size
-            self._sealed.append(self._sealing.submit(pack.commit))
+            self._sealed.append(self._sealing.submit(_commit, pack))
             waiting = [one for one in self._sealed if not one.done()]
         # Not more than a few at a time: what is not synced yet is memory of somebody's.
         if len(waiting) > 3:
@@ -147,7 +189,7 @@ class Writer(Registered):
         try:
             if places:
                 self.published = True
-                self.store.backend.create(registry.index_name(self.id), index.build(places))
+                self.store.backend.create(registry.index_name(self.id), indexes.build(places))
             self.store.backend.create(point.object_name, self.store.seal(point.render()))
         except ObjectExists as error:
             raise WriterRevoked(point=self.point) from error
@@ -208,7 +250,7 @@ class Lane:
             raise ValueError("a record was added to no pack")
         self._writer.take(entry.span)
         self._writer.index.added[entry.id] = Place(pack.name, entry.offset, entry.stored, entry.length)
-        if pack.size >= self._limit:
+        if pack.size >= self._limit or len(pack.entries) >= MOST_RECORDS:
             self.flush()
         return entry
 

@@ -12,7 +12,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.errors import No
 SECTOR_BYTES = 512
 NO_PARENT = "ffffffff"
 
-_EXTENT = re.compile(r'^(RW|RDONLY|NOACCESS)\s+(\d+)\s+([A-Z0-9]+)(?:\s+"(.*)"(?:\s+(\d+))?)?\s*$')
+_EXTENT = re.compile(r'^(RW|RDONLY|NOACCESS)\s+([0-9]{1,18})\s+([A-Z0-9]+)(?:\s+"(.*)"(?:\s+([0-9]{1,18}))?)?\s*$')
 _SETTING = re.compile(r'^([A-Za-z][\w.]*)\s*=\s*(?:"(.*)"|(.*?))\s*$')
 
 # What holds a whole disk by itself, and what only holds the difference to a parent.
@@ -159,4 +159,6 @@ def parse_descriptor(text: str, path: str) -> Descriptor:
 
 
 def _cid(text: str) -> str:
+    if not re.fullmatch("[0-9A-Fa-f]{1,8}", text):
+        raise ValueError(f"{text[:80]!r} is no content id")
     return f"{int(text, 16):08x}"

@@ -83,10 +83,10 @@ class HostedExtent(SparseExtent):
         return data
 
 
-def embedded_descriptor(head: bytes) -> tuple[int, int] | None:
+def embedded_descriptor(head: bytes, file_bytes: int) -> tuple[int, int] | None:
     """Place and length of the descriptor in a hosted extent that has one, by the first bytes of the file."""
     if len(head) < HEADER.size or head[:4] != MAGIC:
         return None
     fields = HEADER.unpack_from(head)
     place, length = fields[5] * SECTOR, fields[6] * SECTOR
-    return (place, length) if place and 0 < length <= MOST_DESCRIPTOR_BYTES else None
+    return (place, length) if place and 0 < length <= min(MOST_DESCRIPTOR_BYTES, file_bytes - place) else None

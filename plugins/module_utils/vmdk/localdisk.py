@@ -52,10 +52,11 @@ def is_vmdk(path: str) -> bool:
 def read_descriptor(path: str) -> tuple[str, bool]:
     """The text of a descriptor, and whether it stands in front of the only extent. May raise OSError."""
     with open(path, "rb", opener=_opener) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise NotADescriptor(path=path, reason="it is no regular file")
         data = file.read(SECTOR)
-        within = hosted.embedded_descriptor(data)
+        within = hosted.embedded_descriptor(data, status.st_size)
         if within is not None:
             file.seek(within[0])
             data = file.read(within[1]).partition(b"\0")[0]

@@ -52,7 +52,10 @@ class SeSparseExtent(SparseExtent):
             kind = entry >> 60
             if kind == 3:
                 number = (entry >> 48 & 0xFFF) | (entry & 0xFFFFFFFFFFFF) << 12
-                yield self._grains_at + number * self.grain
+                place = self._grains_at + number * self.grain
+                if place >= self.file_bytes:
+                    self.bad(f"a grain at byte {place} is behind its end ({self.file_bytes})")
+                yield place
             elif kind in (1, 2):
                 # Given back by the guest, or zeros.
                 yield ZERO

@@ -22,6 +22,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ObjectExists,
     ObjectMissing,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_object_name
 
 TEMPORARY = ".tmp-"
 
@@ -36,8 +37,11 @@ class LocalRanges(Ranges):
         return self._size
 
     def read(self, offset: int, length: int) -> bytes:
-        with self._backend.told(self._name, "read"):
-            data = os.pread(self._handle, length, offset)
+        data = b""
+        # No room is made for what is not there.
+        if offset + length <= self.size:
+            with self._backend.told(self._name, "read"):
+                data = os.pread(self._handle, length, offset)
         if len(data) != length:
             raise Damaged(name=self._name, store=self._backend.name, reason=f"it ends before byte {offset + length}")
         return data
@@ -104,6 +108,8 @@ class LocalBackend(Backend):
         self.name = self.root
 
     def path(self, name: str) -> str:
+        if not is_object_name(name):
+            raise Damaged(name=repr(name)[:200], store=self.name, reason="it is no name of an object of a store")
         return os.path.join(self.root, *name.split("/"))
 
     @contextlib.contextmanager
@@ -151,7 +157,7 @@ class LocalBackend(Backend):
 
     def _walk(self, name: str) -> Iterator[tuple[str, int]]:
         try:
-            entries = list(os.scandir(self.path(name) if name else self.root))
+            entries = list(os.scandir(os.path.join(self.root, name)))
         except FileNotFoundError:
             return
         for entry in entries:

@@ -126,6 +126,24 @@ def test_a_backup_with_a_map_is_the_full_backup(
     shutil.rmtree(folder)
 
 
+@given(
+    areas=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 60)), max_size=8),
+    chunk=st.sampled_from([1, 7, 16, 64]),
+)
+def test_areas_touch_the_chunks_that_they_touch(areas: list[tuple[int, int]], chunk: int) -> None:
+    touched = {byte // chunk for begin, length in areas for byte in range(begin, begin + length)}
+    slots = changes.Slots(areas, chunk)
+    assert {slot for slot in range(400) if slot in slots} == touched
+
+
+def test_a_map_in_no_order_is_one(plain: Store, tmp_path: Path) -> None:
+    disk = image(tmp_path / "disk", [1, 2, 3, 4])
+    first, _told = back_up(plain, disk)
+    image(disk, [5, 2, 3, 6])
+    second, told = back_up(plain, disk, parent=first, changed=[(3 * CHUNK, 1), (0, 1)])
+    assert told.read == 2 * CHUNK and restored(plain, second, tmp_path) == disk.read_bytes()
+
+
 def test_a_disk_that_has_grown_in_its_last_chunk_is_whole(plain: Store, tmp_path: Path) -> None:
     """What the map does not speak of was a shorter chunk before."""
     disk = image(tmp_path / "disk", [1, 2], CHUNK + 1000)

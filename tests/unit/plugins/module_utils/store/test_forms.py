@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import forms, restore
+from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, forms, restore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     BackendFailed,
     ConverterMissing,
@@ -27,8 +27,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.compose import flat_base
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.descriptor import parse_descriptor
+from esxilab import disks
 
-from .benches import CHUNK, back_up, image
+from .benches import CHUNK, back_up, image, restored
 
 JUDGED = {"raw": "raw", "vmdk": "vmdk", "vmdk-sparse": "vmdk", "vmdk-stream": "vmdk", "qcow2": "qcow2"}
 
@@ -80,6 +81,24 @@ def test_a_disk_without_whole_sectors_gets_zeros(plain: Store, out: Path, tmp_pa
     with open(disk, "r+b") as file:
         file.truncate(CHUNK + 1024)
     judge(form, out / "d.vmdk", disk)
+
+
+def test_a_hypervisor_takes_the_disk_and_makes_deltas_on_it(
+    plain: Store, point: Point, out: Path, tmp_path: Path
+) -> None:
+    forms.to_disk(plain, point.disks[0], str(out / "web.vmdk"), "vmdk")
+    disks.create_delta(str(out / "web.vmdk"), str(out / "web-000001.vmdk"), "sesparse")
+    with disks.open_chain(str(out / "web-000001.vmdk"), writable=True) as disk:
+        assert disk.read(0, disk.capacity) == (tmp_path / "disk").read_bytes()
+        disk.write(CHUNK, b"guest".ljust(512))
+    source = open_disk(str(out / "web-000001.vmdk"))
+    room = bytearray(source.size)
+    source.read_into(memoryview(room), 0)
+    second, _told = backup.run(plain, "vm-2", "web", [backup.DiskInput("scsi0:0", source)], threads=2)
+    source.close()
+    wanted = bytearray((tmp_path / "disk").read_bytes())
+    wanted[CHUNK : CHUNK + 512] = b"guest".ljust(512)
+    assert room == wanted == restored(plain, second, tmp_path)
 
 
 def test_the_descriptor_is_what_a_host_takes() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, restore, textfile
+from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, restore, textfile, writer
 from ansible_collections.stowage.esxi.plugins.module_utils.store.crypto import WrongKey
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     NoStore,
@@ -19,6 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     TargetFailed,
     UnknownFormat,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -109,6 +110,30 @@ def test_in_place_only_what_differs_is_written(plain: Store, tmp_path: Path) -> 
     told = restore.to_file(plain, point.disks[0], str(disk), in_place=True)
     assert (told.written, told.same) == (3 * CHUNK, 2 * CHUNK) and disk.read_bytes() == wanted
     assert restore.to_file(plain, point.disks[0], str(disk), in_place=True).written == 0
+
+
+def test_a_large_disk_is_restored_a_window_at_a_time(
+    plain: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore, "WINDOW_PAGES", 1)
+    disk = image(tmp_path / "disk", [1, *[0] * 1022, 2, 1, *[0] * 1500, 3, 2])
+    point, _told = back_up(plain, disk)
+    assert restored(plain, point, tmp_path) == disk.read_bytes()
+    image(tmp_path / "other", [1, 7, *[0] * 1021, 2, 9, *[0] * 1500, 3, 2])
+    told = restore.to_file(plain, point.disks[0], str(tmp_path / "other"), in_place=True)
+    assert told.written == 2 * CHUNK and (tmp_path / "other").read_bytes() == disk.read_bytes()
+
+
+def test_a_pack_has_no_more_records_than_the_format_says(
+    plain: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MOST_RECORDS", 3)
+    disk = image(tmp_path / "disk", list(range(1, 20)))
+    point, _told = back_up(plain, disk)
+    for name, _size in plain.backend.list("packs/"):
+        with plain.pack(name.rpartition("/")[2].partition(".")[0]).ranges as ranges:
+            assert len(PackReader(name, ranges, "", plain.codec, None).entries()) <= 3
+    assert restored(plain, point, tmp_path) == disk.read_bytes()
 
 
 def test_zeros_come_back_as_holes(plain: Store, tmp_path: Path) -> None:

@@ -1,0 +1,31 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What names of objects look like. What is read in a store may be a stranger's, and becomes a part of paths."""
+
+from __future__ import annotations
+
+import re
+
+_PART = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*")
+_PACK = re.compile(r"[0-9a-z]+-[0-9]+")
+_WRITER = re.compile(r"[0-9a-z]+")
+_POINT = re.compile(r"points/[0-9a-f]{32}/[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{6}\.json")
+
+
+def is_object_name(text: str) -> bool:
+    """Parts of `[A-Za-z0-9._~-]` between slashes, none of which begins with a dot."""
+    return all(map(_PART.fullmatch, text.split("/")))
+
+
+def is_pack_name(text: object) -> bool:
+    return isinstance(text, str) and _PACK.fullmatch(text) is not None
+
+
+def is_writer_id(text: object) -> bool:
+    return isinstance(text, str) and _WRITER.fullmatch(text) is not None
+
+
+def is_point_name(text: object) -> bool:
+    """The name of a restore point's object."""
+    return isinstance(text, str) and _POINT.fullmatch(text) is not None
