@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import points
+from ansible_collections.stowage.esxi.plugins.module_utils.store.compare import Target
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkMissing, StoreError, TargetFailed
-from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
-from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, SLOT_BYTES, DiskMap
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, DiskMap
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
@@ -130,13 +130,9 @@ class _Job:
     def _pieces(self, pages: range, told: Told | None) -> list[_Piece]:
         """Every chunk of these pages, once, in the order of the packs. With `told`, only where the target differs."""
         wanted: dict[bytes, tuple[bytes, list[int]]] = {}
-        for number in pages:
-            page = self.store.page(self.disk, number)
-            first = number * PAGE_SLOTS
-            if told is not None:
-                page = self._differing(page, first, told)
+        for number, page in self._pages(pages, told):
             for slot, identity, check in points.slots(page):
-                wanted.setdefault(identity, (check, []))[1].append(first + slot)
+                wanted.setdefault(identity, (check, []))[1].append(number * PAGE_SLOTS + slot)
         index = self.store.index()
         pieces = []
         for identity, (check, slots) in wanted.items():
@@ -147,28 +143,15 @@ class _Job:
         pieces.sort(key=lambda piece: (piece.place.pack, piece.place.offset))
         return pieces
 
-    def _differing(self, page: bytes, first: int, told: Told) -> bytes:
-        """The page without the slots that the target holds already; zeros that it lacks are written here."""
-        left = bytearray(page)
-        room = memoryview(bytearray(self.disk.chunk_bytes))
-        zeros = bytes(self.disk.chunk_bytes)
-        for slot in range(len(page) // SLOT_BYTES):
-            length = self.disk.length_of(first + slot)
-            view = room[:length]
-            got = os.preadv(self._handle, [view], (first + slot) * self.disk.chunk_bytes)
-            if got != length:
-                raise TargetFailed(path=self.path, reason="it ends too early")
-            at = slot * SLOT_BYTES
-            if page[at : at + ID_BYTES] == points.NOTHING:
-                if zeros.startswith(view):
-                    told.same += length
-                else:
-                    os.pwrite(self._handle, zeros[:length], (first + slot) * self.disk.chunk_bytes)
-                    told.written += length
-            elif self.store.identity.check(view) == page[at + ID_BYTES : at + SLOT_BYTES]:
-                left[at : at + SLOT_BYTES] = bytes(SLOT_BYTES)
-                told.same += length
-        return bytes(left)
+    def _pages(self, pages: range, told: Told | None) -> Iterator[tuple[int, bytes]]:
+        if told is None:
+            for number in pages:
+                yield number, self.store.page(self.disk, number)
+            return
+        for found in Target(self.store, self.disk, self.path, self._handle).compare(pages, self.threads):
+            told.same += found.same
+            told.written += found.written
+            yield found.number, found.page
 
     # -- writing -------------------------------------------------------------------------------------------------
 

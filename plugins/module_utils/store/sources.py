@@ -35,6 +35,22 @@ class DiskSource(ABC):
         """Frees what it holds."""
 
 
+def data_extents(handle: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) of what is no hole between two offsets of a file; all of it where nobody can tell."""
+    while begin < end:
+        try:
+            data = os.lseek(handle, begin, os.SEEK_DATA)
+            hole = os.lseek(handle, data, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                # A block device, or a file system that cannot tell.
+                yield begin, end - begin
+            return
+        if data < end:
+            yield data, min(hole, end) - data
+        begin = hole
+
+
 class RawDisk(DiskSource):
     """A raw image, a flat extent, or a block device."""
 
@@ -47,19 +63,7 @@ class RawDisk(DiskSource):
             raise SourceFailed(path=path, reason=error.strerror or str(error)) from error
 
     def allocated(self) -> Iterator[tuple[int, int]]:
-        place = 0
-        while place < self.size:
-            try:
-                begin = os.lseek(self._handle, place, os.SEEK_DATA)
-                end = os.lseek(self._handle, begin, os.SEEK_HOLE)
-            except OSError as error:
-                if error.errno == errno.ENXIO:
-                    return
-                # A block device, or a file system that cannot tell.
-                yield place, self.size - place
-                return
-            yield begin, end - begin
-            place = end
+        return data_extents(self._handle, 0, self.size)
 
     def read_into(self, view: memoryview, offset: int) -> None:
         try:

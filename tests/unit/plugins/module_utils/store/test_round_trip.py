@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -218,3 +219,23 @@ def test_a_recovery_key_from_paper_opens_the_store_for_us_and_by_hand(root: Path
     assert by_hand(root, point, tmp_path, secret=typed) == disk.read_bytes()
     with pytest.raises(WrongKey):
         Store.open(local(root), typed.replace(typed[0], "z"))
+
+
+def test_in_place_the_holes_of_the_target_are_known_zeros(
+    plain: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = image(tmp_path / "d.raw", [1, 0, 0, 4, 5, 0], 6 * CHUNK - 100)
+    point, _told = back_up(plain, disk)
+    target = image(tmp_path / "t.raw", [1, 2, 0, 0, 6, 0], 6 * CHUNK - 100)
+    read: list[int] = []
+    preadv = os.preadv
+
+    def counted(handle: int, buffers: list[memoryview], offset: int) -> int:
+        read.append(offset // CHUNK)
+        return preadv(handle, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", counted)
+    told = restore.to_file(plain, point.disks[0], str(target), in_place=True)
+    assert target.read_bytes() == disk.read_bytes()
+    assert (told.written, told.same) == (3 * CHUNK, 3 * CHUNK - 100)
+    assert sorted(read) == [0, 1, 4], "holes were read"
