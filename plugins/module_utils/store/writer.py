@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
+from ansible_collections.stowage.esxi.plugins.module_utils.store import index as indexes
 from ansible_collections.stowage.esxi.plugins.module_utils.store import points, registry, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     Damaged,
