@@ -14,9 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import objectstore
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.store import collect
-from benches import BUCKET, CHUNK, S3_KEYS, image, local, new_store
+from benches import BUCKET, CHUNK, image, local, new_store
 
 Run = Callable[..., SimpleNamespace]
 
@@ -255,8 +256,8 @@ def test_a_wish_that_cannot_be_ends_with_its_code_and_changes_nothing(
 def test_a_store_in_a_bucket(
     s3_server: str, tmp_path: Path, disk: Path, stowage: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", S3_KEYS[0])
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", S3_KEYS[1])
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", objectstore.KEYS[0])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", objectstore.KEYS[1])
     there = [f"s3://{BUCKET}/{tmp_path.name}", "--endpoint", s3_server, "--json"]
     assert stowage("create", *there, "--chunk-size", "64KiB").json["location"] == there[0]
     found = stowage("backup", *there, "--machine", "m", "--disk", f"scsi0:0={disk}").json
