@@ -29,7 +29,7 @@ LEASE_SECONDS = 6
 DRIVER = Path(__file__).with_name("matrix_driver.py")
 PROFILES = {"k67": "6.7", "k70": "7.0", "k80": "8.0"}
 # Who dies needs no host of his own. What strikes a wire or a host strikes all jobs on it: there each job has one.
-SHARED = {"": 4}
+SHARED = {"": 4, "a": 4}
 OWN = {"a": 1, "b": 1, "c": 1, "d": 1}
 # Of the hosts of their own, these start their VMs again when they boot.
 AUTOSTART = "b"
@@ -54,7 +54,7 @@ def topology(shape: dict[str, int]) -> dict[str, Any]:
                 "switches": {"guest_kib_per_second": 256, "shutdown_seconds": 1.0},
                 "datastores": [
                     {"name": "datastore1", "type": "vmfs5" if profile == "6.7" else "vmfs6", "size": "1G"},
-                    {"name": "backup", "type": "nfs", "size": "3G", "server": "bk1"},
+                    {"name": "backup", "type": "nfs", "size": "5G", "server": "bk1"},
                 ],
                 "vms": [vm(f"{name}{letter}v{number}", number == 0 and letter < "b") for number in range(count)],
             }

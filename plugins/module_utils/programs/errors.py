@@ -160,7 +160,10 @@ class ConnectionGone(ProgramError):
 class WatchdogDied(ProgramError):
     id = "copy-watchdog-died"
     template = "{host}: the process that watches the copy on the host was ended by something else"
-    hint = "Look in /var/log/vmkernel.log for the memory limit of SSH processes; the copy was ended and removed"
+    hint = (
+        "The copy was ended and removed. If the host has not rebooted meanwhile, look in /var/log/vmkernel.log for the"
+        " memory limit of SSH processes"
+    )
     exit_code = 46
 
 
