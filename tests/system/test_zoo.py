@@ -43,6 +43,8 @@ LEFT_OUT = {
 KEY_PROVIDER = ("vtpm", "encrypted")
 #: The animals of the ordinary tests: all that fail, which costs nothing, and a few that are copied.
 SAMPLE = (*FAILS_HOT, "linked clone", "two stores", "raw devices", "vtpm", "huge6")
+#: Those whose guest wrote: the others' disks have a file system, and no moment that could be looked for.
+RUN = {vm["name"] for host in animals.zoo()["hosts"] for vm in host["vms"] if vm["power"] == "on"}
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +163,7 @@ def restored(zoo: House, host: str, names: list[str], tmp_path: Path, **more: An
             back = folder / line.split('"')[1]
             assert same_content(back, point.folder / disk["file"])
         if len(point.disks) == 1 and point.manifest["disks"][0]["capacity_bytes"] >= 64 << 20:
-            assert "file system clean" in prove_disks([back], tmp_path / str(number), booted=name != "template")
+            assert "file system clean" in prove_disks([back], tmp_path / str(number), booted=name in RUN)
         zoo.lab.run(host, "vim-cmd", "vmsvc/destroy", str(vm["vmid"]))
 
 
