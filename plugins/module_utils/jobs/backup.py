@@ -62,7 +62,7 @@ class Context:
 
     @property
     def job_id(self) -> str:
-        return names.job_id(self.run_id, self.entry["identity"], self.kind)
+        return names.job_id(self.run_id, self.label, self.entry["identity"], self.kind)
 
     @property
     def folder(self) -> str:

@@ -16,7 +16,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, record, runlife
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, record, runlife, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
     ASKED_BEFORE,
@@ -169,6 +169,16 @@ def recover_found(
         return _outcome(found, "vanished" if job.host_name == host.name else "elsewhere", left=left)
     if job.kind == "restore" and vm is None and job.host_name != host.name:
         return _outcome(found, "elsewhere", left=(f"it belongs to {job.host}",))
+    if job.kind == "backup" and vm is not None and job.host_name != host.name:
+        # Merging below a VM that runs would ruin it, and only its own host is sure to refuse that.
+        file = survey.runs_elsewhere(host, vm)
+        if file:
+            left = (
+                f"it was begun on {job.host}, and {file} says that VM {vm.name!r} runs, though not here: recover there"
+            )
+            return _outcome(
+                found, "elsewhere", left=(f"{left}; or power it on here, or remove that file if it is old",)
+            )
     preview, now, _events = Undoer(host, job, found.path).plan(vm)
     # For its time the guest is stood by. After it all but the wait is undone, and the lock is left to the next run.
     idle = now.asked_seconds_ago < shutdown_grace(job) or (found.let_go and not preview.steps())
