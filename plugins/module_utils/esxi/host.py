@@ -101,10 +101,10 @@ class Host:
         It then goes on in the host by itself and the lock is free again: its success is proven by state alone.
         A refusal is left in the reply. Tried again where hostd says that it was never reached; so it does of calls
         whose work goes on over its restart: for what must not happen twice, `again` looks first. `guard` is a shell
-        text that may `exit` right before: what was looked up earlier may have changed while the lock was waited for.
+        condition, tested right before.
         """
         reply = None
-        command = ["sh", "-c", f'{guard}\nexec vim-cmd "$@"', "sh", *argv] if guard else ["vim-cmd", *argv]
+        command = ["sh", "-c", guard + ' && vim-cmd "$@"', "sh", *argv] if guard else ["vim-cmd", *argv]
         for attempt in range(self._tries):
             if attempt:
                 self.clock.sleep(self._retry_seconds)

@@ -343,6 +343,11 @@ def held_still(host: Host, vm: VirtualMachine, job: Job, folder: str, events: Ev
         snapshot = heldstill.SnapshotState(number, found.name if found is not None else None, frozen)
         noted = {str(disk["key"]): disk for disk in job.disks}
         reasons = heldstill.compare_snapshot(noted, snapshot, job.snapshot_name, after, job.disk_keys)
+        if job.stop and after.power_state == "poweredOn" and events.index("power-on-intent") < 0:
+            reasons = (
+                *reasons,
+                "somebody else started it before we did: whether our snapshot holds it at rest is unknown",
+            )
         proof = {"by": "our snapshot and the content ids below it", "snapshot": number, "frozen": frozen}
     if reasons:
         raise NotStill(vm=job.vm, reason="; ".join(reasons))

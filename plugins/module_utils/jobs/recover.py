@@ -173,12 +173,9 @@ def recover_found(
         # Merging below a VM that runs would ruin it, and only its own host is sure to refuse that.
         file = survey.runs_elsewhere(host, vm)
         if file:
-            left = (
-                f"it was begun on {job.host}, and {file} says that VM {vm.name!r} runs, though not here: recover there"
-            )
-            return _outcome(
-                found, "elsewhere", left=(f"{left}; or power it on here, or remove that file if it is old",)
-            )
+            where = f"begun on {job.host}, and {file} says that VM {vm.name!r} runs, though not here: recover there"
+            left = (f"it was {where}; or power it on here, or remove that file if it is old",)
+            return _outcome(found, "elsewhere", left=left)
     preview, now, _events = Undoer(host, job, found.path).plan(vm)
     # For its time the guest is stood by. After it all but the wait is undone, and the lock is left to the next run.
     idle = now.asked_seconds_ago < shutdown_grace(job) or (found.let_go and not preview.steps())
