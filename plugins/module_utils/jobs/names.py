@@ -52,6 +52,10 @@ def job_id(run_id: str, host: str, identity: str, kind: str = "backup") -> str:
     return f"{run_id}-{mark}{identity_hash(f'{identity}@{host}')}"
 
 
+def is_job_id(text: str, run_id: str) -> bool:
+    return valid_run_id(run_id) and re.fullmatch(re.escape(run_id) + r"-[br][0-9a-f]{12}", text) is not None
+
+
 def snapshot_name(job: str) -> str:
     return f"stowage-{job}"
 
