@@ -33,4 +33,11 @@ options:
         refreshed while the task waits.
       - Leave it out for work that belongs to no job.
     type: str
+  job_id:
+    description:
+      - Id of the job that O(journal) must belong to. A job that was taken over meanwhile, or whose virtual machine is
+        another one than this, changes nothing and fails.
+      - A virtual machine is powered on for a job only where its journal says that the job has stopped it, and nobody
+        has started it since.
+    type: str
 """

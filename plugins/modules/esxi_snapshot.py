@@ -239,7 +239,7 @@ error:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import options, plan_snapshot
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import intent, options, plan_snapshot
 
 
 def argument_spec():
@@ -269,7 +269,7 @@ def manage(module):
             module.warn(warning)
         snapshot, tree = decided.snapshot, decided.after
         if decided.changed and not module.check_mode:
-            journal = options.open_journal(host, params)
+            journal = intent.IntentLog.of_job(vm, params["journal"], params["job_id"])
             seconds = params["timeout"] or (7200 if params["state"] == "absent" else 600)
             snapshot = plan_snapshot.run(vm, decided, params, options.waiter_for(host, seconds, journal), journal)
             tree = vm.snapshots()

@@ -178,7 +178,7 @@ error:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import options, plan_power
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import intent, options, plan_power
 
 
 def argument_spec():
@@ -196,9 +196,12 @@ def manage(module):
     with options.open_host(params) as host:
         vm = options.find_vm(host, params)
         decided = plan_power.plan(vm, params["state"], params["force"])
+        journal = None if module.check_mode else intent.IntentLog.of_job(vm, params["journal"], params["job_id"])
+        if journal is not None and params["job_id"] and not plan_power.is_the_jobs_to_start(vm, decided, journal):
+            module.warn(f"VM {vm.name!r} is {decided.before}, but not by this job: it stays so")
+            decided = plan_power.PowerPlan(decided.before, decided.before)
         result = plan_power.predicted(decided)
         if decided.changed and not module.check_mode:
-            journal = options.open_journal(host, params)
             result = plan_power.run(
                 vm, decided, lambda: options.waiter_for(host, params["state_change_timeout"], journal), journal
             )

@@ -123,6 +123,10 @@ options:
       - Folder of the job that this copy is a part of, on the hypervisor. Processes and temporary files are noted there
         before they exist, and the job's lease is kept fresh. The role P(stowage.esxi.backup#role) sets it.
     type: str
+  job_id:
+    description:
+      - Id of the job that O(journal) must belong to. A job that was taken over meanwhile copies nothing and fails.
+    type: str
   limits:
     description:
       - Wait for a slot of each of these limits before copying. They hold for all tasks, jobs and controllers that use
@@ -384,6 +388,7 @@ def argument_spec() -> dict:
         "stall_timeout": {"type": "int", "default": DEFAULT_SECONDS},
         "bandwidth_limit": {"type": "int"},
         "journal": {"type": "str"},
+        "job_id": {"type": "str"},
         "limits": {
             "type": "list",
             "elements": "dict",

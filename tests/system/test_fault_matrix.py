@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -521,10 +522,13 @@ def roaming(clean_lab: Lab, host: Host, tmp_path: Path, before: Any) -> Iterator
     host.register(f"{folder}/roam.vmx")
     number = iter(range(100))
 
-    def make(on: Host = host, name: str = "esx80") -> Roaming:
+    def make(on: Host = host, name: str = "esx80", how: str = "cold", run: str = "") -> Roaming:
         time.sleep(1.1)
         state = tmp_path / f"state-{name}"
-        return Roaming(clean_lab, on, state, f"{abs(hash(folder)) % 10**8:08d}-{next(number)}", "cold", select=["roam"])
+        run = run or f"{abs(hash(folder)) % 10**8:08d}-{next(number)}"
+        job = Roaming(clean_lab, on, state, run, how, select=["roam"])
+        job.context = replace(job.context, label=name)
+        return job
 
     yield make
     with other_host(clean_lab) as other:

@@ -273,7 +273,10 @@ def test_a_job_of_a_machine_that_is_not_here_is_told_and_left(story: Any) -> Non
     vm = job.vm
     path = job.outside(job.context.folder) / "job.json"
     text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace(vm.identity, "00000000-0000-4000-8000-000000000000"), encoding="utf-8")
+    gone = text.replace(vm.identity, "00000000-0000-4000-8000-000000000000").replace(
+        vm.vmx_path, "/vmfs/volumes/x/x.vmx"
+    )
+    path.write_text(gone, encoding="utf-8")
     try:
         (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
         assert found.outcome == "vanished" and path.exists()

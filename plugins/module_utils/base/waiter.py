@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, TypeVar
+from typing import Any, Callable, Protocol, TypeVar
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
@@ -18,6 +18,14 @@ class WaitTimeout(StowageError):
     template = "Waited {seconds:g} seconds for {what}, and it did not happen"
     hint = "Raise the time limit of the task, or look on the host at what holds it up"
     exit_code = 2
+
+
+class Journal(Protocol):
+    """What is to be undone is noted there."""
+
+    def note(self, event: str, **data: Any) -> None: ...
+
+    def beat(self) -> None: ...
 
 
 class Waiter:

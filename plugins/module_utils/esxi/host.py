@@ -94,22 +94,24 @@ class Host:
         faults.check(reply.rc, text, host=self.name, command=command)
 
     def vim_patient(
-        self, *argv: str, patience_seconds: int = 20, again: Callable[[], bool] | None = None
+        self, *argv: str, patience_seconds: int = 20, again: Callable[[], bool] | None = None, guard: str = ""
     ) -> Reply | None:
         """Run one vim-cmd that may take hours; None when it has not ended within the patience.
 
         It then goes on in the host by itself and the lock is free again: its success is proven by state alone.
         A refusal is left in the reply. Tried again where hostd says that it was never reached; so it does of calls
-        whose work goes on over its restart: for what must not happen twice, `again` looks first.
+        whose work goes on over its restart: for what must not happen twice, `again` looks first. `guard` is a shell
+        condition, tested right before.
         """
         reply = None
+        command = ["sh", "-c", guard + ' && vim-cmd "$@"', "sh", *argv] if guard else ["vim-cmd", *argv]
         for attempt in range(self._tries):
             if attempt:
                 self.clock.sleep(self._retry_seconds)
                 if again is not None and not again():
                     return reply
             with self._lock():
-                reply = run_patient(self.session, ["vim-cmd", *argv], patience_seconds)
+                reply = run_patient(self.session, command, patience_seconds)
             if reply is None or not self._again(reply, False):
                 return reply
         return reply

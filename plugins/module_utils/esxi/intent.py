@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock, iso
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
+
+if TYPE_CHECKING:
+    from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 
 # A job that was taken over may have been followed by another one, in a folder of the same name: job.json tells them
 # apart. Arguments: folder, the job that is known to own it (or nothing). Exit status 9: the lock is lost.
@@ -52,17 +55,28 @@ _LOST = 9
 class IntentLog:
     """`<folder>/journal` (JSON lines) and `<folder>/lease`, whose mtime says that somebody still works here.
 
-    The folder must exist: it is the lock, and whoever made it says who may write.
+    The folder must exist: it is the lock, and whoever made it says who may write (`owner`, else who is met first).
     """
 
     BEAT_SECONDS = 10.0
 
-    def __init__(self, session: Session, folder: str, clock: Clock | None = None) -> None:
+    def __init__(self, session: Session, folder: str, clock: Clock | None = None, owner: str = "") -> None:
         self.session = session
         self.folder = folder.rstrip("/")
         self.clock: Clock = clock or SystemClock()
         self._last_beat: float | None = None
-        self._owner = ""
+        self._owner = owner
+
+    @staticmethod
+    def of_job(vm: VirtualMachine, folder: str | None, owner: str | None) -> IntentLog | None:
+        """A named owner's folder lies in its VM's, or the vmid is another VM's by now."""
+        if not folder:
+            return None
+        folder = vm.host.resolve(folder)
+        if owner and folder.rpartition("/")[0] != vm.directory:
+            reason = f"vmid {vm.vmid} is in {vm.directory}"
+            raise errors.NotAllowed(**vm.data(operation=f"work for {folder}", reason=reason, advice="Start again."))
+        return IntentLog(vm.host.session, folder, vm.host.clock, owner or "")
 
     @property
     def path(self) -> str:

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
-from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
+from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Journal, Waiter
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_snapshots import Snapshot, SnapshotTree
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
@@ -31,7 +30,7 @@ VM_OPTIONS = [("vm", "uuid", "vmid")]
 
 
 def journal_argument_spec() -> dict[str, dict[str, Any]]:
-    return {"journal": {"type": "str"}}
+    return {"journal": {"type": "str"}, "job_id": {"type": "str"}}
 
 
 @contextmanager
@@ -47,13 +46,7 @@ def find_vm(host: Host, params: Mapping[str, Any]) -> VirtualMachine:
     return host.find_vm(name=params.get("vm"), uuid=params.get("uuid"), vmid=params.get("vmid"))
 
 
-def open_journal(host: Host, params: Mapping[str, Any]) -> IntentLog | None:
-    """The journal of the job that the task belongs to; None without one."""
-    folder = params.get("journal")
-    return IntentLog(host.session, host.resolve(folder), host.clock) if folder else None
-
-
-def waiter_for(host: Host, seconds: float, journal: IntentLog | None) -> Waiter:
+def waiter_for(host: Host, seconds: float, journal: Journal | None) -> Waiter:
     return Waiter(seconds, clock=host.clock, beat=journal.beat if journal is not None else None)
 
 

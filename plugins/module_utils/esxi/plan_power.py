@@ -106,6 +106,14 @@ def _wrong(vm: VirtualMachine, now: str, state: str, advice: str) -> errors.Wron
     return errors.WrongPowerState(**vm.data(state=now, operation=f"state={state}", needed=needed, advice=advice))
 
 
+def is_the_jobs_to_start(vm: VirtualMachine, decided: PowerPlan, journal: IntentLog) -> bool:
+    """A job starts only what it has stopped, and nobody has started since."""
+    if "power_on" not in decided.steps:
+        return True
+    stops = [entry for entry in journal.read() if entry["event"] == "power-off-intent"]
+    return decided.before == power.OFF and bool(stops) and stops[-1].get("boot_id") == vm.boot_id()
+
+
 def predicted(decided: PowerPlan) -> PowerResult:
     """What a run would give, for check mode and for a VM that is there already."""
     hard = any(step in ("power_off", "reset") for step in decided.steps)

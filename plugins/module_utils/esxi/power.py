@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter, WaitTimeout
+from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Journal, Waiter, WaitTimeout
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, faults
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import Reply
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_message import Question, parse_message
@@ -17,7 +17,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_vmodl impo
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import CommandTimeout, ConnectionLost
 
 if TYPE_CHECKING:
-    from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
     from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 
 ON, OFF, SUSPENDED = "poweredOn", "poweredOff", "suspended"
@@ -77,7 +76,7 @@ def state_and_question(vm: VirtualMachine) -> tuple[str | None, Question | None]
         return None, parse_question(message)
 
 
-def shutdown_guest(vm: VirtualMachine, waiter: Waiter, journal: IntentLog | None = None) -> PowerChange:
+def shutdown_guest(vm: VirtualMachine, waiter: Waiter, journal: Journal | None = None) -> PowerChange:
     """Ask the guest to shut down and wait until the VM is off. The guest may ignore it: then PowerFailed."""
     return _change(
         vm,
@@ -90,14 +89,14 @@ def shutdown_guest(vm: VirtualMachine, waiter: Waiter, journal: IntentLog | None
     )
 
 
-def power_off(vm: VirtualMachine, waiter: Waiter, journal: IntentLog | None = None) -> PowerChange:
+def power_off(vm: VirtualMachine, waiter: Waiter, journal: Journal | None = None) -> PowerChange:
     """Cut the power. A suspended VM loses its memory."""
     return _change(
         vm, "power.off", OFF, waiter, journal, needs=(ON, SUSPENDED), advice="Look at the host's recent tasks."
     )
 
 
-def power_on(vm: VirtualMachine, waiter: Waiter, journal: IntentLog | None = None) -> PowerChange:
+def power_on(vm: VirtualMachine, waiter: Waiter, journal: Journal | None = None) -> PowerChange:
     """Power on, or resume a suspended VM."""
     return _change(
         vm,
@@ -110,7 +109,7 @@ def power_on(vm: VirtualMachine, waiter: Waiter, journal: IntentLog | None = Non
     )
 
 
-def suspend(vm: VirtualMachine, waiter: Waiter, journal: IntentLog | None = None) -> PowerChange:
+def suspend(vm: VirtualMachine, waiter: Waiter, journal: Journal | None = None) -> PowerChange:
     return _change(
         vm,
         "power.suspend",
@@ -135,7 +134,7 @@ def _change(
     operation: str,
     wanted: str,
     waiter: Waiter,
-    journal: IntentLog | None,
+    journal: Journal | None,
     *,
     needs: tuple[str, ...],
     advice: str,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter, WaitTimeout
+from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Journal, Waiter, WaitTimeout
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, faults, power
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import FileEntry, Reply
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.disks import DiskReader, disk_path
@@ -26,7 +26,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.chain import Cha
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmsd import Vmsd, parse_vmsd
 
 if TYPE_CHECKING:
-    from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
     from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 
 PATIENCE_SECONDS = 20
@@ -157,7 +156,7 @@ def create(
     memory: bool,
     quiesce: bool,
     waiter: Waiter,
-    journal: IntentLog | None = None,
+    journal: Journal | None = None,
     *,
     late_seconds: float = 90.0,
 ) -> Snapshot:
@@ -243,7 +242,7 @@ def _new_snapshot(vm: VirtualMachine, name: str, known: frozenset[int]) -> Snaps
 
 
 def _tasks(vm: VirtualMachine, word: str) -> list[Dump]:
-    """What the host says of this VM's tasks of one kind, the latest last. A finished one stays listed for minutes."""
+    """This VM's tasks of one kind, the latest last. A finished one stays listed for minutes."""
     listing = vm.host.ask([["vim-cmd", "vmsvc/get.tasklist", str(vm.vmid)]])[0].stdout
     names = [line.strip(" ',\r")[len("vim.Task:") :] for line in listing.split("\n") if f".{word}-" in line]
     found: list[Dump] = []
@@ -279,7 +278,7 @@ def _late(
     name: str,
     known: frozenset[int],
     waiter: Waiter,
-    journal: IntentLog | None,
+    journal: Journal | None,
     late_seconds: float,
     said: str,
     waited: float,
@@ -311,7 +310,7 @@ def _late(
 
 
 def remove(
-    vm: VirtualMachine, snapshot_id: int, children: bool, waiter: Waiter, journal: IntentLog | None = None
+    vm: VirtualMachine, snapshot_id: int, children: bool, waiter: Waiter, journal: Journal | None = None
 ) -> bool:
     """Remove one snapshot (and, if asked, those on top of it); True when there was one to remove.
 
@@ -440,7 +439,9 @@ def _cure(vm: VirtualMachine) -> None:
     """Ask for the merge again, which the host does not do by itself. Only when there is no snapshot to lose."""
     if read(vm).tree.ids:
         return
-    vm.host.vim_patient("vmsvc/snapshot.removeall", str(vm.vmid), patience_seconds=PATIENCE_SECONDS)
+    # Asked again in one breath: a user may have taken one while the lock was waited for.
+    none = '[ "$(vim-cmd vmsvc/snapshot.get $2)" = "Get Snapshot:" ]'
+    vm.host.vim_patient("vmsvc/snapshot.removeall", str(vm.vmid), patience_seconds=PATIENCE_SECONDS, guard=none)
 
 
 def consolidate(vm: VirtualMachine, waiter: Waiter) -> bool:
@@ -497,7 +498,7 @@ def needs_consolidation(vm: VirtualMachine, reason: str, extents: tuple[str, ...
 
 
 def revert(
-    vm: VirtualMachine, snapshot_id: int, suppress_power_on: bool, waiter: Waiter, journal: IntentLog | None = None
+    vm: VirtualMachine, snapshot_id: int, suppress_power_on: bool, waiter: Waiter, journal: Journal | None = None
 ) -> None:
     """Go back to a snapshot, proven by the live chain: a new delta directly on what the snapshot froze."""
     reading = read(vm)

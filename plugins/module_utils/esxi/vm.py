@@ -9,7 +9,7 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
+from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Journal, Waiter
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import disks as disk_rooms
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, power, snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import Reply
@@ -23,7 +23,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import Vmx, 
 
 if TYPE_CHECKING:
     from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-    from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 
 
 class VirtualMachine:
@@ -171,7 +170,7 @@ class VirtualMachine:
         memory: bool = False,
         quiesce: bool = False,
         waiter: Waiter | None = None,
-        journal: IntentLog | None = None,
+        journal: Journal | None = None,
         late_seconds: float = 90.0,
     ) -> Snapshot:
         return snapshots.create(
@@ -179,7 +178,7 @@ class VirtualMachine:
         )
 
     def remove_snapshot(
-        self, snapshot_id: int, children: bool = False, waiter: Waiter | None = None, journal: IntentLog | None = None
+        self, snapshot_id: int, children: bool = False, waiter: Waiter | None = None, journal: Journal | None = None
     ) -> bool:
         return snapshots.remove(self, snapshot_id, children, waiter or Waiter(7200), journal)
 
@@ -188,22 +187,22 @@ class VirtualMachine:
         snapshot_id: int,
         suppress_power_on: bool = False,
         waiter: Waiter | None = None,
-        journal: IntentLog | None = None,
+        journal: Journal | None = None,
     ) -> None:
         snapshots.revert(self, snapshot_id, suppress_power_on, waiter or Waiter(600), journal)
 
     # -- power ---------------------------------------------------------------------------------------------------
 
-    def shutdown_guest(self, waiter: Waiter, journal: IntentLog | None = None) -> power.PowerChange:
+    def shutdown_guest(self, waiter: Waiter, journal: Journal | None = None) -> power.PowerChange:
         return power.shutdown_guest(self, waiter, journal)
 
-    def power_off(self, waiter: Waiter, journal: IntentLog | None = None) -> power.PowerChange:
+    def power_off(self, waiter: Waiter, journal: Journal | None = None) -> power.PowerChange:
         return power.power_off(self, waiter, journal)
 
-    def power_on(self, waiter: Waiter, journal: IntentLog | None = None) -> power.PowerChange:
+    def power_on(self, waiter: Waiter, journal: Journal | None = None) -> power.PowerChange:
         return power.power_on(self, waiter, journal)
 
-    def suspend(self, waiter: Waiter, journal: IntentLog | None = None) -> power.PowerChange:
+    def suspend(self, waiter: Waiter, journal: Journal | None = None) -> power.PowerChange:
         return power.suspend(self, waiter, journal)
 
     def reset(self, waiter: Waiter) -> power.PowerChange:

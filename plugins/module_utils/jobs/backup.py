@@ -32,6 +32,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     LockLost,
     NotStill,
     PendingQuestion,
+    UndoIncomplete,
     VmChanged,
     VmGone,
     VmLocked,
@@ -41,7 +42,12 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEA
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import PointDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import How, decide_how, why_not_as_planned
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.recover import hand_on, recover_found, waits_its_turn
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.recover import (
+    UNREADABLE,
+    hand_on,
+    recover_found,
+    waits_its_turn,
+)
 
 CONFIG = ("nvram", "extendedConfigFile")
 
@@ -62,7 +68,7 @@ class Context:
 
     @property
     def job_id(self) -> str:
-        return names.job_id(self.run_id, self.entry["identity"], self.kind)
+        return names.job_id(self.run_id, self.label, self.entry["identity"], self.kind)
 
     @property
     def folder(self) -> str:
@@ -197,6 +203,8 @@ def _others(context: Context, vm: VirtualMachine) -> tuple[Job | None, str]:
     for found in lock.look(session, [vm.directory], touch=not context.check):
         if found.job is not None and found.job.job == context.job_id and found.path == context.folder:
             return found.job, ""
+        if found.unreadable:
+            raise UndoIncomplete(job="(unknown)", vm=vm.name, left=UNREADABLE, folder=found.path)
         if context.check:
             if found.let_go:
                 continue
@@ -205,6 +213,9 @@ def _others(context: Context, vm: VirtualMachine) -> tuple[Job | None, str]:
                 raise _locked(context, [found])
             continue
         outcome = recover_found(context.host, found, context.state_dir, vm)
+        if outcome.outcome == "failed" and outcome.error is not None:
+            # Nobody works on it: what is to be told is why its undoing does not end.
+            raise UndoIncomplete(**outcome.error["data"])
         if outcome.outcome == "waiting" and found.job is not None:
             asked = hand_on(context.host, found, context.state_dir)
         if outcome.outcome != "recovered" and not asked:
@@ -343,6 +354,11 @@ def held_still(host: Host, vm: VirtualMachine, job: Job, folder: str, events: Ev
         snapshot = heldstill.SnapshotState(number, found.name if found is not None else None, frozen)
         noted = {str(disk["key"]): disk for disk in job.disks}
         reasons = heldstill.compare_snapshot(noted, snapshot, job.snapshot_name, after, job.disk_keys)
+        if job.stop and after.power_state == "poweredOn" and events.index("power-on-intent") < 0:
+            reasons = (
+                *reasons,
+                "somebody else started it before we did: whether our snapshot holds it at rest is unknown",
+            )
         proof = {"by": "our snapshot and the content ids below it", "snapshot": number, "frozen": frozen}
     if reasons:
         raise NotStill(vm=job.vm, reason="; ".join(reasons))

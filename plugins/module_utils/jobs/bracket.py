@@ -18,7 +18,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import PARTIAL_PREFIX
-from ansible_collections.stowage.esxi.plugins.module_utils.programs import multiextent
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import multiextent, watchdog
 
 #: In a job's `extra`: the start in which an earlier job had asked the guest to shut down, and been given up for it.
 ASKED_BEFORE = "asked_before"
@@ -166,7 +166,7 @@ def shutdown_limit(job: Job) -> float:
 
 def _our_processes(job: Job, events: Events, now: Situation) -> tuple[int, ...]:
     """By number and token from the journal; and clones into our own partial folder, whose name nobody else uses."""
-    tokens = {(int(event["pid"]), str(event["token"])) for event in events.of("process") if event.get("token")}
+    tokens = _tokens(events)
     found = []
     for process in now.processes:
         noted = any(pid == process.pid and token in process.command for pid, token in tokens)
@@ -175,6 +175,12 @@ def _our_processes(job: Job, events: Events, now: Situation) -> tuple[int, ...]:
         if noted or (ours and "vmkfstools" in process.command):
             found.append(process.pid)
     return tuple(found)
+
+
+def _tokens(events: Events) -> set[tuple[int, str]]:
+    """Number and token of each watchdog; a word that is no token of ours could be in any process."""
+    noted = [(int(event["pid"]), str(event.get("token") or "")) for event in events.of("process")]
+    return {(pid, token) for pid, token in noted if token.startswith(watchdog.mark(""))}
 
 
 def _our_temps(job: Job, now: Situation, left: list[str]) -> tuple[str, ...]:
@@ -248,11 +254,15 @@ def _undo_restore(job: Job, events: Events, now: Situation) -> Undo:
     if registered and now.power_state != "poweredOff":
         left.append(f"the half restored VM is {now.power_state}: it is left as it is")
         return Undo(kill=kill, left=tuple(left))
+    if registered and now.boot_id:
+        # Nothing that we copy brings a log along: somebody has used it, and it is his.
+        left.append("the half restored VM was started since: it is left as it is")
+        return Undo(kill=kill, left=tuple(left))
     return Undo(kill=kill, unregister=now.vmid if registered else None, remove_restored=True, left=tuple(left))
 
 
 def _restore_processes(job: Job, events: Events, now: Situation) -> tuple[int, ...]:
-    tokens = {(int(event["pid"]), str(event["token"])) for event in events.of("process") if event.get("token")}
+    tokens = _tokens(events)
     targets = [f" {disk['dest']}" for disk in job.disks if disk.get("dest")]
     found = []
     for process in now.processes:

@@ -36,6 +36,7 @@ class Settings:
     verify: str = "sample"
     bandwidth_limit: int | None = None
     journal: str | None = None
+    job_id: str = ""
     limits: tuple[limits.Limit, ...] = ()
     limits_dir: str = "/var/lib/stowage/limits"
     limits_timeout: float = 86400
@@ -69,6 +70,7 @@ def settings_from(params: Mapping[str, Any]) -> Settings:
         verify=params["verify"],
         bandwidth_limit=params.get("bandwidth_limit"),
         journal=params.get("journal"),
+        job_id=params.get("job_id") or "",
         limits=tuple(limits.Limit(item["name"], item["slots"]) for item in params.get("limits") or ()),
         limits_dir=params["limits_dir"],
         limits_timeout=params["limits_timeout"],
@@ -93,7 +95,7 @@ def predict(host: Host, params: Mapping[str, Any]) -> dict[str, Any]:
 def perform(host: Host, params: Mapping[str, Any]) -> dict[str, Any]:
     """The real run. Everything that it returns beyond the plan was measured."""
     settings = settings_from(params)
-    journal = IntentLog(host.session, settings.journal) if settings.journal else None
+    journal = IntentLog(host.session, settings.journal, owner=settings.job_id) if settings.journal else None
     program = choose(settings, journal)
     sink = _sink(settings.progress_file)
     beat = CallerBeat(settings.beat_file) if settings.beat_file else None
@@ -101,19 +103,30 @@ def perform(host: Host, params: Mapping[str, Any]) -> dict[str, Any]:
     job = lock.read_job(host.session, settings.journal) if settings.journal else None
     life = RunLife(settings.state_dir, job.run) if job is not None else None
 
-    def wanted() -> None:
+    room: RoomWatch | None = None
+
+    def alive() -> None:
         if beat is not None:
             beat.check()
             if life is not None:
                 life.beat()
+        if room is not None:
+            room.check()
 
     def waiting() -> None:
-        wanted()
+        alive()
         if journal is not None:
             journal.beat()
 
     request = request_from(host, params)
+    if journal is not None and settings.job_id:
+        # Before anything is looked up or made: the lock is still this job's, and the VM the one beside it.
+        journal.beat()
+        if request.vm is not None:
+            IntentLog.of_job(request.vm, journal.folder, settings.job_id)
     name = request.vm.name if request.vm is not None else ""
+    if request.vm is not None and request.snapshot_id:
+        room = RoomWatch.of_vm(host, request.vm, settings.snapshot_reserve_percent)
     what = f"copy of {name or request.src} on {host.name}"
     waiter = Waiter(settings.limits_timeout, beat=waiting)
     with limits.hold(
@@ -124,15 +137,6 @@ def perform(host: Host, params: Mapping[str, Any]) -> dict[str, Any]:
         lambda limit: sink(Progress(name, f"waits for a slot of {limit}")),
     ):
         plan, warnings = plan_copy(host, request)
-        room = None
-        if request.vm is not None and request.snapshot_id:
-            room = RoomWatch.of_vm(host, request.vm, settings.snapshot_reserve_percent)
-
-        def alive() -> None:
-            wanted()
-            if room is not None:
-                room.check()
-
         task = plan.task(lease=f"{journal.folder}/lease" if journal is not None else "")
         done = program.copy(host, task, lambda progress: sink(replace(progress, phase=name)), alive)
     result = _result(request, plan, warnings + list(done.notes))

@@ -14,10 +14,10 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record, rotation, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record, rotation
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context, entry_of, held_job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events, downtime_seconds
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import UndoIncomplete
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import LockLost, UndoIncomplete
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.undo import Undoer, Undone
@@ -131,6 +131,10 @@ def _end_without_job(context: Context, entry: dict[str, Any], outcome: str, prob
     if entry["status"] == "interrupted":
         # A run that did not get the lock left the VM alone; that is a failure of its wish all the same.
         status = "failed" if outcome == "ok" else outcome
+        if problem is None and entry["error"] is None:
+            reason = "another run or recover has ended it; a restore point that it had made is there all the same"
+            problem = LockLost(job=context.job_id, vm=context.entry["vm"], reason=reason).as_dict()
+        problem = problem or entry["error"]
         entry.update(status=status, error=problem, ended_at=iso(context.host.clock.now()))
         record.set_disk_statuses(entry, "not-run")
         if not context.check:
@@ -147,7 +151,10 @@ def _vm_or_none(context: Context) -> VirtualMachine | None:
     if context.kind == "restore":
         found = [vm for vm in context.host.vms() if vm.vmx_path == context.entry["vmx_path"]]
     else:
-        found = survey.find_identity(context.host, context.entry["identity"])
+        vms = context.host.vms()
+        found = [vm for vm in vms if vm.identity == context.entry["identity"]]
+        # Registered anew during the job, it may have got another one.
+        found = found or [vm for vm in vms if vm.vmx_path == context.entry["vmx_path"]]
     return found[0] if len(found) == 1 else None
 
 

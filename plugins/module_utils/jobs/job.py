@@ -9,11 +9,11 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import state
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, state
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS
 
 SCHEMA = 1
@@ -82,7 +82,7 @@ def parse_job(text: str) -> Job | None:
         vm, owner = value.pop("vm"), value.pop("owner")
         value.pop("schema")
         value["disks"] = tuple(value["disks"])
-        return Job(
+        job = Job(
             vm=vm["name"],
             identity=vm["identity"],
             vmid=vm["vmid"],
@@ -92,8 +92,22 @@ def parse_job(text: str) -> Job | None:
             backup_server=owner["backup_server"],
             **value,
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
+    return job if _sound(job) else None
+
+
+def _sound(job: Job) -> bool:
+    """Whether each value is of its kind, and the names that things are undone by are those that only this job gives."""
+    plain = {"str": str, "int": int, "bool": bool}
+    values = [(getattr(job, one.name), plain[str(one.type)]) for one in fields(job) if one.type in plain]
+    mappings = [*job.disks, job.policy, job.extra]
+    return (
+        all(type(value) is kind for value, kind in values)
+        and all(isinstance(value, Mapping) for value in mappings)
+        and names.is_job_id(job.job, job.run)
+        and (job.kind != "backup" or job.snapshot_name == names.snapshot_name(job.job))
+    )
 
 
 def mirror_path(state_dir: str, job: str) -> str:

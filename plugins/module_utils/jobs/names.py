@@ -43,10 +43,17 @@ def valid_run_id(text: str) -> bool:
     return bool(_RUN_ID.match(text))
 
 
-def job_id(run_id: str, identity: str, kind: str = "backup") -> str:
-    """The same run and VM always give the same job, so that every call of a run finds its own lock again."""
+def job_id(run_id: str, host: str, identity: str, kind: str = "backup") -> str:
+    """The same run, host and VM always give the same job, so that every call of a run finds its own lock again.
+
+    Without the host, two hosts of one run that show the same VM would take each other's lock for their own.
+    """
     mark = "r" if kind == "restore" else "b"
-    return f"{run_id}-{mark}{identity_hash(identity)}"
+    return f"{run_id}-{mark}{identity_hash(f'{identity}@{host}')}"
+
+
+def is_job_id(text: str, run_id: str) -> bool:
+    return valid_run_id(run_id) and re.fullmatch(re.escape(run_id) + r"-[br][0-9a-f]{12}", text) is not None
 
 
 def snapshot_name(job: str) -> str:

@@ -99,7 +99,8 @@ _LIST = r"""
 for file in "$1"/*/[0-9]*Z/stowage.json; do
     [ -f "$file" ] || continue
     held=free
-    [ -e "${file%/*}/stowage.hold" ] && held=held
+    # A link leads to where somebody has put the point away: what lies there is not ours to remove.
+    { [ -e "${file%/*}/stowage.hold" ] || [ -L "${file%/*}" ]; } && held=held
     printf '%s %s\n' "$held" "${file%/*}"
 done
 exit 0
@@ -125,7 +126,7 @@ exit 7
 
 _REMOVING = r"""
 for folder in "$1"/.removing-[0-9]*Z; do
-    [ -d "$folder" ] || continue
+    [ -d "$folder" ] && [ ! -L "$folder" ] || continue
     if [ -f "$folder/stowage.json" ]; then printf '%s\n' "$folder"; else rmdir "$folder" 2>/dev/null; fi
 done
 exit 0

@@ -189,7 +189,7 @@ def merge(
     planned = {plan["host"]: plan for plan in _plans(os.path.join(folder, "hosts"))}
     errors = dict(host_errors or {})
     names = sorted({*hosts, *planned, *errors, *(entry["host"] for entry in entries)})
-    nowhere = _policies_without_vm(names, planned)
+    nowhere, twins = _policies_without_vm(names, planned), _twins(planned)
     host_entries = []
     for name in names:
         error = error_of(errors.get(name))
@@ -213,7 +213,8 @@ def merge(
                     f"backup_vms has an entry for {key!r}, which no host of this run has"
                     for key in planned.get(name, {}).get("policies_without_vm") or ()
                     if key in nowhere
-                ],
+                ]
+                + twins.get(name, []),
             }
         )
     entries.sort(key=lambda entry: (entry["host"], entry["vm"], entry["identity"], entry["kind"]))
@@ -224,6 +225,24 @@ def merge(
         "vms": entries,
         "summary": summary(run_id, host_entries, entries),
     }
+
+
+def _twins(planned: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """VMs of different hosts that are copies with one UUID: to a backup point they are one VM. By host, in words."""
+    known: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
+    for host, plan in sorted(planned.items()):
+        for vm in plan.get("vms") or ():
+            place = (str(vm.get("identity")), str(vm.get("target")))
+            known.setdefault(place, []).append((host, str(vm.get("vm")), str(vm.get("vmx_path"))))
+    told: dict[str, list[str]] = {}
+    for (identity, target), vms in known.items():
+        if len({vmx_path for _host, _vm, vmx_path in vms}) > 1:
+            listed = " and ".join(f"{vm!r} of {host}" for host, vm, _vmx_path in vms)
+            text = (
+                f"{listed} have one UUID ({identity}): their restore points are mixed in {target}; give one a new UUID"
+            )
+            told.setdefault(vms[0][0], []).append(text)
+    return told
 
 
 def _policies_without_vm(names: Sequence[str], planned: Mapping[str, Mapping[str, Any]]) -> set[str]:
@@ -287,6 +306,7 @@ def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str
         )
         # What of a restored VM is not as it was backed up. What a backup warns of stands in its plan.
         lines.extend(f"    {warning}" for warning in entry["warnings"] if restored)
+        lines.extend(f"    left: {left}" for left in entry["left"])
     lines.extend(f"  {host['host']}  failed  {host['error']['message']}" for host in value["failed_hosts"])
     lines.extend(f"  warning: {warning}" for warning in value["warnings"])
     return "\n".join(lines) + "\n"

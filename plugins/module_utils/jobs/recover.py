@@ -16,7 +16,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, record, runlife
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, record, runlife, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
     ASKED_BEFORE,
@@ -29,6 +29,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS, doubt_seconds, is_stale
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.undo import Undoer, Undone
 
+UNREADABLE = "its job.json is of another version or damaged; nothing in it can be proven"
 OUTCOMES = ("recovered", "live", "waiting", "vanished", "elsewhere", "failed")
 
 # A restore's folder under the name that only the job gives: it was to get the VM's name, or had lost it again.
@@ -110,6 +111,10 @@ def recover_host(
         except StowageError as error:
             # One job that cannot be recovered must not keep the others from it.
             outcomes.append(_outcome(one, "failed", error=error.as_dict()))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # Nor one whose folder holds what no job of ours has written.
+            reason = f"its journal cannot be understood ({error!r})"
+            outcomes.append(_outcome(one, "failed", error=_error(one, reason)))
     seen = {one.job_id for one in found}
     for job in mirrored:
         if job.job not in seen:
@@ -124,6 +129,8 @@ def _vm_of(vms: Sequence[VirtualMachine], found: lock.Found) -> VirtualMachine |
     if found.job.kind == "restore":
         return next((vm for vm in vms if vm.vmx_path == found.job.vmx_path), None)
     same = [vm for vm in vms if vm.identity == found.job.identity]
+    # Registered anew, a VM may have got another identity: in the job's folder, of the job's file, it is the one.
+    same = same or [vm for vm in vms if vm.vmx_path == found.job.vmx_path]
     here = [vm for vm in same if vm.directory == found.directory]
     return here[0] if len(here) == 1 else same[0] if len(same) == 1 else None
 
@@ -142,8 +149,7 @@ def recover_found(
 
     A live one is left alone; a stale one is taken over, undone and removed."""
     if found.unreadable:
-        reason = "its job.json is of another version or damaged; nothing in it can be proven"
-        return _outcome(found, "failed", error=_error(found, reason))
+        return _outcome(found, "failed", error=_error(found, UNREADABLE))
     if again is None:
         again = _look_again(host, [found], state_dir, observe_seconds, check)
     if not found.let_go and (waits_its_turn(found, state_dir) or not _stale(host, found, again)):
@@ -169,6 +175,13 @@ def recover_found(
         return _outcome(found, "vanished" if job.host_name == host.name else "elsewhere", left=left)
     if job.kind == "restore" and vm is None and job.host_name != host.name:
         return _outcome(found, "elsewhere", left=(f"it belongs to {job.host}",))
+    if job.kind == "backup" and vm is not None and job.host_name != host.name:
+        # Merging below a VM that runs would ruin it, and only its own host is sure to refuse that.
+        file = survey.runs_elsewhere(host, vm)
+        if file:
+            where = f"begun on {job.host}, and {file} says that VM {vm.name!r} runs, though not here: recover there"
+            left = (f"it was {where}; or power it on here, or remove that file if it is old",)
+            return _outcome(found, "elsewhere", left=left)
     preview, now, _events = Undoer(host, job, found.path).plan(vm)
     # For its time the guest is stood by. After it all but the wait is undone, and the lock is left to the next run.
     idle = now.asked_seconds_ago < shutdown_grace(job) or (found.let_go and not preview.steps())

@@ -14,6 +14,7 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
@@ -82,6 +83,7 @@ class Target:
     networks: tuple[str, ...]
     volume: Volume | None
     absent_images: frozenset[str] = frozenset()
+    open_job: str = ""
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,9 @@ def plan_restore(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target) -> R
         for vm in target.registered
         if vm.name == wish.name and vm.directory == wish.directory and vm.restored_from == mark_of(point)
     ]
-    problems = () if len(same) == 1 else tuple(_problems(point, vmx, wish, target, room))
+    # One whose job has not ended may still be taken back.
+    already = len(same) == 1 and not target.open_job
+    problems = () if already else tuple(_problems(point, vmx, wish, target, room))
     return RestorePlan(
         host=target.host,
         vm=wish.name,
@@ -231,8 +235,8 @@ def plan_restore(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target) -> R
         files=files,
         notes=(*written.notes, *_key_note(point)),
         room_needed=room,
-        already=len(same) == 1,
-        vmid=same[0].vmid if len(same) == 1 else None,
+        already=already,
+        vmid=same[0].vmid if already else None,
         problems=problems,
     )
 
@@ -291,6 +295,9 @@ def _problems(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target, room: i
                     "identity-in-use", reason, "set restore_uuid to new (and restore_mac to new), or power that VM off"
                 )
             )
+    if target.open_job:
+        reason = f"a job that has not ended holds {wish.directory} ({target.open_job})"
+        found.append(_problem("job-open", reason, "wait for it to end; if it is dead, run recover, then restore again"))
     if target.directory_exists:
         reason = f"the folder {wish.directory} exists"
         found.append(
@@ -410,6 +417,9 @@ def read_target(host: Host, label: str, wish: Wish, vmx: Vmx, identity: str) -> 
         networks=tuple(host.networks()),
         volume=volume_of(wish.directory, survey.volumes(host)),
         absent_images=frozenset(image for image, path in by_place.items() if path not in there),
+        open_job=", ".join(
+            one.job_id or "not named yet" for one in lock.look(host.session, [wish.directory], touch=False)
+        ),
     )
 
 

@@ -28,6 +28,13 @@ for path in "$@"; do
 done
 """
 
+_RUNNING = r"""
+for file in "$1"/*.vmx.lck "$1"/*.vswp; do
+    [ -e "$file" ] && { printf '%s\n' "${file##*/}"; break; }
+done
+exit 0
+"""
+
 
 def volumes(host: Host) -> list[Volume]:
     return [Volume(store.name, store.path, store.capacity_bytes, store.free_bytes) for store in host.datastores()]
@@ -178,6 +185,19 @@ def situation(
         vmx_path=vm.vmx_path,
         asked_seconds_ago=asked_seconds_ago,
     )
+
+
+def runs_elsewhere(host: Host, vm: VirtualMachine) -> str:
+    """The file that says that another host runs the VM, which this one shows as off; nothing where there is none.
+
+    A swap file is there for as long as a VM runs, and stays after a crash: it is a doubt, and no proof.
+    """
+    if vm.power_state() == "poweredOn":
+        return ""
+    said = host.session.script(_RUNNING, [vm.directory])
+    if said.rc != 0:
+        raise RemoteStepFailed(what=f"Looking into {vm.directory}", rc=said.rc, stderr=said.output)
+    return said.stdout.strip()
 
 
 def question_text(vm: VirtualMachine) -> str:

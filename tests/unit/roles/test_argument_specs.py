@@ -230,3 +230,11 @@ def test_every_copy_is_given_what_the_role_has_a_variable_for(role: str) -> None
     ]
     assert len(copies) == 1 and "reserve_percent" in wanted
     assert wanted - set(copies[0]) == set()
+
+
+@pytest.mark.parametrize("role", ["backup", "restore"])
+def test_every_task_that_writes_to_a_journal_says_whose_it_is(role: str) -> None:
+    """Without the job's id it would write to whoever holds the lock by then."""
+    text = (ROOT / "roles" / role / "tasks" / "vm.yml").read_text(encoding="utf-8")
+    folders = re.findall(r'journal: "{{ (\w+)\.job\.folder }}"\n +job_id: "{{ \1\.job\.id }}"', text)
+    assert len(folders) == text.count("journal: ") > 0

@@ -30,7 +30,7 @@ class CutHost:
         self.asked: list[str] = []
         self._until = self.clock.monotonic() + task_seconds
 
-    def vim_patient(self, *argv: str, patience_seconds: int, again: Any = None) -> Reply | None:
+    def vim_patient(self, *argv: str, patience_seconds: int, again: Any = None, guard: str = "") -> Reply | None:
         self.asked.append(argv[0])
         raise ConnectionLost(host="esx1", port=22, command=argv[0], reason="Connection reset by peer")
 

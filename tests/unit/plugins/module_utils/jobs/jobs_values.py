@@ -35,6 +35,11 @@ def make_job(**changes: object) -> Job:
         "policy": {"shutdown_timeout": 600},
     }
     values.update(changes)
+    for name, derived in (
+        ("run", str(values["job"]).rpartition("-")[0]),
+        ("snapshot_name", f"stowage-{values['job']}"),
+    ):
+        values[name] = changes.get(name, derived)
     return Job(**values)  # type: ignore[arg-type]
 
 

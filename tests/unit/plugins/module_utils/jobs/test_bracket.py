@@ -163,6 +163,13 @@ def test_only_a_partial_folder_with_our_job_in_its_name_is_removed() -> None:
     assert strange.remove_partial == "" and strange.left
 
 
+@pytest.mark.parametrize("token", ["", "hostd", "copy"])
+def test_a_process_that_no_token_of_ours_names_is_left_alone(token: str) -> None:
+    running = (Process(55, "55  55  hostd  hostd stowage-copy-abc"),)
+    assert undo([{**TOKEN, "token": token}], processes=running).kill == ()
+    assert undo([TOKEN], processes=running).kill == (55,)
+
+
 def test_a_temporary_file_without_our_job_in_its_path_is_left() -> None:
     now = undo([], temps=("/vmfs/volumes/a/run1-b0123456789ab/t", "/vmfs/volumes/a/user.vmdk"))
     assert now.remove_temps == ("/vmfs/volumes/a/run1-b0123456789ab/t",)
@@ -180,7 +187,8 @@ def test_a_half_restored_folder_is_removed() -> None:
 
 
 def test_a_half_restored_machine_that_we_registered_is_unregistered_first() -> None:
-    found = undo([{"event": "register-intent"}], RESTORE, power_state="poweredOff", vmx_path="/v/new/new.vmx")
+    now = {"power_state": "poweredOff", "vmx_path": "/v/new/new.vmx", "boot_id": ""}
+    found = undo([{"event": "register-intent"}], RESTORE, **now)
     assert (found.unregister, found.remove_restored) == (7, True)
 
 
@@ -190,6 +198,8 @@ def test_a_half_restored_machine_that_we_registered_is_unregistered_first() -> N
         ([], {"power_state": "poweredOff", "vmx_path": "/v/new/new.vmx"}),
         ([{"event": "register-intent"}], {"power_state": "poweredOn", "vmx_path": "/v/new/new.vmx"}),
         ([{"event": "register-intent"}], {"power_state": "poweredOff", "vmx_path": "/v/other/x.vmx"}),
+        # It was started since, and is off again: its log tells.
+        ([{"event": "register-intent"}], {"power_state": "poweredOff", "vmx_path": "/v/new/new.vmx", "boot_id": "b"}),
     ],
 )
 def test_a_restored_machine_that_is_in_somebodys_hands_is_left(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,10 +138,10 @@ def test_a_new_job_in_the_place_of_the_stale_one_is_not_taken_over(session: Sess
     folder = locked(session, directory, age=500)
     (found,) = lock.look(session, [directory])
     stamp = os.stat(os.path.join(folder, lock.LEASE)).st_mtime
-    lock.write_job(session, folder, replace(JOB, job="run2-b0123456789ab"))
+    lock.write_job(session, folder, make_job(job="run2-b0123456789ab"))
     os.utime(os.path.join(folder, lock.LEASE), (stamp, stamp))
     assert lock.take_over(session, found) is None
-    assert lock.read_job(session, folder) == replace(JOB, job="run2-b0123456789ab")
+    assert lock.read_job(session, folder) == make_job(job="run2-b0123456789ab")
 
 
 def test_the_old_owner_notices_at_his_next_beat_and_makes_nothing_anew(session: Session, directory: str) -> None:

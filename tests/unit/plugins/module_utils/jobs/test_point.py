@@ -210,6 +210,23 @@ def test_rotation_removes_by_policy_and_leaves_what_is_not_a_point_of_this_machi
     assert any("20261102T000000Z" in problem for problem in result["problems"])
 
 
+def test_a_point_that_was_put_away_behind_a_link_is_kept(host: Host, folder: Path, tmp_path: Path) -> None:
+    away = tmp_path / "archive" / "20261119T200000Z"
+    away.parent.mkdir()
+    for day in (19, 20, 21):
+        make_point(host, folder, f"202611{day}T200000Z")
+    for name in ("20261119T200000Z", ".removing-20261118T200000Z"):
+        if name == away.name:
+            os.rename(folder / name, away)
+        (folder / name).symlink_to(away)
+    known = sorted(os.listdir(away))
+    policy = vm_policy_from_dict({"point": str(folder.parent), "keep": {"last": 1}})
+    result = rotation.rotate(host, job_at(folder, "20261121T200000Z"), policy)
+    assert (sorted(os.listdir(away)), result["problems"]) == (known, [])
+    assert [one["path"].rpartition("/")[2] for one in result["removed"]] == ["20261120T200000Z"]
+    assert ["held"] in [one["reasons"] for one in result["kept"]]
+
+
 def test_a_clock_that_jumped_ahead_makes_no_point_old_and_is_told(host: Host, folder: Path) -> None:
     for day in (19, 20, 21):
         make_point(host, folder, f"202611{day}T200000Z")

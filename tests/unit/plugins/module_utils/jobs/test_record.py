@@ -213,3 +213,24 @@ def test_a_restored_machine_that_failed_afterwards_is_told_with_its_point_and_th
     record.write_entry(str(tmp_path), entry)
     text = record.merge(str(tmp_path), "run1")["summary"]["text"]
     assert text.split("\n")[1].endswith("/p/web01  it is poweredOff")
+
+
+def test_copies_of_one_machine_on_two_hosts_are_told_and_one_that_two_hosts_show_is_not(tmp_path: Path) -> None:
+    def vm(path: str, target: str = "/bk/web01-aa") -> dict[str, Any]:
+        return {"vm": "web01", "identity": "id-1", "vmx_path": path, "target": target, "problems": [], "disks": []}
+
+    state = str(tmp_path)
+    plan = {"run_id": "run1", "not_selected": [], "problems": []}
+    for host, one in (("esx1", vm("/v/a")), ("esx2", vm("/v/b")), ("esx3", vm("/v/a")), ("esx4", vm("/v/c", "/other"))):
+        record.write_plan(state, {**plan, "host": host, "vms": [one]}, FakeClock().now())
+    (warning,) = record.merge(state, "run1", ["esx1", "esx2", "esx3", "esx4"])["summary"]["warnings"]
+    assert "'web01' of esx1 and 'web01' of esx2" in warning and "esx4" not in warning
+    for host, one in (("esx1", vm("/v/a")), ("esx3", vm("/v/a"))):
+        record.write_plan(state, {**plan, "run_id": "run2", "host": host, "vms": [one]}, FakeClock().now())
+    assert record.merge(state, "run2", ["esx1", "esx3"])["summary"]["warnings"] == []
+
+
+def test_what_is_left_of_a_backup_that_went_well_is_told() -> None:
+    entry = record.new_entry("run1", "esx1", "web01", "id-1", "backup", ())
+    entry.update(status="ok", left=["snapshot 5: it has our name, but not the id that we noted"])
+    assert "left: snapshot 5" in record.summary("run1", (), [entry])["text"]

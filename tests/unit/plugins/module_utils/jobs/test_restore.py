@@ -269,6 +269,14 @@ def test_a_second_run_finds_its_own_work() -> None:
     assert (plan.already, plan.vmid, plan.problems) == (True, 3, ())
 
 
+def test_what_a_job_that_has_not_ended_brought_back_is_not_restored_already() -> None:
+    """One that was killed as it registered the machine is taken back by recover."""
+    mine = registered(name="web01-new", directory=WISH.directory, restored_from=mark_of(point()), identity="id-1")
+    plan = planned(registered=(mine,), directory_exists=True, open_job="run1-r0123456789ab")
+    assert (plan.already, plan.vmid) == (False, None)
+    assert "job-open" in [problem["id"] for problem in plan.problems]
+
+
 def test_another_restore_point_in_the_same_place_is_not_our_own_work() -> None:
     mine = registered(name="web01-new", directory=WISH.directory, restored_from="id-1@20200101T000000Z")
     assert not planned(registered=(mine,), directory_exists=True).already

@@ -1,0 +1,37 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.room import RoomBelowReserve, RoomWatch
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import Request
+
+
+def test_room_is_watched_while_a_copy_waits_for_its_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our snapshot is open for as long, and its delta grows."""
+    host: Any = SimpleNamespace(name="esx1", session=None)
+    vm: Any = SimpleNamespace(name="web01")
+    full = SimpleNamespace(name="ds1", capacity_bytes=100, free_bytes=1)
+    watch = RoomWatch(SimpleNamespace(name="esx1", datastores=lambda: [full]), "web01", ["ds1"], 5)  # type: ignore[arg-type]
+    monkeypatch.setattr(copying, "request_from", lambda *_: Request(dest="/x", vm=vm, snapshot_id=1))
+    monkeypatch.setattr(RoomWatch, "of_vm", lambda *_: watch)
+    (tmp_path / "one").mkdir()
+    params = {
+        "program": "vmkfstools",
+        "verify": "none",
+        "limits": [{"name": "one", "slots": 1}],
+        "limits_dir": str(tmp_path),
+        "limits_timeout": 5,
+        "snapshot_reserve_percent": 5,
+    }
+    with open(tmp_path / "one" / "0", "w", encoding="ascii") as slot:
+        fcntl.flock(slot, fcntl.LOCK_EX)
+        with pytest.raises(RoomBelowReserve):
+            copying.perform(host, params)
