@@ -35,6 +35,8 @@ class Report:
     good_points: list[str] = field(default_factory=list)
     bad_points: list[str] = field(default_factory=list)
     """Restore points by the names of their objects."""
+    unrecorded: str | None = None
+    """Why the store could not keep what was found: it may be read only."""
 
     @property
     def ok(self) -> bool:
@@ -66,7 +68,10 @@ def run(store: Store, *, deep: bool = False, threads: int = 0, record: bool = Tr
     _points(store, report, job)
     _others(store, report)
     if record:
-        verified.record(store, deep, report.good_points, report.bad_points)
+        try:
+            verified.record(store, deep, report.good_points, report.bad_points)
+        except StoreError as error:
+            report.unrecorded = error.message
     return report
 
 
