@@ -60,8 +60,11 @@ def keep(root: Path, folder: Path, number: int, seed: int) -> None:
         else:
             done = collect.run(store, observe_seconds=OBSERVE_SECONDS)
         with open(folder / "kept", "a", encoding="utf-8") as file:
-            counts = [len(done.given_up), len(done.removed), len(done.repacked), len(done.merged)] if done else [0] * 4
-            file.write(json.dumps(counts) + "\n")
+            file.write(json.dumps(counts(done)) + "\n")
+
+
+def counts(done: collect.Report | None) -> list[int]:
+    return [len(done.given_up), len(done.removed), len(done.repacked), len(done.merged)] if done else [0] * 4
 
 
 def child(work: Callable[..., None], root: Path, folder: Path, number: int, seed: int) -> None:
@@ -110,8 +113,8 @@ def test_whatever_is_killed_when_all_that_was_committed_restores(
         folder = tmp_path / "work"
         folder.mkdir()
         numbers = range(begin, min(begin + ROUNDS, rounds))
-        dead, points, counts = one_store(folder, numbers)
-        killed, seen, kept = killed + dead, seen + points, [*map(sum, zip_longest(kept, counts, fillvalue=0))]
+        dead, points, sums = one_store(folder, numbers)
+        killed, seen, kept = killed + dead, seen + points, [*map(sum, zip_longest(kept, sums, fillvalue=0))]
         shutil.rmtree(folder)
         print(f"{numbers.stop} rounds: {killed} killed, {seen} points seen; {kept[0]} collections came to their end,")
         print("they gave up, removed, wrote anew, merged: {} {} {} {}".format(*kept[1:]), flush=True)
@@ -138,12 +141,12 @@ def one_store(folder: Path, numbers: range) -> tuple[int, int, list[int]]:
         seen.update(point.point for point in store.points())
     # At rest, the rest of the dead goes, and everything is there still.
     store = Store.open(local(root))
-    collect.run(store, observe_seconds=OBSERVE_SECONDS)
-    report = collect.run(store, observe_seconds=OBSERVE_SECONDS)
-    assert report.stopped is None and not list((root / "writers").iterdir())
+    at_rest = [collect.run(store, observe_seconds=OBSERVE_SECONDS) for _turn in range(2)]
+    assert at_rest[-1].stopped is None and not list((root / "writers").iterdir())
     for point in store.points():
         assert restored(store, point, folder) == wanted(point.facts["seeds"])
     sound(store)
     path = folder / "kept"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    lines += map(counts, at_rest)
     return killed, len(seen), [len(lines), *map(sum, zip(*lines))]
