@@ -202,6 +202,15 @@ def test_a_pack_that_cannot_be_read_stays_and_is_told(plain: Store, root: Path, 
     assert {path for path in packs(root) if path.startswith(one.writer)}
 
 
+def test_a_stranger_s_file_among_the_packs_is_neither_announced_nor_removed(plain: Store, root: Path) -> None:
+    for name in ("aa/notes.txt", "aa/aa-1.pack.bak", "bb/aa-1.pack", "AA/AA-1.pack"):
+        (root / "packs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "packs" / name).write_bytes(b"mine")
+    report = collect.run(plain)
+    assert report.removed == report.announced == []
+    assert len([path for path in (root / "packs").rglob("*") if path.is_file()]) == 4
+
+
 MACHINES = 3
 
 

@@ -173,13 +173,14 @@ def test_one_at_a_time(plain: Store) -> None:
         repair.run(Store.open(LivingWriters(plain.backend.name), clock=FakeClock()))
 
 
+@pytest.mark.parametrize("value", [None, {}, {"writer": "bb", "packs": 7}])
 @pytest.mark.parametrize("name", ["gc/aa.json", "gc/aa-waits.json", "writers/aa.json", "removals/aa.json"])
 def test_a_damaged_note_between_writers_goes_when_nobody_is_left(
-    plain: Store, root: Path, tmp_path: Path, name: str
+    plain: Store, root: Path, tmp_path: Path, name: str, value: dict[str, object] | None
 ) -> None:
     disk = image(tmp_path / "a", [1, 2])
     point, _told = back_up(plain, disk)
-    plain.backend.create(name, b"{}\n")
+    plain.backend.create(name, b"{}\n" if value is None else textfile.render(value))
     if name != "gc/aa-waits.json":
         plain.backend.create("gc/bb.json", textfile.render({"packs": ["cc-000001"]}))
     if not name.startswith(("removals/", "writers/")):
