@@ -9,6 +9,9 @@ whom that could hurt.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, registry, removal, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectMissing, StoreInUse
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import build
@@ -16,17 +19,30 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.store import St
 
 
 def damaged(store: Store) -> list[str]:
-    """Names of what cannot be read."""
+    """Names of what cannot be read, or makes no sense."""
     found = []
     for folder in (registry.ANNOUNCED, registry.WRITERS, removal.FOLDER):
         for name, _size in sorted(store.backend.list(folder)):
             try:
-                textfile.parse(store.backend.read(name), name, store.name)
+                value = textfile.parse(store.backend.read(name), name, store.name)
             except ObjectMissing:
                 continue
             except Damaged:
+                value = {}
+            if not _sound(name, value):
                 found.append(name)
     return found
+
+
+def _sound(name: str, value: Mapping[str, Any]) -> bool:
+    if name.startswith(registry.WRITERS):
+        point = value.get("point", "")
+        whole = point is None or (isinstance(point, str) and removal.is_point(point))
+        return whole and name == f"{registry.WRITERS}{value.get('writer')}.json"
+    names = value.get("points", value.get("packs", value.get("writers")))
+    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+        return False
+    return not name.startswith(removal.FOLDER) or all(map(removal.is_point, names))
 
 
 def run(store: Store, observe_seconds: float) -> list[str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
@@ -19,8 +20,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import ENTRY, FOOTER_BYTES, HEADER, RECORD
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
 
+_PACK = re.compile(r"[0-9a-z]+-[0-9]+")
 EMPTY_PACK = HEADER.size + FOOTER_BYTES
 
 
@@ -154,7 +156,12 @@ class Usage:
 def usage(store: Store, needed: Needed) -> Usage:
     """Leaves out the packs of living writers, and those that are announced already."""
     # In this order: a pack that is listed belongs to somebody who is still registered, or whose point is listed after.
-    packs = {name.rpartition("/")[2].partition(".")[0]: size for name, size in store.backend.list("packs/")}
+    packs = {}
+    for name, size in store.backend.list("packs/"):
+        pack = name.rpartition("/")[2].partition(".")[0]
+        # What somebody else has put there is none of ours.
+        if name == pack_name(pack) and _PACK.fullmatch(pack):
+            packs[pack] = size
     living = {writer.id for writer in registry.registrations(store.backend)}
     known = registry.condemned(store.backend)
     index = Index(store.index(fresh=True).segments)

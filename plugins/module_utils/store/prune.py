@@ -65,6 +65,8 @@ def run(
     `room`, further points go, the oldest first, until packs and index would take no more bytes than that.
     """
     report = Report()
+    # With a damaged index no room comes back: then nothing goes, either.
+    Needed(store).fresh()
     report.decisions = decide(store, keep, machines, min_verified)
     if room is not None:
         _make_room(store, report, room)

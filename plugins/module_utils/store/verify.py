@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, points, registry, removal, verified
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ObjectMissing, StoreError
-from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectMissing, StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, Place, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import HEADER, NO_CHECK, Entry, PackReader
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
@@ -36,6 +36,8 @@ class Report:
     good_points: list[str] = field(default_factory=list)
     bad_points: list[str] = field(default_factory=list)
     """Restore points by the names of their objects."""
+    unrecorded: str | None = None
+    """Why the store could not keep what was found: it may be read only."""
 
     @property
     def ok(self) -> bool:
@@ -70,13 +72,30 @@ def run(
     _points(store, report, job)
     _others(store, report)
     if record:
-        verified.record(store, deep, report.good_points, report.bad_points)
+        try:
+            verified.record(store, deep, report.good_points, report.bad_points)
+        except StoreError as error:
+            report.unrecorded = error.message
     return report
+
+
+def spoiled_names(store: Store) -> dict[str, str]:
+    """Index files without entries, which nobody reads: those that are not what they must be, and why."""
+    found = {}
+    for name, size in store.backend.list("index/"):
+        if size == EMPTY_BYTES:
+            try:
+                if store.backend.read(name) != build(()):
+                    found[name] = Damaged(name=name, store=store.name, reason="it has entries, or should have").message
+            except ObjectMissing:
+                continue
+    return found
 
 
 def _others(store: Store, report: Report) -> None:
     """The small files that no restore needs, but a prune or a collection does."""
     verified.findings(store, report.problems)
+    report.problems += spoiled_names(store).values()
     looks: list[Callable[[], object]] = [
         lambda: holds.listed(store),
         lambda: removal.under_way(store.backend),

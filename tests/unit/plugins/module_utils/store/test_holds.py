@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, removal, textfile, verified, verify
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    BackendFailed,
     BadHold,
     Damaged,
     NoSuchHold,
@@ -161,3 +162,16 @@ def test_a_damaged_finding_is_told_and_the_next_verify_replaces_it(plain: Store,
         verified.findings(plain)
     assert "checksum" in verify.run(plain).problems[0]
     assert verify.run(plain).ok
+
+
+def test_a_store_that_cannot_be_written_is_verified_all_the_same(
+    plain: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_up(plain, image(tmp_path / "a", [1]))
+
+    def refuse(name: str, data: bytes) -> None:
+        raise BackendFailed(name=name, store="x", done="written", reason="Read-only file system")
+
+    monkeypatch.setattr(plain.backend, "create", refuse)
+    report = verify.run(plain)
+    assert report.ok and report.unrecorded and "Read-only file system" in report.unrecorded

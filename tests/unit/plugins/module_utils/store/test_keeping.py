@@ -202,6 +202,15 @@ def test_a_pack_that_cannot_be_read_stays_and_is_told(plain: Store, root: Path, 
     assert {path for path in packs(root) if path.startswith(one.writer)}
 
 
+def test_a_stranger_s_file_among_the_packs_is_neither_announced_nor_removed(plain: Store, root: Path) -> None:
+    for name in ("aa/notes.txt", "aa/aa-1.pack.bak", "bb/aa-1.pack", "AA/AA-1.pack"):
+        (root / "packs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "packs" / name).write_bytes(b"mine")
+    report = collect.run(plain)
+    assert report.removed == report.announced == []
+    assert len([path for path in (root / "packs").rglob("*") if path.is_file()]) == 4
+
+
 MACHINES = 3
 
 
@@ -302,3 +311,18 @@ def test_a_pack_is_written_anew_only_where_its_copy_has_room(root: Path, tmp_pat
     assert collect.run(store).repacked == []
     store.settings.update(quota_bytes=size + 4 * CHUNK)
     assert collect.run(store).repacked
+
+
+def test_a_full_store_gives_its_room_back_out_of_the_reserve(root: Path, tmp_path: Path) -> None:
+    store = new_store(local(root), quota_bytes=16 * CHUNK, reserve_bytes=4 * CHUNK)
+    gone, _told = back_up(store, image(tmp_path / "gone", list(range(1, 21))), machine="gone")
+    stays = image(tmp_path / "stays", [2, 9, 14])
+    kept, _told = back_up(store, stays, machine="stays")
+    new = image(tmp_path / "new", list(range(50, 60)))
+    with pytest.raises(QuotaReached):
+        back_up(store, new, machine="new")
+    store.backend.delete(gone.object_name)
+    assert collect.run(store).repacked
+    point, _told = back_up(store, new, machine="new")
+    assert restored(store, point, tmp_path) == new.read_bytes()
+    assert restored(store, kept, tmp_path) == stays.read_bytes()

@@ -183,11 +183,14 @@ def test_a_removal_that_was_cut_short_counts_as_gone(plain: Store, tmp_path: Pat
     assert left(plain) == [made[2].point]
 
 
-def test_nothing_goes_while_a_point_or_a_finding_cannot_be_read(plain: Store, root: Path, tmp_path: Path) -> None:
+def test_nothing_goes_while_a_point_a_finding_or_the_index_cannot_be_read(
+    plain: Store, root: Path, tmp_path: Path
+) -> None:
     made = history(plain, tmp_path, 3)
     verify.run(plain)
     (finding,) = (root / "verified").iterdir()
-    for path in (root / made[1].object_name, finding):
+    index = next((root / "index").iterdir())
+    for path in (root / made[1].object_name, finding, index):
         data = path.read_bytes()
         path.write_bytes(data[:-3] + b"00\n")
         with pytest.raises(Damaged):
