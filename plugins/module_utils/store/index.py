@@ -26,6 +26,8 @@ RAW_PLACE = struct.Struct("<I12s")
 ONE_ID = struct.Struct("32s")
 NAME_BYTES = 32
 _MOST_BITS = 22
+# An index file without entries takes the name of one that must never come. Its length tells it: others are longer.
+EMPTY_BYTES = HEADER.size + 4 * 3
 _PACK = re.compile(rb"[0-9a-z]+-[0-9]+")
 
 

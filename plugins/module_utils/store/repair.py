@@ -125,7 +125,7 @@ def _rebuilt(store: Store, report: Report, deep: bool, threads: int) -> tuple[Se
 
     # In this order: of a file that is listed all packs are, and who has ended by the last look adds nothing to either.
     listed = {segment.name for segment in store.index(fresh=True).segments if segment.count}
-    bad = dict(store.index_problems)
+    bad = {**store.index_problems, **verify.spoiled_names(store)}
     for segment in store.index().segments:
         try:
             segment.verify()

@@ -26,7 +26,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     UnknownFormat,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import HASHES, Identity
-from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, Index, Place, Segment
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap, Point
 
@@ -180,7 +180,9 @@ class Store:
     def _segments(self) -> list[Segment]:
         for _attempt in range(_ATTEMPTS):
             found, whole, self.index_problems = [], True, {}
-            for name, _size in self.backend.list("index/"):
+            for name, size in self.backend.list("index/"):
+                if size == EMPTY_BYTES:
+                    continue
                 try:
                     found.append(Segment(self.backend.map(name), name, self.name))
                 except ObjectMissing:

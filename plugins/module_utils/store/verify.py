@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, points, registry, removal, verified
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ObjectMissing, StoreError
-from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectMissing, StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, Place, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import HEADER, NO_CHECK, Entry, PackReader
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
@@ -74,9 +74,23 @@ def run(
     return report
 
 
+def spoiled_names(store: Store) -> dict[str, str]:
+    """Index files without entries, which nobody reads: those that are not what they must be, and why."""
+    found = {}
+    for name, size in store.backend.list("index/"):
+        if size == EMPTY_BYTES:
+            try:
+                if store.backend.read(name) != build(()):
+                    found[name] = Damaged(name=name, store=store.name, reason="it has entries, or should have").message
+            except ObjectMissing:
+                continue
+    return found
+
+
 def _others(store: Store, report: Report) -> None:
     """The small files that no restore needs, but a prune or a collection does."""
     verified.findings(store, report.problems)
+    report.problems += spoiled_names(store).values()
     looks: list[Callable[[], object]] = [
         lambda: holds.listed(store),
         lambda: removal.under_way(store.backend),

@@ -21,7 +21,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     verify,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkMissing, KeeperBusy, StoreInUse
-from ansible_collections.stowage.esxi.plugins.module_utils.store.index import build
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
@@ -199,9 +199,12 @@ def test_a_dead_writer_s_name_stays_taken(plain: Store, root: Path, tmp_path: Pa
     collect.run(Store.open(local(root), clock=FakeClock()))
     path = root / registry.index_name(writer.id)
     assert path.read_bytes() == build(())
-    path.write_bytes(path.read_bytes()[:-1])
-    report = repair.run(plain)
-    assert report.replaced == [registry.index_name(writer.id)] and path.read_bytes() == build(())
+    assert len(build(())) == EMPTY_BYTES
+    for spoiled in (build(())[:-1], build(())[:-1] + b"x"):
+        path.write_bytes(spoiled)
+        assert not verify.run(plain).ok
+        report = repair.run(plain)
+        assert report.replaced == [registry.index_name(writer.id)] and path.read_bytes() == build(())
 
 
 def test_a_pack_that_only_lost_its_end_has_all_its_records(plain: Store, root: Path, tmp_path: Path) -> None:
