@@ -126,10 +126,14 @@ def _file(store: Store, file: StoredFile, path: str) -> None:
     temporary = f"{path}.stowage-part"
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as target:
-            target.write(data)
-            target.flush()
-            os.fsync(target.fileno())
-        os.rename(temporary, path)
+            try:
+                target.write(data)
+                target.flush()
+                os.fsync(target.fileno())
+                os.rename(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
     except OSError as error:
         raise TargetFailed(path=path, reason=error.strerror or str(error)) from error
 

@@ -49,7 +49,7 @@ class Forecast:
             return found
 
         later = {point.object_name for point in standing}
-        last = [point for point in Needed(store, {*gone, *later}).points()]
+        last = list(Needed(store, {*gone, *later}).points())
         for point in [*last, *reversed(standing)]:
             self._own[point.object_name] = needs(point)
             self._count += self._records[point.object_name]

@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 
 _LONGEST_BYTES = 200
-_BAD = re.compile("[\0-\x1f\x7f/]")
+# Also halves of characters that no file name can hold; the others stand for single bytes.
+_BAD = re.compile("[\0-\x1f\x7f/\ud800-\udc7f\udd00-\udfff]")
 
 
 def disk_name(key: str, ending: str = "raw") -> str:

@@ -141,6 +141,9 @@ def test_what_is_there_is_not_touched_unless_that_is_meant(
     assert (tmp_path / "there").read_bytes() == b"mine" and not (tmp_path / "free").exists()
     assert stowage("restore", place, point, "--file", f"web.vmx={tmp_path / 'there'}", "--overwrite").code == 0
     assert (tmp_path / "there").read_text() == "displayName = web"
+    (tmp_path / "folder").mkdir()
+    assert stowage("restore", place, point, "--file", f"web.vmx={tmp_path / 'folder'}", "--overwrite").code == 66
+    assert not list(tmp_path.glob("*.stowage-part"))
     changed = image(tmp_path / "live", [1, 7, 0, 3, 3], 5 * CHUNK - 999)
     done = stowage("restore", place, point, "--disk", f"scsi0:0={changed}", "--in-place", "--json").json
     assert done["disks"][0]["told"]["written"] == CHUNK and changed.read_bytes() == disk.read_bytes()
