@@ -120,3 +120,7 @@ def run() -> int:
     except Exception:
         traceback.print_exc()
         return FAILED
+
+
+if __name__ == "__main__":
+    raise SystemExit(run())

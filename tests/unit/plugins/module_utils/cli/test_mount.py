@@ -25,7 +25,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import P
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from benches import CHUNK, back_up, image, local, new_store
 
-CLI = "ansible_collections.stowage.esxi.plugins.module_utils.cli"
+CLI = "ansible_collections.stowage.esxi.plugins.module_utils.cli.main"
 
 
 @pytest.fixture
