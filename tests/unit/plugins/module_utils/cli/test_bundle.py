@@ -111,6 +111,9 @@ def test_a_backup_that_is_ended_by_a_signal_leaves_no_point_and_no_writer(
     )
     (tmp_path / "disk").write_bytes(os.urandom(CHUNK * 700))
     words = [
+        # Whoever runs the tests in the background has them ignore an interrupt, and their children too.
+        "env",
+        "--default-signal=INT",
         sys.executable,
         "-I",
         bundle.NAME,
