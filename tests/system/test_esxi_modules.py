@@ -25,7 +25,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import Virtua
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
 
-from .conftest import Lab, LabHost
+from .conftest import Lab, LabHost, wait_until
 
 HOSTILE = "-x $(touch /tmp/pwned) `id` 'q' \"q\" [datastore1] a/b.vmx   g   vmx-13 ünï"
 
@@ -483,8 +483,11 @@ def test_a_guest_without_tools_is_not_stopped_unasked(module: Any, open_host: An
     assert open_host("esx70").find_vm("notools").power_state() == power.ON
 
 
-def test_a_restart_is_proven_by_the_guest(module: Any) -> None:
+def test_a_restart_is_proven_by_the_guest(module: Any, open_host: Any) -> None:
+    vm = open_host("esx67").find_vm("plain67")
     for state in ("reboot-guest", "restarted"):
+        # A guest that has just started again cannot be asked yet.
+        wait_until(vm.tools_running, "the guest's Tools")
         done = module("esx67", "esxi_vm_power", vm="plain67", state=state, state_change_timeout=60)
         assert done.get("changed") and done["power_state"] == power.ON and done["downtime_seconds"] is not None, done
 

@@ -15,7 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import NotStill, VmLocked
 
 from . import stories, test_esxi_modules, test_fault_matrix
-from .conftest import Lab
+from .conftest import Lab, wait_until
 from .stories import HOST, NAME, quick
 from .test_fault_matrix import other_host, outcomes
 
@@ -114,6 +114,7 @@ def test_a_machine_that_an_admin_has_shut_down_is_not_started_by_a_warm_job(
     if since:
         job.stop()
         job.vm.power_on(quick())
+    wait_until(job.vm.tools_running, "the guest's Tools")
     job.vm.shutdown_guest(quick())
     known = {"vmid": job.job.vmid, "journal": job.context.folder, "job_id": job.job.job}
     answer = module(HOST, "esxi_vm_power", state="powered-on", **known)
@@ -126,6 +127,7 @@ def test_a_machine_that_an_admin_has_shut_down_is_not_started_by_a_warm_job(
     assert (ended.error, ended.entry["status"]) == (None, "failed" if since else "ok")
     assert job.vm.power_state() == "poweredOff"
     job.vm.power_on(quick())
+    wait_until(job.vm.tools_running, "the guest's Tools")
 
 
 def test_a_warm_job_whose_machine_somebody_started_before_the_snapshot_gives_no_restore_point(story: Any) -> None:

@@ -339,6 +339,7 @@ def test_a_copy_that_is_waited_for_gives_the_sign_that_its_run_goes_on(desk, tmp
     folder = "/vmfs/volumes/datastore1/p3-run"
     facts = {name: "" for name in ("identity", "vmx_path", "boot_id", "snapshot_name", "partial", "final", "time")}
     facts |= {"kind": "backup", "host": "esx67", "vm": "off67", "directory": folder, "how": "cold", "created_at": ""}
+    facts["snapshot_name"] = "stowage-run7-b0123456789ab"
     flags = {"stop": False, "snapshot": False, "restart": False, "power_before": "poweredOff"}
     at.machine.run(f"mkdir {folder} && touch {folder}/lease")
     write_job(at.host.session, folder, Job(job="run7-b0123456789ab", run="run7", vmid=1, **facts, **flags))

@@ -103,7 +103,8 @@ def _sound(job: Job) -> bool:
     values = [(getattr(job, one.name), plain[str(one.type)]) for one in fields(job) if one.type in plain]
     mappings = [*job.disks, job.policy, job.extra]
     return (
-        all(type(value) is kind for value, kind in values)
+        # A bool counts as a number to isinstance, not here.
+        all(isinstance(value, kind) and (kind is bool) == isinstance(value, bool) for value, kind in values)
         and all(isinstance(value, Mapping) for value in mappings)
         and names.is_job_id(job.job, job.run)
         and (job.kind != "backup" or job.snapshot_name == names.snapshot_name(job.job))
