@@ -61,11 +61,12 @@ options:
     aliases: [memory_dump]
   quiesce:
     description:
-      - Whether the guest is asked to flush its file systems before. Without VMware Tools the host ignores it.
+      - Whether the guest is asked to flush its file systems before. This needs VMware Tools; without them the host
+        ignores it.
     type: bool
     default: false
   remove_children:
-    description: Whether O(state=absent) also removes the snapshots on top of it.
+    description: Whether O(state=absent) also removes all snapshots that were taken on top of this one.
     type: bool
     default: false
   allow_revert:
@@ -78,13 +79,13 @@ options:
     default: false
   timeout:
     description:
-      - Seconds to wait for the change.
+      - Seconds to wait for the change. Removal takes time in proportion to what was written.
       - The default is 600 for V(present) and V(reverted), and 7200 for V(absent).
     type: int
   late_timeout:
     description:
-      - Seconds to go on looking for a new snapshot after O(timeout). One that comes late is removed again; the task
-        fails in either case.
+      - Seconds to go on looking for a new snapshot after O(timeout). One that comes late is removed again, and the
+        task fails; without one, the task fails and says that it may still come.
     type: int
     default: 90
 seealso:
@@ -97,6 +98,7 @@ EXAMPLES = r"""
   stowage.esxi.esxi_snapshot:
     vm: web01
     name: before-upgrade
+    description: Before the upgrade of the shop
     quiesce: true
   delegate_to: backup01
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
@@ -60,7 +61,7 @@ class Story:
         assert new
 
     def stop(self) -> None:
-        self.vm.shutdown_guest(quick(), self.log)
+        power.shutdown_guest(self.vm, quick(), self.log)
 
     def snap(self) -> None:
         self.vm.create_snapshot(self.job.snapshot_name, waiter=quick(), journal=self.log)
@@ -71,7 +72,7 @@ class Story:
         if self.job.snapshot:
             self.snap()
         if self.job.restart:
-            self.vm.power_on(quick(), self.log)
+            power.power_on(self.vm, quick(), self.log)
         if self.job.how == "cold" and self.job.stop:
             backup.freeze(self.context)
 

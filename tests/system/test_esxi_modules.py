@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, info, power, snapshots
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, info, power, power_state, snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
@@ -109,7 +109,7 @@ def tidy() -> Iterator[list[VirtualMachine]]:
             vm.remove_snapshot(snapshot.id or 0, waiter=quick())
         snapshots.consolidate(vm, quick())
         assert not vm.consolidation_needed()
-        vm.power_on(quick())
+        power.power_on(vm, quick())
 
 
 def vmdks(vm: VirtualMachine) -> list[str]:
@@ -212,7 +212,7 @@ def test_a_hostile_name_is_only_a_name(open_host: Any, clean_lab: Lab, module: A
 def test_a_running_vm_is_not_unregistered(module: Any, open_host: Any) -> None:
     refused = module("esx67", "esxi_vm", vm="plain67", state="unregistered")
     assert refused["failed"] and refused["error"]["id"] == "esxi-wrong-power-state"
-    assert open_host("esx67").find_vm("plain67").power_state() == power.ON
+    assert open_host("esx67").find_vm("plain67").power_state() == power_state.ON
 
 
 def test_registering_what_is_not_there_is_an_error_but_not_in_check_mode(module: Any) -> None:
@@ -260,10 +260,10 @@ def test_only_what_was_named_is_removed_from_a_tree_with_branches(
     left = vm.create_snapshot("same", waiter=quick())
     deep = vm.create_snapshot("deep", waiter=quick())
     refused = module("esx80", "esxi_snapshot", vm="plain80", name="root", state="reverted")
-    assert refused["error"]["id"] == "esxi-not-allowed" and vm.power_state() == power.ON
+    assert refused["error"]["id"] == "esxi-not-allowed" and vm.power_state() == power_state.ON
     reverted = module("esx80", "esxi_snapshot", vm="plain80", name="root", state="reverted", allow_revert=True)
     assert reverted["changed"] and any("powered off" in str(warning) for warning in reverted["warnings"])
-    assert vm.power_state() == power.OFF and vm.snapshots().current.id == root.id
+    assert vm.power_state() == power_state.OFF and vm.snapshots().current.id == root.id
     right = vm.create_snapshot("same", waiter=quick())
     assert {s.id: s.parent_id for s in vm.snapshots()} == {
         root.id: None,
@@ -450,20 +450,24 @@ def test_power_in_the_words_of_vmware_with_the_guest_asked_first(
     tidy.append(vm)
     boot = vm.boot_id()
     predicted = module("esx80", "esxi_vm_power", check=True, vm="plain80", state="shutdown-guest")
-    assert vm.power_state() == power.ON
+    assert vm.power_state() == power_state.ON
     stopped = module("esx80", "esxi_vm_power", vm="plain80", state="shutdown-guest")
     assert predicted["changed"] and predicted["diff"] == stopped["diff"] and predicted["actions"] == stopped["actions"]
-    assert (stopped["power_state"], stopped["hard"], stopped["actions"]) == (power.OFF, False, ["shut down the guest"])
+    assert (stopped["power_state"], stopped["hard"], stopped["actions"]) == (
+        power_state.OFF,
+        False,
+        ["shut down the guest"],
+    )
     assert module("esx80", "esxi_vm_power", vm="plain80", state="powered-off")["changed"] is False
     wrong = module("esx80", "esxi_vm_power", vm="plain80", state="suspended")
     assert wrong["error"]["id"] == "esxi-wrong-power-state"
     started = module("esx80", "esxi_vm_power", vm="plain80", state="powered-on")
     assert started["changed"] and started["started_at"] and vm.boot_id() != boot
     assert module("esx80", "esxi_vm_power", vm="plain80", state="powered-on")["changed"] is False
-    assert module("esx80", "esxi_vm_power", vm="plain80", state="suspended")["power_state"] == power.SUSPENDED
+    assert module("esx80", "esxi_vm_power", vm="plain80", state="suspended")["power_state"] == power_state.SUSPENDED
     refused = module("esx80", "esxi_vm_power", vm="plain80", state="powered-off")
     assert refused["error"]["id"] == "esxi-not-allowed"
-    assert module("esx80", "esxi_vm_power", vm="plain80", state="powered-on")["power_state"] == power.ON
+    assert module("esx80", "esxi_vm_power", vm="plain80", state="powered-on")["power_state"] == power_state.ON
 
 
 def test_a_deaf_guest_is_stopped_hard_only_when_that_is_allowed(module: Any, open_host: Any) -> None:
@@ -471,16 +475,16 @@ def test_a_deaf_guest_is_stopped_hard_only_when_that_is_allowed(module: Any, ope
     refused = module("esx70", "esxi_vm_power", **wish)
     assert refused["error"]["id"] == "esxi-power-failed" and "force" in refused["msg"]
     vm = open_host("esx70").find_vm("deaf")
-    assert vm.power_state() == power.ON
+    assert vm.power_state() == power_state.ON
     stopped = module("esx70", "esxi_vm_power", force=True, **wish)
-    assert stopped["hard"] and stopped["power_state"] == power.OFF and len(stopped["actions"]) == 2
-    vm.power_on(quick())
+    assert stopped["hard"] and stopped["power_state"] == power_state.OFF and len(stopped["actions"]) == 2
+    power.power_on(vm, quick())
 
 
 def test_a_guest_without_tools_is_not_stopped_unasked(module: Any, open_host: Any) -> None:
     refused = module("esx70", "esxi_vm_power", vm="notools", state="powered-off")
     assert refused["error"]["id"] == "esxi-not-allowed" and "VMware Tools" in refused["msg"]
-    assert open_host("esx70").find_vm("notools").power_state() == power.ON
+    assert open_host("esx70").find_vm("notools").power_state() == power_state.ON
 
 
 def test_a_restart_is_proven_by_the_guest(module: Any, open_host: Any) -> None:
@@ -489,7 +493,9 @@ def test_a_restart_is_proven_by_the_guest(module: Any, open_host: Any) -> None:
         # A guest that has just started again cannot be asked yet.
         wait_until(vm.tools_running, "the guest's Tools")
         done = module("esx67", "esxi_vm_power", vm="plain67", state=state, state_change_timeout=60)
-        assert done.get("changed") and done["power_state"] == power.ON and done["downtime_seconds"] is not None, done
+        assert done.get("changed") and done["power_state"] == power_state.ON and done["downtime_seconds"] is not None, (
+            done
+        )
 
 
 def test_a_question_is_reported_with_its_choices_and_never_answered(
@@ -499,7 +505,7 @@ def test_a_question_is_reported_with_its_choices_and_never_answered(
     clean_lab.host("esx67").fault("question", vm="off67")
     try:
         with pytest.raises(errors.QuestionPending) as caught:
-            vm.power_on(quick(30))
+            power.power_on(vm, quick(30))
         assert f"vmsvc/message {vm.vmid}" in caught.value.hint_text and caught.value.data["choices"]
         assert vm.question() is not None
         listed = info.describe_vms(vm.host, [vm])[0]
@@ -509,17 +515,19 @@ def test_a_question_is_reported_with_its_choices_and_never_answered(
         question = vm.question()
         if question is not None:
             vm.host.vim("vmsvc/message", str(vm.vmid), question.id, "0")
-        if vm.power_state() == power.ON:
-            vm.power_off(quick())
+        if vm.power_state() == power_state.ON:
+            power.power_off(vm, quick())
 
 
 def test_a_power_on_that_fails_is_told_with_the_hosts_words(open_host: Any, clean_lab: Lab) -> None:
     vm = open_host("esx67").find_vm("off67")
     clean_lab.host("esx67").fault("power_on_fails", vm="off67")
     with pytest.raises(errors.EsxiError) as caught:
-        vm.power_on(quick(600))
+        power.power_on(vm, quick(600))
     assert (
-        "Power on failed" in caught.value.message and "off67" in caught.value.message and vm.power_state() == power.OFF
+        "Power on failed" in caught.value.message
+        and "off67" in caught.value.message
+        and vm.power_state() == power_state.OFF
     )
 
 

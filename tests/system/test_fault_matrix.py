@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import bracket, copying, planning, recover
@@ -245,10 +246,10 @@ def test_a_machine_that_was_renamed_meanwhile_keeps_its_history(story: Any) -> N
         assert set(listed(job.host)) - set(known) == {job.job.final}
     finally:
         vm = next(vm for vm in job.host.vms() if vm.vmx_path == job.entry["vmx_path"])
-        vm.power_off(quick())
+        power.power_off(vm, quick())
         vmx.write_text(text, encoding="utf-8")
         job.host.vim("vmsvc/reload", str(vm.vmid))
-        job.vm.power_on(quick())
+        power.power_on(job.vm, quick())
 
 
 @soak
@@ -340,7 +341,7 @@ def test_a_host_that_reboots_while_warm_has_the_machine_off_is_recovered_to_on(
     assert listed(job.host) == known
     for vm in job.host.vms():
         if vm.name == "independent":
-            vm.power_on(quick())
+            power.power_on(vm, quick())
 
 
 # -- what others do with the machine, from this host or from another one -----------------------------------------------
@@ -424,7 +425,7 @@ def test_our_snapshot_that_an_admin_takes_away_in_the_middle_of_a_clone_leaves_n
 def test_a_machine_that_is_powered_on_in_a_cold_copy_gives_no_restore_point_and_stays_on(story: Any) -> None:
     job = story("cold")
     known = listed(job.host)
-    told, ended = play(job, frozen=lambda _: job.vm.power_on(quick()))
+    told, ended = play(job, frozen=lambda _: power.power_on(job.vm, quick()))
     judge(job, known, told, ended, "copy-source-runs")
 
 
@@ -503,7 +504,7 @@ class Roaming(Story):
 
     def stop(self) -> None:
         """It has no Tools that could be asked."""
-        self.vm.power_off(quick(), self.log)
+        power.power_off(self.vm, quick(), self.log)
 
 
 @pytest.fixture
@@ -536,7 +537,7 @@ def roaming(clean_lab: Lab, host: Host, tmp_path: Path, before: Any) -> Iterator
             for vm in one.vms():
                 if vm.vmx_path.endswith("/roam/roam.vmx"):
                     if vm.power_state() != "poweredOff":
-                        vm.power_off(quick())
+                        power.power_off(vm, quick())
                     one.unregister(vm.vmid)
     host.run("rm", "-r", folder)
 
@@ -572,7 +573,7 @@ def test_a_machine_that_another_host_starts_during_a_cold_copy_gives_no_restore_
         job = roaming()
         other.register("/vmfs/volumes/shared/roam/roam.vmx")
         known = listed(job.host)
-        told, ended = play(job, copied=lambda _: other.find_vm(name="roam").power_on(quick()))
+        told, ended = play(job, copied=lambda _: power.power_on(other.find_vm(name="roam"), quick()))
         judge(job, known, told, ended, "source-not-still")
         assert other.find_vm(name="roam").power_state() == "poweredOn"
 
@@ -584,7 +585,7 @@ def test_a_machine_that_moves_to_another_host_is_undone_there_and_nowhere_else(
 ) -> None:
     with other_host(clean_lab) as other:
         if power == "on":
-            roaming().vm.power_on(quick())
+            power.power_on(roaming().vm, quick())
         job = roaming()
         known = listed(job.host)
 

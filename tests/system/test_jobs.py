@@ -10,6 +10,7 @@ import posixpath
 from typing import Any
 
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
@@ -98,7 +99,7 @@ def test_a_machine_that_ran_during_a_cold_copy_gives_no_restore_point(story: Any
     job.start()
     job.bracket()
     job.copy()
-    job.vm.power_on(quick())
+    power.power_on(job.vm, quick())
     with pytest.raises(NotStill) as caught:
         job.commit()
     assert job.end("failed", caught.value.as_dict()).entry["status"] == "failed"
@@ -168,7 +169,7 @@ def test_a_users_snapshot_of_the_same_time_survives(story: Any) -> None:
 
 
 def test_a_suspended_machine_is_copied_as_it_lies_and_stays_suspended(story: Any, host: Host) -> None:
-    host.find_vm(name=NAME).suspend(quick())
+    power.suspend(host.find_vm(name=NAME), quick())
     try:
         job = story("hot")
         assert (job.entry["effective_how"], job.entry["ready"]) == ("cold", True)
@@ -176,7 +177,7 @@ def test_a_suspended_machine_is_copied_as_it_lies_and_stays_suspended(story: Any
         assert (job.job.stop, job.job.snapshot) == (False, False)
         assert job.vm.power_state() == "suspended"
     finally:
-        host.find_vm(name=NAME).power_on(quick())
+        power.power_on(host.find_vm(name=NAME), quick())
 
 
 def test_no_job_is_begun_whose_point_would_lack_the_configuration(story: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +195,7 @@ def test_no_job_is_begun_whose_point_would_lack_the_configuration(story: Any, mo
 def test_a_machine_that_was_registered_anew_since_the_plan_is_known_by_its_new_number(story: Any, host: Host) -> None:
     """Every later step goes by the number: the old one may be another machine's by now."""
     twin = next(vm for vm in host.vms() if vm.name == "independent")
-    twin.power_off(quick())
+    power.power_off(twin, quick())
     job = story(select=["independent"])
     host.unregister(twin.vmid)
     number = host.register(twin.vmx_path, twin.name)
@@ -204,7 +205,7 @@ def test_a_machine_that_was_registered_anew_since_the_plan_is_known_by_its_new_n
         assert backup.job_view(job.job, job.context.folder)["vmid"] == number
         assert job.end("failed", "given up").error is None
     finally:
-        host.find_vm(name="independent").power_on(quick())
+        power.power_on(host.find_vm(name="independent"), quick())
 
 
 def test_a_disk_that_the_plan_does_not_know_of_stops_the_job(story: Any) -> None:
@@ -219,11 +220,11 @@ def test_a_disk_that_the_plan_does_not_know_of_stops_the_job(story: Any) -> None
 def test_a_machine_that_was_started_since_the_plan_and_cannot_be_snapshotted_whole_is_not_begun(
     story: Any, host: Host
 ) -> None:
-    host.find_vm(name="independent").power_off(quick())
+    power.power_off(host.find_vm(name="independent"), quick())
     try:
         job = story(select=["independent"])
         assert job.entry["disk_keys"] == ["scsi0:0", "scsi0:1"]
-        host.find_vm(name="independent").power_on(quick())
+        power.power_on(host.find_vm(name="independent"), quick())
         with pytest.raises(VmChanged) as caught:
             job.start()
         assert "scsi0:1" in caught.value.message and "independent-persistent" in caught.value.message
@@ -231,4 +232,4 @@ def test_a_machine_that_was_started_since_the_plan_and_cannot_be_snapshotted_who
         assert job.end("failed", caught.value.as_dict()).entry["error"]["id"] == "vm-changed"
     finally:
         if host.find_vm(name="independent").power_state() != "poweredOn":
-            host.find_vm(name="independent").power_on(quick())
+            power.power_on(host.find_vm(name="independent"), quick())

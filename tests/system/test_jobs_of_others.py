@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import snapshots
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power, snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import NotStill, VmLocked
 
@@ -41,7 +41,7 @@ def test_a_dead_job_is_not_undone_by_a_host_that_shows_the_machine_while_another
     roaming: Any, clean_lab: Lab
 ) -> None:
     with other_host(clean_lab) as other:
-        roaming().vm.power_on(quick())
+        power.power_on(roaming().vm, quick())
         job = roaming(how="hot")
         other.register(ROAM)
         job.start()
@@ -113,9 +113,9 @@ def test_a_machine_that_an_admin_has_shut_down_is_not_started_by_a_warm_job(
     job.start()
     if since:
         job.stop()
-        job.vm.power_on(quick())
+        power.power_on(job.vm, quick())
     wait_until(job.vm.tools_running, "the guest's Tools")
-    job.vm.shutdown_guest(quick())
+    power.shutdown_guest(job.vm, quick())
     known = {"vmid": job.job.vmid, "journal": job.context.folder, "job_id": job.job.job}
     answer = module(HOST, "esxi_vm_power", state="powered-on", **known)
     assert (answer["changed"], answer["power_state"], job.vm.power_state()) == (False, "poweredOff", "poweredOff")
@@ -126,7 +126,7 @@ def test_a_machine_that_an_admin_has_shut_down_is_not_started_by_a_warm_job(
     ended = job.end("failed" if since else "ok", "given up")
     assert (ended.error, ended.entry["status"]) == (None, "failed" if since else "ok")
     assert job.vm.power_state() == "poweredOff"
-    job.vm.power_on(quick())
+    power.power_on(job.vm, quick())
     wait_until(job.vm.tools_running, "the guest's Tools")
 
 
@@ -134,9 +134,9 @@ def test_a_warm_job_whose_machine_somebody_started_before_the_snapshot_gives_no_
     job = story("warm")
     job.start()
     job.stop()
-    job.vm.power_on(quick())
+    power.power_on(job.vm, quick())
     job.snap()
-    job.vm.power_on(quick(), job.log)
+    power.power_on(job.vm, quick(), job.log)
     job.copy()
     with pytest.raises(NotStill, match="somebody else started it"):
         job.commit()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, record, recover, runlife
@@ -210,8 +211,8 @@ def test_a_machine_that_was_started_and_stopped_since_stays_off(story: Any, host
     job = story("cold")
     job.start()
     job.stop()
-    job.vm.power_on(quick())
-    job.vm.power_off(quick())
+    power.power_on(job.vm, quick())
+    power.power_off(job.vm, quick())
     job.cut()
     try:
         (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 120)
@@ -219,7 +220,7 @@ def test_a_machine_that_was_started_and_stopped_since_stays_off(story: Any, host
         assert job.vm.power_state() == "poweredOff"
         assert any("somebody else" in line for line in found.left)
     finally:
-        job.vm.power_on(quick())
+        power.power_on(job.vm, quick())
 
 
 _DEEP = """

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import ending, recover, restore, restoring
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
@@ -57,7 +58,7 @@ def test_a_restore_registers_a_machine_that_starts_and_a_second_run_finds_it(sto
     vm = job.host.find_vm(vmid=told["vmid"])
     try:
         assert (ended.error, ended.entry["status"], vm.name) == (None, "ok", "back again $(x)")
-        assert vm.power_on(quick()).after == "poweredOn"
+        assert power.power_on(vm, quick()).after == "poweredOn"
         assert vm.question() is None
         again = restore_context(job, "restore2")
         assert again.entry["already"] is True and again.entry["vmid"] == vm.vmid
@@ -65,7 +66,7 @@ def test_a_restore_registers_a_machine_that_starts_and_a_second_run_finds_it(sto
             restore_context(job, "restore3", name=NAME)
         assert "poweredOn" in caught.value.message
     finally:
-        vm.power_off(quick())
+        power.power_off(vm, quick())
         job.host.unregister(vm.vmid)
         job.host.run("rm", "-rf", context.entry["directory"])
 

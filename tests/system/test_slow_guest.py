@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import PowerFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, bracket, record, recover, undo
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
@@ -27,7 +28,7 @@ def given_up(story: Any, how: str = "cold") -> Any:
     job.lab.host(HOST).fault("guest_ignores_shutdown", vm="plain80")
     job.start()
     with pytest.raises(PowerFailed) as caught:
-        job.vm.shutdown_guest(quick(3), job.log)
+        power.shutdown_guest(job.vm, quick(3), job.log)
     ended = job.end("failed", caught.value.as_dict())
     assert (ended.error, ended.entry["error"]["id"]) == (None, "esxi-power-failed")
     assert any("may still" in line for line in ended.entry["left"])
@@ -37,7 +38,7 @@ def given_up(story: Any, how: str = "cold") -> Any:
 
 def goes_down(job: Any) -> None:
     """The guest does now what it was asked for then. Nobody of ours is told."""
-    job.vm.shutdown_guest(quick())
+    power.shutdown_guest(job.vm, quick())
 
 
 def again(job: Any) -> recover.Outcome:

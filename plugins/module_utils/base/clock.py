@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timezone
+from typing import Protocol
 
 
-class Clock:
+class Clock(Protocol):
     """What the engine may ask of time. ``monotonic`` measures spans, ``now`` names moments (UTC)."""
 
-    def now(self) -> datetime:
-        raise NotImplementedError
+    def now(self) -> datetime: ...
 
-    def monotonic(self) -> float:
-        raise NotImplementedError
+    def monotonic(self) -> float: ...
 
-    def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
+    def sleep(self, seconds: float) -> None: ...
 
 
 class SystemClock(Clock):

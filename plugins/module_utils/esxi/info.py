@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power, snapshots
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power_state, snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import Reply
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.disks import Disk, DiskReader, read_disks
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.options import describe_tree
@@ -60,7 +60,7 @@ def describe_vms(host: Host, vms: Sequence[VirtualMachine]) -> list[dict[str, An
             labels[vm.vmid, key] = label
     asking = [vm for vm in readable if isinstance(summaries[vm.vmid].get("runtime.question"), Dump)]
     messages = host.ask_many([["vim-cmd", "vmsvc/message", str(vm.vmid)] for vm in asking])
-    questions = {vm.vmid: power.parse_question(reply) for vm, reply in zip(asking, messages)}
+    questions = {vm.vmid: power_state.parse_question(reply) for vm, reply in zip(asking, messages)}
     disks = read_disks(host, readable, DiskReader(host), labels)
     described = []
     for vm in vms:
@@ -125,7 +125,7 @@ def _vm(
         "guest": {
             "id": summary.text("config.guestId") or vm.guest_id or None,
             "tools_status": summary.text("guest.toolsStatus") or None,
-            "tools_running": power.tools_running(summary),
+            "tools_running": power_state.tools_running(summary),
             "hostname": summary.text("guest.hostName") or None,
             "ip": summary.text("guest.ipAddress") or None,
         },

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, power
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.power_state import OFF, ON, SUSPENDED
 
 if TYPE_CHECKING:
     from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
@@ -67,26 +68,26 @@ def plan(vm: VirtualMachine, state: str, force: bool) -> PowerPlan:
     """Decide from the state as it is now. Raises what makes the wish impossible or not allowed."""
     now = vm.power_state()
     if state == "powered-on":
-        return PowerPlan(now, power.ON, () if now == power.ON else ("power_on",))
+        return PowerPlan(now, ON, () if now == ON else ("power_on",))
     if state == "suspended":
-        if now == power.OFF:
+        if now == OFF:
             raise _wrong(vm, now, state, "Power it on first.")
-        return PowerPlan(now, power.SUSPENDED, () if now == power.SUSPENDED else ("suspend",))
+        return PowerPlan(now, SUSPENDED, () if now == SUSPENDED else ("suspend",))
     if state in ("powered-off", "shutdown-guest"):
-        if now == power.OFF:
-            return PowerPlan(now, power.OFF)
-        if now == power.SUSPENDED:
+        if now == OFF:
+            return PowerPlan(now, OFF)
+        if now == SUSPENDED:
             if state == "shutdown-guest":
                 raise _wrong(vm, now, state, "A suspended guest cannot shut down: power it on first.")
-            return PowerPlan(now, power.OFF, (_hard(vm, "power_off", force, "its suspended memory would be lost"),))
+            return PowerPlan(now, OFF, (_hard(vm, "power_off", force, "its suspended memory would be lost"),))
         if vm.tools_running():
-            return PowerPlan(now, power.OFF, ("shutdown_guest",), "power_off" if force else None)
-        return PowerPlan(now, power.OFF, (_hard(vm, "power_off", force, "VMware Tools do not run in the guest"),))
-    if now != power.ON:
+            return PowerPlan(now, OFF, ("shutdown_guest",), "power_off" if force else None)
+        return PowerPlan(now, OFF, (_hard(vm, "power_off", force, "VMware Tools do not run in the guest"),))
+    if now != ON:
         raise _wrong(vm, now, state, "Use state=powered-on.")
     if vm.tools_running():
-        return PowerPlan(now, power.ON, ("reboot_guest",), "reset" if force else None)
-    return PowerPlan(now, power.ON, (_hard(vm, "reset", force, "VMware Tools do not run in the guest"),))
+        return PowerPlan(now, ON, ("reboot_guest",), "reset" if force else None)
+    return PowerPlan(now, ON, (_hard(vm, "reset", force, "VMware Tools do not run in the guest"),))
 
 
 def _hard(vm: VirtualMachine, step: str, force: bool, reason: str) -> str:
@@ -102,7 +103,7 @@ def _hard(vm: VirtualMachine, step: str, force: bool, reason: str) -> str:
 
 
 def _wrong(vm: VirtualMachine, now: str, state: str, advice: str) -> errors.WrongPowerState:
-    needed = power.ON if state != "suspended" else f"{power.ON} or {power.SUSPENDED}"
+    needed = ON if state != "suspended" else f"{ON} or {SUSPENDED}"
     return errors.WrongPowerState(**vm.data(state=now, operation=f"state={state}", needed=needed, advice=advice))
 
 
@@ -111,7 +112,7 @@ def is_the_jobs_to_start(vm: VirtualMachine, decided: PowerPlan, journal: Intent
     if "power_on" not in decided.steps:
         return True
     stops = [entry for entry in journal.read() if entry["event"] == "power-off-intent"]
-    return decided.before == power.OFF and bool(stops) and stops[-1].get("boot_id") == vm.boot_id()
+    return decided.before == OFF and bool(stops) and stops[-1].get("boot_id") == vm.boot_id()
 
 
 def predicted(decided: PowerPlan) -> PowerResult:
@@ -137,7 +138,7 @@ def run(vm: VirtualMachine, decided: PowerPlan, waiter: Callable[[], Waiter], jo
             change = _step(vm, step, waiter(), journal)
         done.append(_WORDS[step])
         hard = step in ("power_off", "reset")
-        if change.after == power.ON:
+        if change.after == ON:
             started = iso(change.at)
             downtime = _downtime(journal, change.at) if step == "power_on" else round(change.seconds, 1)
         else:
@@ -146,15 +147,15 @@ def run(vm: VirtualMachine, decided: PowerPlan, waiter: Callable[[], Waiter], jo
 
 
 def _step(vm: VirtualMachine, step: str, waiter: Waiter, journal: IntentLog | None) -> power.PowerChange:
-    if step == "power_on":
-        return vm.power_on(waiter, journal)
-    if step == "power_off":
-        return vm.power_off(waiter, journal)
-    if step == "shutdown_guest":
-        return vm.shutdown_guest(waiter, journal)
-    if step == "suspend":
-        return vm.suspend(waiter, journal)
-    return vm.reset(waiter) if step == "reset" else vm.reboot_guest(waiter)
+    if step in ("reset", "reboot_guest"):
+        return power.restart(vm, waiter, hard=step == "reset")
+    acts = {
+        "power_on": power.power_on,
+        "power_off": power.power_off,
+        "shutdown_guest": power.shutdown_guest,
+        "suspend": power.suspend,
+    }
+    return acts[step](vm, waiter, journal)
 
 
 def _downtime(journal: IntentLog | None, at: datetime) -> float | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, power, snapshots
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, power_state, snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_snapshots import Snapshot, SnapshotTree
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _present(
         description=wish.get("description") or "",
         created_at=None,
         # The state that a revert would give: only the memory makes it a running one.
-        state="powered on" if memory and vm.power_state() == power.ON else "powered off",
+        state="powered on" if memory and vm.power_state() == power_state.ON else "powered off",
         depth=current.depth + 1 if current else 1,
         parent_id=current.id if current else None,
         current=True,
@@ -134,7 +134,7 @@ def _reverted(
     independent = [disk.key for disk in vm.vmx.disks() if disk.mode.startswith("independent")]
     if independent:
         warnings.append(f"Independent disks do not revert and keep their present content: {', '.join(independent)}")
-    if vm.power_state() == power.ON and snapshot.state != "powered on":
+    if vm.power_state() == power_state.ON and snapshot.state != "powered on":
         warnings.append("The snapshot holds no running state: the VM is powered off by the revert")
     words = (f"revert to snapshot {snapshot.name!r} (id {snapshot.id})",)
     return SnapshotPlan("revert", snapshot, tree, tree.marked(snapshot.id), words, tuple(warnings))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, power
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, power_state
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import parse_vmx
 
@@ -60,7 +60,7 @@ def plan(host: Host, wish: Mapping[str, Any], *, check_mode: bool = False) -> Re
         return RegistrationPlan("none", path, wish.get("vm"), None)
     if vm.invalid is None and vm.readable:
         state = vm.power_state()
-        if state == power.ON:
+        if state == power_state.ON:
             raise errors.WrongPowerState(
                 **vm.data(
                     state=state,

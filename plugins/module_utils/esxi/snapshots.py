@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Journal, Waiter, WaitTimeout
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, faults, power
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, faults, power_state
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import FileEntry, Reply
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.disks import DiskReader, disk_path
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.holders import find_holders
@@ -534,9 +534,9 @@ def revert(
             untouched = top.descriptor.cid == top.descriptor.parent_cid
             if old is not None and old.top == top and not untouched:
                 return None
-        _state, question = power.state_and_question(vm)
+        _state, question = power_state.state_and_question(vm)
         if question is not None:
-            raise power.question_error(vm, question, "snapshot.revert")
+            raise power_state.question_error(vm, question, "snapshot.revert")
         return True
 
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Journal, Waiter
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import disks as disk_rooms
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, power, snapshots
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, power_state, snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import Reply
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.datastore import split_volume_path
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.disks import Disk
@@ -110,7 +110,7 @@ class VirtualMachine:
 
     def power_state(self) -> str:
         """poweredOn, poweredOff or suspended."""
-        return power.parse_state(self.host.vim("vmsvc/power.getstate", str(self.vmid)), self)
+        return power_state.parse_state(self.host.vim("vmsvc/power.getstate", str(self.vmid)), self)
 
     def summary(self) -> Dump:
         text = self.host.vim("vmsvc/get.summary", str(self.vmid))
@@ -124,7 +124,7 @@ class VirtualMachine:
 
     def question(self) -> Question | None:
         """What the VM asks and waits for. It is reported; nothing here ever answers it."""
-        return power.parse_question(self.host.ask([["vim-cmd", "vmsvc/message", str(self.vmid)]])[0])
+        return power_state.parse_question(self.host.ask([["vim-cmd", "vmsvc/message", str(self.vmid)]])[0])
 
     def boot_id(self) -> str | None:
         """The first line of vmware.log: another one after every power-on. None before the first."""
@@ -132,7 +132,7 @@ class VirtualMachine:
         return result.stdout.strip() or None if result.rc == 0 else None
 
     def tools_running(self) -> bool:
-        return power.tools_running(self.summary())
+        return power_state.tools_running(self.summary())
 
     # -- disks and snapshots -------------------------------------------------------------------------------------
 
@@ -190,23 +190,3 @@ class VirtualMachine:
         journal: Journal | None = None,
     ) -> None:
         snapshots.revert(self, snapshot_id, suppress_power_on, waiter or Waiter(600), journal)
-
-    # -- power ---------------------------------------------------------------------------------------------------
-
-    def shutdown_guest(self, waiter: Waiter, journal: Journal | None = None) -> power.PowerChange:
-        return power.shutdown_guest(self, waiter, journal)
-
-    def power_off(self, waiter: Waiter, journal: Journal | None = None) -> power.PowerChange:
-        return power.power_off(self, waiter, journal)
-
-    def power_on(self, waiter: Waiter, journal: Journal | None = None) -> power.PowerChange:
-        return power.power_on(self, waiter, journal)
-
-    def suspend(self, waiter: Waiter, journal: Journal | None = None) -> power.PowerChange:
-        return power.suspend(self, waiter, journal)
-
-    def reset(self, waiter: Waiter) -> power.PowerChange:
-        return power.restart(self, waiter, hard=True)
-
-    def reboot_guest(self, waiter: Waiter) -> power.PowerChange:
-        return power.restart(self, waiter, hard=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter, WaitTimeout
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import snapshots
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power, snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import JournalFailed, JournalLost
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
@@ -182,7 +182,7 @@ class Undoer:
             self._snapshots(vm, undo, readers_gone)
             if undo.power_on:
                 waiter = Waiter(self.power_on_timeout, clock=self.host.clock, beat=self.log.beat)
-                self._step("powered the VM on again", lambda: vm.power_on(waiter, self.log))
+                self._step("powered the VM on again", lambda: power.power_on(vm, waiter, self.log))
         if undo.unregister is not None:
             number = undo.unregister
             self._step(f"unregistered the half restored VM (vmid {number})", lambda: self.host.unregister(number))

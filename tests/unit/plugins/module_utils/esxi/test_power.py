@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, power
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, power, power_state
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import ConnectionLost
@@ -58,7 +58,7 @@ def test_a_command_whose_answer_was_lost_is_given_again_where_nothing_has_come_o
 ) -> None:
     vm = machine(local_session, tmp_path, times, "echo Powered off >{folder}/state")
     change = shut_down(vm)
-    assert change.after == power.OFF
+    assert change.after == power_state.OFF
     assert change.seconds >= times * power.FAILED_SECONDS
     assert (tmp_path / "asked").read_text() == "asked\n"
 
