@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Callable
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
@@ -47,8 +47,9 @@ class Reader:
     threads want at once is decoded once.
     """
 
-    def __init__(self, store: Store, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, store: Store, cache_bytes: int = CACHE_BYTES, paranoid: bool = False) -> None:
         self.store = store
+        self._paranoid = paranoid
         self.cache_bytes = cache_bytes
         self.decoded = 0
         """How many records were decoded so far."""
@@ -63,8 +64,10 @@ class Reader:
         return self._held
 
     def chunk(self, identity: bytes, check: bytes, length: int) -> bytes:
-        """Proven by its XXH3-128."""
-        data = self._get(identity, lambda: self._decode(identity, check))
+        """Proven by its XXH3-128; a paranoid reader's by its id, too."""
+        data = self._get(
+            identity, lambda: self.store.from_any_place(identity, lambda place: self._at(place, identity, check))
+        )
         if len(data) != length:
             reason = f"chunk {identity.hex()} has {len(data)} bytes, not {length}"
             raise Damaged(name=pack_name(self.store.place_of(identity).pack), store=self.store.name, reason=reason)
@@ -130,22 +133,14 @@ class Reader:
 
     # -- packs ---------------------------------------------------------------------------------------------------
 
-    def _decode(self, identity: bytes, check: bytes) -> bytes:
-        place = self.store.place_of(identity)
-        try:
-            return self._at(place, identity, check)
-        except StoreError:
-            other = self.store.other_place(identity, place)
-            if other is None:
-                raise
-            return self._at(other, identity, check)
-
     def _at(self, place: Place, identity: bytes, check: bytes) -> bytes:
         with self._pack(place.pack) as pack:
             record = pack.raw(place.offset, place.stored)
             data, _own = pack.expand(record, place.offset, place.length, identity)
             if self.store.identity.check(data) != check:
                 raise pack.damaged(f"chunk {identity.hex()} has other bytes than the disk had")
+            if self._paranoid and self.store.identity.of(data) != identity:
+                raise pack.damaged(f"chunk {identity.hex()} has other bytes than its id says")
             return bytes(data)
 
     @contextmanager
@@ -204,15 +199,16 @@ class DiskImage:
         parts = []
         grid = self.disk.chunk_bytes
         for slot in range(offset // grid, (end - 1) // grid + 1):
-            begin = slot * grid
-            parts.append(self._part(slot, max(offset - begin, 0), min(end - begin, grid)))
+            begin, stop = max(offset - slot * grid, 0), min(end - slot * grid, grid)
+            data = self.chunk(slot)
+            parts.append(bytes(stop - begin) if data is None else data[begin:stop])
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _part(self, slot: int, begin: int, end: int) -> bytes:
+    def chunk(self, slot: int) -> bytes | None:
+        """One chunk; None when it is all zeros."""
         page = self._reader.page(self.disk, slot // PAGE_SLOTS)
         at = slot % PAGE_SLOTS * SLOT_BYTES
         identity = page[at : at + ID_BYTES]
         if identity == NOTHING:
-            return bytes(end - begin)
-        check = page[at + ID_BYTES : at + SLOT_BYTES]
-        return self._reader.chunk(identity, check, self.disk.length_of(slot))[begin:end]
+            return None
+        return self._reader.chunk(identity, page[at + ID_BYTES : at + SLOT_BYTES], self.disk.length_of(slot))

@@ -9,7 +9,7 @@ import contextlib
 import inspect
 import secrets
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock, iso
 from ansible_collections.stowage.esxi.plugins.module_utils.store import config as checks
@@ -31,6 +31,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, Index, Place, Segment
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap, Point
+
+T = TypeVar("T")
 
 VERSION = 1
 CONFIG = "config.json"
@@ -264,16 +266,20 @@ class Store:
         place = self.index_from_packs().find(identity)
         return place if place != than else None
 
-    def read_record(self, identity: bytes, most: int = 1 << 30) -> bytes:
-        """A page or a file, proven by its id."""
+    def from_any_place(self, identity: bytes, read: Callable[[Place], T]) -> T:
+        """What `read` makes of a record where the index says that it lies, or else where the packs themselves say."""
         place = self.place_of(identity)
         try:
-            return self._record_at(place, identity, most)
+            return read(place)
         except StoreError:
             other = self.other_place(identity, place)
             if other is None:
                 raise
-            return self._record_at(other, identity, most)
+            return read(other)
+
+    def read_record(self, identity: bytes, most: int = 1 << 30) -> bytes:
+        """A page or a file, proven by its id."""
+        return self.from_any_place(identity, lambda place: self._record_at(place, identity, most))
 
     def _record_at(self, place: Place, identity: bytes, most: int) -> bytes:
         if place.length > most:
