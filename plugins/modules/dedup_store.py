@@ -57,7 +57,7 @@ options:
     type: str
     choices: [none, zlib, zstd]
   level:
-    description: How hard, for V(zstd) 1 to 19, for V(zlib) 1 to 9. A new store has 1.
+    description: How hard, for V(zstd) -7 (fast) to 19, for V(zlib) 1 to 9. A new store has 1.
     type: int
   pack_bytes:
     description: Size at which a pack is ended, between 1 MiB and 2 GiB. A new store has 64 MiB.

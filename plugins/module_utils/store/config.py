@@ -14,8 +14,20 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import D
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import HASHES
 
 CHUNK_SIZES = tuple(1 << bits for bits in range(16, 25))
-_PACK_BYTES = (1 << 16, 1 << 31)
-_LEVELS = (-7, 22)
+DEFAULTS: dict[str, Any] = {
+    "codec": "zstd",
+    "level": 1,
+    "pack_bytes": 64 << 20,
+    # Room that the store may take; 0: no limit. Of it, a backup leaves the reserve to commits and collections (0: a
+    # twentieth).
+    "quota_bytes": 0,
+    "reserve_bytes": 0,
+    # A pack of which less is needed is written anew without the rest.
+    "repack_percent": 50,
+}
+# Below 0 zstd is faster than at its level 1, and packs less.
+LEVELS = {"zstd": (-7, 19), "zlib": (1, 9), "none": (-7, 19)}
+PACK_BYTES = (1 << 16, 1 << 31)
 
 
 def check(config: Mapping[str, Any], name: str, store: str) -> None:
@@ -31,13 +43,23 @@ def check(config: Mapping[str, Any], name: str, store: str) -> None:
     _refuse(fields, name, store)
 
 
-def check_settings(settings: Mapping[str, Any], name: str, store: str) -> None:
-    fields = {
-        "codec": isinstance(settings["codec"], str) and settings["codec"] in NAMES,
-        "level": _is_number(settings["level"], *_LEVELS),
-        "pack_bytes": _is_number(settings["pack_bytes"], *_PACK_BYTES),
-    }
-    _refuse(fields, name, store)
+def settings_problem(settings: Mapping[str, Any]) -> str | None:
+    """Why a store cannot have these settings, in words; None when it can. Settings that are not known are none."""
+    codec, level = settings["codec"], settings["level"]
+    if not isinstance(codec, str) or codec not in NAMES:
+        return f"unknown codec {codec!r}: one of {', '.join(NAMES)}"
+    low, high = LEVELS[codec]
+    if not _is_number(level, low, high):
+        return f"{codec} has levels from {low} to {high}, not {level!r}"
+    least, most = PACK_BYTES
+    if not _is_number(settings["pack_bytes"], least, most):
+        return f"packs have between {least} and {most} bytes, not {settings['pack_bytes']!r}"
+    for name in ("quota_bytes", "reserve_bytes"):
+        if not _is_number(settings[name]):
+            return f"{name} is a number of bytes, not {settings[name]!r}"
+    if not _is_number(settings["repack_percent"], 0, 100):
+        return f"repack_percent is from 0 to 100, not {settings['repack_percent']!r}"
+    return None
 
 
 def _refuse(fields: Mapping[str, bool], name: str, store: str) -> None:

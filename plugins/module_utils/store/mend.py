@@ -36,13 +36,10 @@ def damaged(store: Store) -> list[str]:
 
 def _sound(name: str, value: Mapping[str, Any]) -> bool:
     if name.startswith(registry.WRITERS):
-        point = value.get("point", "")
-        whole = point is None or (isinstance(point, str) and removal.is_point(point))
-        return whole and name == f"{registry.WRITERS}{value.get('writer')}.json"
-    names = value.get("points", value.get("packs", value.get("writers")))
-    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
-        return False
-    return not name.startswith(removal.FOLDER) or all(map(removal.is_point, names))
+        return registry.registration(name, value) is not None
+    if name.startswith(registry.ANNOUNCED):
+        return registry.announced(name, value) is not None
+    return removal.going(value) is not None
 
 
 def run(store: Store, observe_seconds: float) -> list[str]:

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 _PART = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*")
 _PACK = re.compile(r"[0-9a-z]+-[0-9]+")
 _WRITER = re.compile(r"[0-9a-z]+")
-_POINT = re.compile(r"points/[0-9a-f]{32}/[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{6}\.json")
+_POINT_ID = "[0-9]{8}T[0-9]{6}[.][0-9]{6}Z-[0-9a-f]{6}"
+_POINT = re.compile(f"points/[0-9a-f]{{32}}/{_POINT_ID}[.]json")
 
 
 def is_object_name(text: str) -> bool:
@@ -29,3 +31,12 @@ def is_writer_id(text: object) -> bool:
 def is_point_name(text: object) -> bool:
     """The name of a restore point's object."""
     return isinstance(text, str) and _POINT.fullmatch(text) is not None
+
+
+def is_point_id(text: object) -> bool:
+    return isinstance(text, str) and re.fullmatch(_POINT_ID, text) is not None
+
+
+def names_in(value: object, wanted: Callable[[object], bool]) -> frozenset[str] | None:
+    """A list of such names; None when it is anything else."""
+    return frozenset(value) if isinstance(value, list) and all(map(wanted, value)) else None

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
@@ -18,11 +17,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import CHECK_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_pack_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import ENTRY, FOOTER_BYTES, HEADER, RECORD
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
 
-_PACK = re.compile(r"[0-9a-z]+-[0-9]+")
 EMPTY_PACK = HEADER.size + FOOTER_BYTES
 
 
@@ -160,7 +159,7 @@ def usage(store: Store, needed: Needed) -> Usage:
     for name, size in store.backend.list("packs/"):
         pack = name.rpartition("/")[2].partition(".")[0]
         # What somebody else has put there is none of ours.
-        if name == pack_name(pack) and _PACK.fullmatch(pack):
+        if name == pack_name(pack) and is_pack_name(pack):
             packs[pack] = size
     living = {writer.id for writer in registry.registrations(store.backend)}
     known = registry.condemned(store.backend)

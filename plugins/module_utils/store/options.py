@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
+from ansible_collections.stowage.esxi.plugins.module_utils.store.config import DEFAULTS
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadKeys
 from ansible_collections.stowage.esxi.plugins.module_utils.store.location import S3Access, backend_at
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import DEFAULTS
 from ansible_collections.stowage.esxi.plugins.module_utils.store.wish import Wish
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.store import textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import CHECK_BYTES, ID_BYTES
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_point_id
 
 FOLDER = "points/"
 SLOT_BYTES = ID_BYTES + CHECK_BYTES
@@ -22,7 +22,6 @@ NOTHING = bytes(ID_BYTES)
 FORMAT = 1
 # Bytes of the largest chunk and of the largest file beside a disk.
 LONGEST_RECORD = 1 << 26
-_POINT = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{6}\Z")
 _LARGEST_DISK = 1 << 50
 
 
@@ -117,10 +116,6 @@ def folder_of(machine_id: str) -> str:
 
 def object_name(machine_id: str, point: str) -> str:
     return f"{folder_of(machine_id)}{point}.json"
-
-
-def is_point_id(text: str) -> bool:
-    return _POINT.match(text) is not None
 
 
 def parse(data: bytes, name: str, store: str) -> Point:

@@ -12,14 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectExists, ObjectMissing
-from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_pack_name, is_point_name, is_writer_id
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import (
+    is_pack_name,
+    is_point_name,
+    is_writer_id,
+    names_in,
+)
 
 WRITERS, BEATS, ANNOUNCED = "writers/", "beats/", "gc/"
 
@@ -70,37 +75,46 @@ def _objects(backend: Backend, prefix: str) -> Iterator[tuple[str, dict[str, Any
         yield name, value
 
 
+def registration(name: str, value: Mapping[str, Any]) -> Registration | None:
+    """What a registration says; None when it is none: whoever gives a writer up creates and deletes these names."""
+    writer = Registration(value.get("writer", ""), value.get("point", ""))
+    # A keeper has no point.
+    sound = is_writer_id(writer.id) and (writer.point is None or is_point_name(writer.point))
+    return writer if sound and writer.object_name == name else None
+
+
 def registrations(backend: Backend) -> list[Registration]:
     found = []
     for name, value in _objects(backend, WRITERS):
-        writer = Registration(value.get("writer", ""), value.get("point", ""))
-        # Whoever gives it up creates and deletes these names. A keeper has no point.
-        committed = writer.point is None or is_point_name(writer.point)
-        if not is_writer_id(writer.id) or not committed or writer.object_name != name:
+        writer = registration(name, value)
+        if writer is None:
             raise Damaged(name=name, store=backend.name, reason="it is no registration of a writer")
         found.append(writer)
     return found
+
+
+def _token(name: str) -> tuple[str, bool]:
+    """The id of an announcement, and whether this object of it says for whom it waits."""
+    token, dash, _rest = name[len(ANNOUNCED) :].partition(".")[0].partition("-")
+    return token, bool(dash)
+
+
+def announced(name: str, value: Mapping[str, Any]) -> frozenset[str] | None:
+    """The packs of an announcement, or the writers that it waits for; None when it names neither."""
+    _id, waits = _token(name)
+    return names_in(value.get("writers"), is_writer_id) if waits else names_in(value.get("packs"), is_pack_name)
 
 
 def announcements(backend: Backend) -> list[Announcement]:
     packs: dict[str, frozenset[str]] = {}
     waits: dict[str, frozenset[str]] = {}
     for name, value in _objects(backend, ANNOUNCED):
-        token, _dash, rest = name[len(ANNOUNCED) :].partition(".")[0].partition("-")
-        try:
-            if rest:
-                waits[token] = _names(value["writers"], is_writer_id)
-            else:
-                packs[token] = _names(value["packs"], is_pack_name)
-        except (KeyError, TypeError, ValueError) as error:
-            raise Damaged(name=name, store=backend.name, reason="it is no list of packs") from error
+        found = announced(name, value)
+        if found is None:
+            raise Damaged(name=name, store=backend.name, reason="it is no list of packs")
+        token, waiting = _token(name)
+        (waits if waiting else packs)[token] = found
     return [Announcement(token, packs[token], waits.get(token)) for token in sorted(packs)]
-
-
-def _names(value: Any, wanted: Callable[[object], bool]) -> frozenset[str]:
-    if not isinstance(value, list) or not all(map(wanted, value)):
-        raise ValueError("no list of names")
-    return frozenset(value)
 
 
 def condemned(backend: Backend) -> frozenset[str]:

@@ -10,18 +10,18 @@ finished by the next one: what was to go has been decided, and every later decis
 
 from __future__ import annotations
 
-import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import points, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectMissing
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_point_name, names_in
 
 FOLDER = "removals/"
 HOLDS = "holds/"
-_POINT = re.compile(r"points/[0-9a-f]{32}/([^/]+)\.json\Z")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class Removal:
     points: frozenset[str]
 
 
+def going(value: Mapping[str, Any]) -> frozenset[str] | None:
+    """What a removal names; None where it is none: a list of names must not lead a removal elsewhere."""
+    return names_in(value.get("points"), is_point_name)
+
+
 def under_way(backend: Backend) -> list[Removal]:
     found = []
     for name, _size in sorted(backend.list(FOLDER)):
@@ -39,17 +44,11 @@ def under_way(backend: Backend) -> list[Removal]:
             value = textfile.parse(backend.read(name), name, backend.name)
         except ObjectMissing:
             continue
-        wanted = value.get("points")
-        if not isinstance(wanted, list) or not all(isinstance(one, str) and is_point(one) for one in wanted):
+        wanted = going(value)
+        if wanted is None:
             raise Damaged(name=name, store=backend.name, reason="it is no list of restore points")
-        found.append(Removal(name, frozenset(wanted)))
+        found.append(Removal(name, wanted))
     return found
-
-
-def is_point(name: str) -> bool:
-    """Whether this is the name of a restore point's object: a list of names must not lead a removal elsewhere."""
-    found = _POINT.match(name)
-    return found is not None and points.is_point_id(found[1])
 
 
 def holds_of(point: str) -> str:

@@ -33,6 +33,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
 from ansible_collections.stowage.esxi.plugins.module_utils.store.merge import Merged
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_point_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import Entry
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
@@ -102,7 +103,7 @@ def run(
         store.index(fresh=True)
         report.lost = lost(store)
     if remove and report.lost:
-        report.removed, report.held = removal.remove(store.backend, filter(removal.is_point, report.lost))
+        report.removed, report.held = removal.remove(store.backend, filter(is_point_name, report.lost))
         report.lost = {name: words for name, words in report.lost.items() if name not in report.removed}
     if not report.lost:
         report.collected = collect.run(store, observe_seconds=observe_seconds, rewrite=report.damaged_packs)

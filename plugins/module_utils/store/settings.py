@@ -9,38 +9,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import textfile
-from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import NAMES, Codec
+from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import Codec
+from ansible_collections.stowage.esxi.plugins.module_utils.store.config import DEFAULTS, settings_problem
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadSettings, ObjectExists
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import DEFAULTS, Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 FOLDER = "settings/"
-LEVELS = {"zstd": (1, 19), "zlib": (1, 9), "none": (0, 19)}
-SMALLEST_PACK, LARGEST_PACK = 1 << 20, 1 << 31
 _ATTEMPTS = 16
 
 
 def check(wanted: Mapping[str, Any], store: str) -> dict[str, Any]:
     """The settings, whole and possible; `BadSettings`."""
 
-    def wrong(reason: str) -> BadSettings:
-        return BadSettings(store=store, reason=reason)
-
     whole = {**DEFAULTS, **wanted}
     unknown = sorted(set(whole) - set(DEFAULTS))
-    if unknown:
-        raise wrong(f"{', '.join(unknown)}: not known")
-    if whole["codec"] not in NAMES:
-        raise wrong(f"unknown codec {whole['codec']!r}: one of {', '.join(NAMES)}")
-    low, high = LEVELS[whole["codec"]]
-    if not low <= whole["level"] <= high:
-        raise wrong(f"{whole['codec']} has levels from {low} to {high}, not {whole['level']}")
-    negative = [name for name, value in whole.items() if name.endswith("_bytes") and value < 0]
-    if negative:
-        raise wrong(f"{', '.join(negative)}: no number of bytes is below 0")
-    if not 0 <= whole["repack_percent"] <= 100:
-        raise wrong(f"repack_percent is from 0 to 100, not {whole['repack_percent']}")
-    if not SMALLEST_PACK <= whole["pack_bytes"] <= LARGEST_PACK:
-        raise wrong(f"packs have between {SMALLEST_PACK} and {LARGEST_PACK} bytes, not {whole['pack_bytes']}")
+    reason = f"{', '.join(unknown)}: not known" if unknown else settings_problem(whole)
+    if reason is not None:
+        raise BadSettings(store=store, reason=reason)
     return whole
 
 

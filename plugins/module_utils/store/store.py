@@ -16,7 +16,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import config a
 from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, points, reader, registry, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import Codec
-from ansible_collections.stowage.esxi.plugins.module_utils.store.config import CHUNK_SIZES
+from ansible_collections.stowage.esxi.plugins.module_utils.store.config import CHUNK_SIZES, DEFAULTS
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ChunkMissing,
     Damaged,
@@ -37,17 +37,6 @@ T = TypeVar("T")
 VERSION = 1
 CONFIG = "config.json"
 _ATTEMPTS = 16
-DEFAULTS: dict[str, Any] = {
-    "codec": "zstd",
-    "level": 1,
-    "pack_bytes": 64 << 20,
-    # Room that the store may take; 0: no limit. Of it, a backup leaves the reserve to commits and collections (0: a
-    # twentieth).
-    "quota_bytes": 0,
-    "reserve_bytes": 0,
-    # A pack of which less is needed is written anew without the rest.
-    "repack_percent": 50,
-}
 
 _README = """\
 This is a store of restore points of virtual machines' disks (stowage-store, version 1, {id}).
@@ -82,7 +71,9 @@ class Store:
         seed = vault.seed if vault else int(config["seed"], 16)
         self.identity = Identity(config["hash"], seed, vault.id_key if vault else None)
         self.settings = {**DEFAULTS, **self._newest_settings()}
-        checks.check_settings(self.settings, "settings", self.name)
+        reason = checks.settings_problem(self.settings)
+        if reason is not None:
+            raise Damaged(name="settings", store=self.name, reason=reason)
         self.codec = Codec(self.settings["codec"], self.settings["level"])
         self._index: Index | None = None
         self._from_packs: Index | None = None

@@ -88,7 +88,7 @@ def test_a_recovery_key_is_told_once_and_opens(tmp_path: Path) -> None:
         ({"location": "/x", "state": "absent"}, "value of state"),
         ({"location": "/x", "access_key": "a"}, "secret_key"),
         ({"location": "ftp://x"}, "no other address than s3://"),
-        ({"location": "/x", "level": 77}, "levels from 1 to 19"),
+        ({"location": "/x", "level": 77}, "levels from -7 to 19"),
         ({"location": "/x", "keys": [{"name": "a", "passphrase": SECRETS[1]}]}, "not encrypted"),
         ({"location": "/x", "keys": [{"name": "a", "passphrase": "1"}] * 2, "passphrase": SECRETS[0]}, "given twice"),
         ({"location": "/nowhere", "state": "collected"}, "There is no store"),
@@ -157,10 +157,10 @@ def test_what_no_point_needs_goes_once(store: Store) -> None:
 def test_damage_fails_the_task_and_names_who_is_hit(store: Store, tmp_path: Path) -> None:
     place = {"location": store.name, "state": "verified"}
     assert run("dedup_store", **place, deep=True)["verified"]["proven_bytes"] > 0
-    pack = next((tmp_path / "store").rglob("*.pack"))
-    data = bytearray(pack.read_bytes())
-    data[100] ^= 1
-    pack.write_bytes(data)
+    for pack in (tmp_path / "store").rglob("*.pack"):
+        data = bytearray(pack.read_bytes())
+        data[100] ^= 1
+        pack.write_bytes(data)
     found = run("dedup_store", **place)
     assert found["failed"] and found["error"]["id"] == "store-damage-found" and "disk scsi0:0" in found["msg"]
     assert found["verified"]["hit"] and not found["verified"]["ok"]

@@ -173,7 +173,10 @@ def test_one_at_a_time(plain: Store) -> None:
         repair.run(Store.open(LivingWriters(plain.backend.name), clock=FakeClock()))
 
 
-@pytest.mark.parametrize("value", [None, {}, {"writer": "bb", "packs": 7}])
+HOSTILE = {"writer": "aa", "point": "../x", "packs": ["../../x"], "writers": ["../x"], "points": ["x"]}
+
+
+@pytest.mark.parametrize("value", [None, {}, {"writer": "bb", "packs": 7}, HOSTILE])
 @pytest.mark.parametrize("name", ["gc/aa.json", "gc/aa-waits.json", "writers/aa.json", "removals/aa.json"])
 def test_a_damaged_note_between_writers_goes_when_nobody_is_left(
     plain: Store, root: Path, tmp_path: Path, name: str, value: dict[str, object] | None

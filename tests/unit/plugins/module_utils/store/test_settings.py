@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.store import settings, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.s3 import S3Backend
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadLocation, BadSettings
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadLocation, BadSettings, Damaged
 from ansible_collections.stowage.esxi.plugins.module_utils.store.location import S3Access, backend_at
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from benches import local
@@ -47,9 +47,9 @@ def test_of_two_that_change_settings_at_once_both_count(
     ("wanted", "said"),
     [
         ({"codec": "lz4"}, "unknown codec 'lz4'"),
-        ({"level": 20}, "levels from 1 to 19"),
+        ({"level": 20}, "levels from -7 to 19"),
         ({"codec": "zlib", "level": 10}, "levels from 1 to 9"),
-        ({"pack_bytes": 1}, "between 1048576"),
+        ({"pack_bytes": 1}, "between 65536"),
         ({"pack_bytes": 1 << 32}, "not 4294967296"),
         ({"colour": "red"}, "colour: not known"),
     ],
@@ -60,6 +60,18 @@ def test_settings_that_cannot_be_are_refused(plain: Store, root: Path, wanted: d
         settings.change(plain, wanted)
     assert sorted((root / "settings").iterdir()) == before
     assert textfile.parse(before[-1].read_bytes(), "settings", "store")["level"] == 1
+
+
+@pytest.mark.parametrize(
+    "strange", [{"quota_bytes": "much"}, {"reserve_bytes": -1}, {"repack_percent": 101}, {"level": True}, {"codec": 1}]
+)
+def test_settings_that_somebody_else_has_spoiled_are_damage(
+    plain: Store, root: Path, strange: dict[str, object]
+) -> None:
+    before = textfile.parse(sorted((root / "settings").iterdir())[-1].read_bytes(), "settings", "store")
+    plain.backend.create("settings/00000099.json", textfile.render({**before, **strange}))
+    with pytest.raises(Damaged, match="settings"):
+        Store.open(local(root))
 
 
 def test_a_place_is_a_folder_or_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_keys_follow_and_nobody_is_locked_out(root: Path) -> None:
         (LOCKED, Wish(passphrase=SECRET, purge_keys=True), "none to stay"),
         (LOCKED, Wish(passphrase=SECRET, keys={"A": "x"}), "no name of a key"),
         (LOCKED, Wish(passphrase=SECRET, keys={"a": ""}), "protects nothing"),
-        (LOCKED, Wish(passphrase=SECRET, settings={"level": 99}), "levels from 1 to 19"),
+        (LOCKED, Wish(passphrase=SECRET, settings={"level": 99}), "levels from -7 to 19"),
         (LOCKED, Wish(), "None of the 1 keys"),
         (Wish(), Wish(passphrase="p"), "encryption was off"),
         (Wish(), Wish(recovery_key=True), "not encrypted"),
