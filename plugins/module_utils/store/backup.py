@@ -29,7 +29,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import DiskSource
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
-from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Summed, Tally
 from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Lane, Writer
 
 # Chunks that a thread takes at a time: enough to read in order, few enough to end together.
@@ -47,7 +47,7 @@ class DiskInput:
 
 
 @dataclass
-class Told:
+class Told(Summed):
     """What a backup did. Bytes."""
 
     read: int = 0
@@ -56,10 +56,6 @@ class Told:
     known: int = 0
     new: int = 0
     stored: int = 0
-
-    def add(self, other: Told) -> None:
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
 
 
 def run(

@@ -12,7 +12,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     AmbiguousPoint,
     NoSuchPart,
     NoSuchPoint,
-    ObjectMissing,
     StoreError,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap, Point, StoredFile
@@ -28,16 +27,10 @@ def all_points(store: Store, machine: str | None = None) -> tuple[list[Point], l
     `machine` is an id, or a name where no machine has it as its id.
     """
     found, problems = [], []
-    for name, _size in sorted(store.backend.list(points.FOLDER)):
-        try:
-            point = store.read_point(name)
-        except ObjectMissing:
-            # It was pruned meanwhile.
-            continue
-        except StoreError as error:
-            problems.append(error.message)
-            continue
-        if point is not None:
+    for _name, point in store.look_at_points():
+        if isinstance(point, StoreError):
+            problems.append(point.message)
+        else:
             found.append(point)
     if machine is not None:
         by_id = [point for point in found if point.machine_id == machine]

@@ -30,19 +30,13 @@ def run(keeper: Keeper, lane: Lane, index: Index, other: Store, problems: list[s
     """Writes what restore points need and `index` does not have. Returns how many records that were."""
     job = _Job(keeper, lane, index, other)
     twins: dict[copy.Key, Point] = {}
-    for name, _size in other.backend.list("points/"):
-        with contextlib.suppress(StoreError):
-            twin = other.read_point(name)
-            if twin is not None:
-                twins[copy.key_of(other, twin)] = twin
-    for name, _size in keeper.store.backend.list("points/"):
-        try:
-            point = keeper.store.read_point(name)
-        except StoreError:
-            # A manifest that cannot be read is told elsewhere; a copy brings it back.
-            continue
-        twin = twins.get(copy.key_of(keeper.store, point)) if point else None
-        if point is not None and twin is not None:
+    for _name, theirs in other.look_at_points():
+        if not isinstance(theirs, StoreError):
+            twins[copy.key_of(other, theirs)] = theirs
+    for _name, point in keeper.store.look_at_points():
+        # A manifest that cannot be read is told elsewhere; a copy brings it back.
+        twin = None if isinstance(point, StoreError) else twins.get(copy.key_of(keeper.store, point))
+        if not isinstance(point, StoreError) and twin is not None:
             try:
                 job.point(point, twin)
             except StoreError as error:

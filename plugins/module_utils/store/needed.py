@@ -12,7 +12,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import points, 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ChunkMissing,
     Damaged,
-    ObjectMissing,
     StoreError,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import CHECK_BYTES
@@ -62,22 +61,16 @@ class Needed:
             yield from of_point(self._store, point, seen)
 
     def points(self) -> Iterator[Point]:
-        for name, _size in self._store.backend.list(points.FOLDER):
-            point = None if name in self._without else self._read(name)
-            if point is not None:
-                yield point
-
-    def _read(self, name: str) -> Point | None:
-        try:
-            return self._store.read_point(name)
-        except ObjectMissing:
-            return None
-        except StoreError as error:
-            raise Damaged(
-                name=name,
-                store=self._store.name,
-                reason=f"nothing is collected while a restore point cannot be read ({error.message})",
-            ) from error
+        for name, point in self._store.look_at_points():
+            if name in self._without:
+                continue
+            if isinstance(point, StoreError):
+                raise Damaged(
+                    name=name,
+                    store=self._store.name,
+                    reason=f"nothing is collected while a restore point cannot be read ({point.message})",
+                ) from point
+            yield point
 
 
 def of_point(store: Store, point: Point, seen: set[bytes]) -> Iterator[bytes]:

@@ -27,7 +27,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ChunkSizesDiffer,
-    ObjectMissing,
     StoreError,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment, build
@@ -166,20 +165,16 @@ def lost(store: Store) -> dict[str, list[str]]:
     """What cannot be restored, in words, for every restore point that is not whole by the index that the store has."""
     index = store.index()
     found: dict[str, list[str]] = {}
-    for name, _size in sorted(store.backend.list(points.FOLDER)):
-        try:
-            point = store.read_point(name)
-        except ObjectMissing:
-            continue
-        except StoreError as error:
-            found[name] = [error.message]
+    for name, point in store.look_at_points():
+        if isinstance(point, StoreError):
+            found[name] = [point.message]
             continue
         words = []
-        for disk in point.disks if point else ():
+        for disk in point.disks:
             count = sum(_lost_of(store, index, disk, number) for number in range(len(disk.pages)))
             if count:
                 words.append(f"disk {disk.key}: {count} chunks")
-        words += [f"file {file.name}" for file in (point.files if point else ()) if file.id and file.id not in index]
+        words += [f"file {file.name}" for file in point.files if file.id and file.id not in index]
         if words:
             found[name] = words
     return found

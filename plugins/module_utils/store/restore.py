@@ -19,7 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Pl
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, DiskMap
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
-from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Summed, Tally
 
 # Records that a thread takes at a time.
 SPAN_RECORDS = 32
@@ -28,16 +28,12 @@ WINDOW_PAGES = 64
 
 
 @dataclass
-class Told:
+class Told(Summed):
     """What a restore did. Bytes of the disk."""
 
     written: int = 0
     same: int = 0
     fetched: int = 0
-
-    def add(self, other: Told) -> None:
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,10 @@ def gather(store: Store) -> Stats:
     stats = Stats()
     counted = _Counted(store, stats)
     machines = set()
-    for name, _size in sorted(store.backend.list(points.FOLDER)):
+    for _name, point in store.look_at_points():
         try:
-            point = store.read_point(name)
-            if point is None:
-                continue
+            if isinstance(point, StoreError):
+                raise point
             machines.add(point.machine_id)
             stats.points += 1
             counted.point(point)

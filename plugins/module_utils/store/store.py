@@ -216,15 +216,27 @@ class Store:
 
     # -- restore points ------------------------------------------------------------------------------------------
 
+    def look_at_points(self, machine_id: str | None = None) -> Iterator[tuple[str, Point | StoreError]]:
+        """Each restore point, or why it cannot be read, by the name of its object; one that goes meanwhile is none."""
+        prefix = points.folder_of(machine_id) if machine_id is not None else points.FOLDER
+        for name, _size in sorted(self.backend.list(prefix)):
+            try:
+                point = self.read_point(name)
+            except ObjectMissing:
+                continue
+            except StoreError as error:
+                yield name, error
+                continue
+            if point is not None:
+                yield name, point
+
     def points(self, machine_id: str | None = None) -> list[Point]:
         """All restore points, or those of one machine, oldest first."""
-        prefix = points.folder_of(machine_id) if machine_id is not None else points.FOLDER
         found = []
-        for name, _size in self.backend.list(prefix):
-            with contextlib.suppress(ObjectMissing):
-                point = self.read_point(name)
-                if point is not None:
-                    found.append(point)
+        for _name, point in self.look_at_points(machine_id):
+            if isinstance(point, StoreError):
+                raise point
+            found.append(point)
         return sorted(found, key=lambda point: point.point)
 
     def read_point(self, name: str) -> Point | None:

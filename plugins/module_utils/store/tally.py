@@ -22,3 +22,11 @@ class Tally:
     def add(self, count: int) -> None:
         with self._lock:
             self.done += count
+
+
+class Summed:
+    """Figures that several threads counted, each for itself."""
+
+    def add(self, other: Summed) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)

@@ -234,19 +234,12 @@ class Scan:
 
 def _points(store: Store, report: Report, job: Scan) -> None:
     """Every restore point can be read, and all that it needs lies in a good record."""
-    for name, _size in sorted(store.backend.list(points.FOLDER)):
-        before = len(report.hit)
-        try:
-            point = store.read_point(name)
-        except ObjectMissing:
-            # Pruned meanwhile.
-            continue
-        except StoreError as error:
-            report.problems.append(error.message)
+    for name, point in store.look_at_points():
+        if isinstance(point, StoreError):
+            report.problems.append(point.message)
             report.bad_points.append(name)
             continue
-        if point is None:
-            continue
+        before = len(report.hit)
         try:
             _point(store, point, report, job)
         except StoreError as error:
