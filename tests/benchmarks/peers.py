@@ -15,7 +15,7 @@ from pathlib import Path
 import measure
 from measure import Cost
 
-HERE = Path(__file__).resolve().parent
+CLI = "ansible_collections.stowage.esxi.plugins.module_utils.cli.main"
 SECRET = {"STOWAGE_PASSPHRASE": "a benchmark", "BORG_PASSPHRASE": "a benchmark", "RESTIC_PASSWORD": "a benchmark"}
 
 
@@ -34,7 +34,8 @@ class Program(ABC):
 
     def mebibytes(self) -> float:
         """What the repository takes on the disk."""
-        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        kept = self.folder / "repository"
+        files = [path for path in (kept if kept.exists() else self.folder).rglob("*") if path.is_file()]
         return sum(path.stat().st_size for path in files) / (1 << 20)
 
     @abstractmethod
@@ -51,36 +52,42 @@ class Program(ABC):
 
 
 class Ours(Program):
-    """This collection's store, each act a process of its own as from its command line."""
+    """This collection's store, by its command line."""
 
     name = "stowage"
     settings: tuple[str, ...] = ()
-    acts: tuple[str, ...] = ()
 
-    def _run(self, *words: str) -> Cost:
-        return measure.run([sys.executable, str(HERE / "ours.py"), *words], SECRET)
+    def _run(self, act: str, *words: str) -> Cost:
+        return measure.run([sys.executable, "-m", CLI, act, str(self.folder), "--quiet", *words], SECRET)
 
     def init(self) -> None:
-        self._run("create", str(self.folder), *self.settings)
+        self._run("create", *self.settings)
 
     def backup(self, point: str, disks: Sequence[str], *more: str) -> Cost:
-        return self._run("backup", str(self.folder), *self.acts, *more, *disks)
+        given = [word for path in disks for word in ("--disk", f"{key_of(path)}={path}")]
+        return self._run("backup", "--machine", "machine", *given, *more)
+
+    def changed(self, disks: Sequence[str], maps: Sequence[str]) -> Cost:
+        """With a map of the changed areas of each disk since the latest restore point."""
+        latest = max(path.stem for path in self.folder.glob("points/*/*.json"))
+        given = [word for path, one in zip(disks, maps) for word in ("--changes", f"{key_of(path)}={one}")]
+        return self.backup("", disks, "--parent", latest, *given)
 
     def restore(self, point: str, disk: str, target: str, *more: str) -> Cost:
-        return self._run("restore", str(self.folder), *more, disk, target)
+        return self._run("restore", "latest", "--disk", f"{key_of(disk)}={target}", *more)
 
     def verify(self, *more: str) -> Cost:
-        return self._run("verify", str(self.folder), *more)
+        return self._run("verify", *more)
 
 
 class OursFast(Ours):
     name = "stowage fast"
-    settings = ("--fast",)
+    settings = ("--hash", "blake3", "--level", "-1")
 
 
 class OursEncrypted(Ours):
     name = "stowage encrypted"
-    settings = ("--encrypted",)
+    settings = ("--encrypt",)
 
 
 class Borg(Program):
@@ -92,7 +99,7 @@ class Borg(Program):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._env = {
-            "BORG_BASE_DIR": str(self.folder) + ".base",
+            "BORG_BASE_DIR": str(self.folder / "base"),
             "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
             **SECRET,
         }
@@ -197,6 +204,11 @@ class Copy(Program):
 
     def verify(self) -> Cost:
         raise measure.Failed("cp cannot verify")
+
+
+def key_of(path: str) -> str:
+    """The same disk on both days."""
+    return Path(path).stem.partition("-")[0]
 
 
 def found(program: str) -> str:

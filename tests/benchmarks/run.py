@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import disks
 import measure
@@ -31,6 +32,7 @@ from peers import Borg, BorgEncrypted, Copy, Ours, OursEncrypted, OursFast, Prog
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_MEMORY = 100.0
+P = TypeVar("P", bound=Program)
 
 
 @dataclass
@@ -46,10 +48,10 @@ class Bench:
     def disks(self, day: int) -> list[str]:
         return disks.names(self.data, day)
 
-    def program(self, kind: type[Program]) -> Program:
+    def program(self, kind: type[P]) -> P:
         return kind(self.work)
 
-    def fresh(self, kind: type[Program]) -> Program:
+    def fresh(self, kind: type[P]) -> P:
         one = self.program(kind)
         one.clear()
         return one
@@ -135,16 +137,15 @@ def second(bench: Bench) -> None:
     for floor, kind in ((3.0, Borg), (8.0, ResticFast)):
         bench.pair("second day", day(Ours), day(kind), floor, kind.name)
     bench.pair("second day", day(Ours), lambda: bench.fresh(Copy).backup("day2", bench.disks(2)), 1.7, Copy.name)
-    bench.pair("second day, every hash anew", day(Ours, "--no-trust"), day(Borg), 1.0, "borg")
+    bench.pair("second day, every hash anew", day(Ours, "--rehash"), day(Borg), 1.0, "borg")
 
 
 def changed(bench: Bench) -> None:
     """With a map of the changed blocks: the cost follows the change."""
-    given = bench.work / "changed.json"
-    given.write_text(json.dumps({path: _differences(bench.disks(1)[i], path) for i, path in enumerate(bench.disks(2))}))
+    maps = [_written(bench, old, new) for old, new in zip(bench.disks(1), bench.disks(2))]
 
     def mine() -> Cost:
-        return _copied(bench, Ours).backup("day2", bench.disks(2), "--changed", str(given))  # type: ignore[call-arg]
+        return _copied(bench, Ours).changed(bench.disks(2), maps)
 
     bench.pair(
         "second day, change map",
@@ -174,10 +175,9 @@ def _shares(bench: Bench, source: Path) -> None:
             for chunk in picked:
                 file.seek(chunk << 20)
                 file.write(chance.randbytes(4096))
-        given = bench.work / "shares.json"
-        given.write_text(json.dumps({str(disk): [(chunk << 20, 1 << 20) for chunk in picked]}))
+        given = _map(bench.work / "shares.json", [(chunk << 20, 1 << 20) for chunk in picked])
         measure.warm(str(disk)) if total < 16 << 30 else None
-        cost = base.backup("day2", [str(disk)], "--changed", str(given))  # type: ignore[call-arg]
+        cost = base.changed([str(disk)], [given])
         amount = len(picked) / 1024
         print(
             f"  {percent:2} % of {total / (1 << 30):.0f} GiB changed: {cost.wall:.2f} s, "
@@ -257,13 +257,13 @@ ROWS: dict[str, Callable[[Bench], None]] = {
 }
 
 
-def _with_first(bench: Bench, kind: type[Program]) -> Program:
+def _with_first(bench: Bench, kind: type[P]) -> P:
     one = bench.fresh(kind)
     one.backup("day1", bench.disks(1))
     return one
 
 
-def _copied(bench: Bench, kind: type[Program]) -> Program:
+def _copied(bench: Bench, kind: type[P]) -> P:
     """A repository with the first day in it, put back to that each time."""
     one = bench.program(kind)
     kept = one.folder.with_name(f"{one.folder.name}.day1")
@@ -274,6 +274,16 @@ def _copied(bench: Bench, kind: type[Program]) -> Program:
     subprocess.run(["cp", "-a", kept, one.folder], check=True)
     os.sync()
     return one
+
+
+def _written(bench: Bench, old: str, new: str) -> str:
+    return _map(bench.work / f"{Path(new).stem}.json", _differences(old, new))
+
+
+def _map(path: Path, areas: Sequence[tuple[int, int]]) -> str:
+    """A map of changed areas as the vSphere API tells it."""
+    path.write_text(json.dumps([{"start": start, "length": length} for start, length in areas]))
+    return str(path)
 
 
 def _differences(first: str, second: str) -> list[tuple[int, int]]:
