@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
 
@@ -22,6 +22,9 @@ class Keep:
     yearly: int = 0
     within_days: int = 0
     min: int = 1
+
+
+RULES = tuple(one.name for one in fields(Keep) if one.name != "min")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Keep
+from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import RULES
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import OK
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.keeping import gc_lines, observe_argument
@@ -19,15 +19,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoSuchMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
-_SPANS = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "within_days")
-_EVERYTHING = 1 << 30
-
-
 # -- prune ---------------------------------------------------------------------------------------------------------
 
 
 def _prune_arguments(parser: Any) -> None:
-    for name in _SPANS:
+    for name in RULES:
         words = "restore points not older than so many days" if name == "within_days" else f"so many {name} ones"
         parser.add_argument(f"--keep-{name.replace('_', '-')}", type=number, metavar="N", help=f"keep {words}")
     parser.add_argument("--keep-min", type=number, default=1, metavar="N", help="never fewer of a machine (1)")
@@ -56,12 +52,11 @@ def number(word: str) -> int:
 
 def _prune(session: Session) -> int:
     args = session.args
-    given = {name: getattr(args, f"keep_{name}") for name in _SPANS}
+    given = {name: getattr(args, f"keep_{name}") for name in RULES}
     given = {name: number for name, number in given.items() if number is not None}
     if not given and args.room is None:
         raise session.usage("no rule was given: say with --keep-... which restore points stay, or with --room")
-    # With --room alone everything stays that there is room for.
-    keep = Keep(**{"last": 0 if given else _EVERYTHING, **given, "min": args.keep_min})
+    keep = prune.keep_of(given, args.keep_min)
     with session.open() as store:
         report = prune.run(
             store,

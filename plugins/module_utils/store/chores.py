@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Keep
 from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, copy, prune, repair, verify
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import DamageFound, NoStore
@@ -17,7 +16,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.options import 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 _MOST_NAMED = 3
-_EVERYTHING = 1 << 30
 
 
 def run(backend: Backend, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
@@ -70,10 +68,11 @@ def pruned(report: prune.Report) -> dict[str, Any]:
 
 
 def _prune(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    rules = dict(params["keep"] or {})
+    least = rules.pop("min", 1)
     report = prune.run(
         store,
-        # With room alone, everything stays that there is room for.
-        Keep(**(params["keep"] or {"last": _EVERYTHING})),
+        prune.keep_of(rules, least),
         machines=params["machines"],
         min_verified=params["min_verified"],
         room=params["room_bytes"],

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import RULES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.config import DEFAULTS
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadKeys
@@ -49,8 +50,7 @@ def keys_argument_spec() -> dict[str, dict[str, Any]]:
 
 def chores_argument_spec() -> dict[str, dict[str, Any]]:
     """What the states other than present need."""
-    spans = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "within_days")
-    keep = {name: {"type": "int", "default": 0} for name in spans}
+    keep = {name: {"type": "int", "default": 0} for name in RULES}
     return {
         "keep": {"type": "dict", "options": {**keep, "min": {"type": "int", "default": 1}}},
         "machines": {"type": "list", "elements": "str"},

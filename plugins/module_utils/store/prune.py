@@ -9,7 +9,7 @@ takes no other one's place.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -20,6 +20,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import N
 from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import Needed
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+
+_EVERYTHING = 1 << 30
 
 
 @dataclass
@@ -47,6 +49,11 @@ class Report:
     room_bytes: int | None = None
     over_bytes: int = 0
     collected: collect.Report | None = None
+
+
+def keep_of(rules: Mapping[str, int], least: int) -> Keep:
+    """The policy of some rules. Without any, as where room alone decides, everything stays that there is room for."""
+    return Keep(**{"last": 0 if rules else _EVERYTHING, **rules, "min": least})
 
 
 def run(
