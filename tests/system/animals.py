@@ -7,30 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from addresses import free_base_address
 from house import VARIABLES, House
 from judge import Lab, Wrong
 from playing import Controller
 
 
 @contextlib.contextmanager
-def running(name: str, first: int, description: Mapping[str, Any]) -> Iterator[House]:
-    """A lab of this description; `first` keeps the addresses of several labs of one process apart."""
+def running(name: str, description: Mapping[str, Any]) -> Iterator[House]:
+    """A lab of this description."""
     work = Path(tempfile.mkdtemp(prefix=f"stowage-{name}-"))
     (work / "topology.json").write_text(json.dumps(description), encoding="utf-8")
     lab = Lab(work / "lab", name)
-    pid = os.getpid()
     try:
-        lab.verb(
-            *("up", "--topology", str(work / "topology.json")),
-            *("--base-address", f"127.{first + pid // 250 % 15}.{pid % 250}.0"),
-        )
+        lab.verb("up", "--topology", str(work / "topology.json"), "--base-address", free_base_address())
         yield House(lab, Controller(lab, work, VARIABLES), tuple(host["name"] for host in description["hosts"]))
     finally:
         with contextlib.suppress(Wrong):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from addresses import free_base_address
 from house import house, whole_house  # noqa: F401  the lab of the tests that run playbooks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,18 +204,11 @@ class Lab:
                     self.host(machine["name"]).run(f"vim-cmd vmsvc/power.on {vm['vmid']}")
 
 
-def free_base_address() -> str:
-    """A loopback range of this process alone."""
-    pid = os.getpid()
-    return f"127.{100 + pid // 250 % 100}.{pid % 250}.0"
-
-
-def start_lab(folder: Path, topology: str, base_address: str, *more: str) -> Lab:
+def start_lab(folder: Path, topology: str, *more: str) -> Lab:
     """Bring a lab up in folder; the caller ends it by `lab.call("down")`."""
     lab = Lab(folder)
-    lab.call(
-        "up", "--name", folder.name.lower(), "--topology", topology, "--base-address", base_address, *more, timeout=360
-    )
+    base = free_base_address()
+    lab.call("up", "--name", folder.name.lower(), "--topology", topology, "--base-address", base, *more, timeout=360)
     return lab
 
 
@@ -223,7 +216,7 @@ def start_lab(folder: Path, topology: str, base_address: str, *more: str) -> Lab
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The session's lab; a test that sets a fault clears it itself (fixture `clean_lab` does so)."""
     folder = tmp_path_factory.mktemp("lab") / "lab"
-    running = start_lab(folder, request.config.getoption("--lab-topology"), free_base_address())
+    running = start_lab(folder, request.config.getoption("--lab-topology"))
     try:
         yield running
     finally:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -22,7 +21,8 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS / "tools"))
 sys.path.insert(0, str(TESTS / "lab"))
 
-from esxilab import topologies  # noqa: E402  they lie outside of any package
+from addresses import free_base_address  # noqa: E402  they lie outside of any package
+from esxilab import topologies  # noqa: E402
 from judge import Lab, Machine, RestorePoint, restore_points  # noqa: E402
 from playing import Controller, Playing, Run  # noqa: E402
 
@@ -129,11 +129,7 @@ def whole_house() -> Iterator[House]:
     work = Path(tempfile.mkdtemp(prefix="stowage-house-"))
     (work / "topology.json").write_text(json.dumps(topology()), encoding="utf-8")
     lab = Lab(work / "lab", "house")
-    pid = os.getpid()
-    lab.verb(
-        *("up", "--topology", str(work / "topology.json")),
-        *("--base-address", f"127.{200 + pid // 250 % 50}.{pid % 250}.0"),
-    )
+    lab.verb("up", "--topology", str(work / "topology.json"), "--base-address", free_base_address())
     try:
         house = House(lab, Controller(lab, work, VARIABLES), ("esx67", "esx70", "esx80"))
         lab.settle()

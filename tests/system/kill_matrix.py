@@ -39,7 +39,8 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS / "tools"), str(TESTS / "lab"), str(TESTS / "system")]
 
-from matrix_lab import OWN, SHARED, Matrix  # noqa: E402  they lie outside of any package
+from addresses import free_base_address  # noqa: E402  they lie outside of any package
+from matrix_lab import OWN, SHARED, Matrix  # noqa: E402
 
 HOWS = ("hot", "warm", "cold", "restore")
 STRIKES = ("kill", "reset", "hole", "outage", "reboot")
@@ -234,7 +235,7 @@ def main(arguments: Sequence[str]) -> int:
     for strike in strikes:
         work = Path(tempfile.mkdtemp(prefix="stowage-kills-"))
         shape = SHARED if strike == "kill" else OWN
-        matrix = Matrix(work, os.environ.get("KILL_MATRIX_ADDRESS", "127.35.0.0"), shape)
+        matrix = Matrix(work, free_base_address(), shape)
         try:
             rows += whole(matrix, hows, strike, only)
         finally:

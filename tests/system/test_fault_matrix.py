@@ -31,7 +31,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import E
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
 
 from . import stories
-from .conftest import Lab, LabHost, free_base_address, start_lab, wait_until
+from .conftest import Lab, LabHost, start_lab, wait_until
 from .stories import HOST, NAME, POINT, Story, listed, quick
 
 # The fixtures of those tests.
@@ -616,7 +616,7 @@ def outcomes(host: Host, label: str, job: Any) -> list[tuple[str, Any]]:
 # -- hosts that are not like others ------------------------------------------------------------------------------------
 
 
-def lab_of_one(folder: Path, address: str, store: dict[str, Any], **switches: Any) -> Lab:
+def lab_of_one(folder: Path, store: dict[str, Any], **switches: Any) -> Lab:
     """esx80 with plain80, in a lab of its own."""
     backup = {"name": "backup", "type": "nfs", "size": "512M", "server": "bk1"}
     vm = {
@@ -630,12 +630,7 @@ def lab_of_one(folder: Path, address: str, store: dict[str, Any], **switches: An
     folder.mkdir(exist_ok=True)
     topology = folder / "topology.json"
     topology.write_text(json.dumps({"hosts": [machine], "backup_servers": [{"name": "bk1"}]}), encoding="utf-8")
-    return start_lab(folder / "lab", str(topology), address)
-
-
-def address_of(number: int) -> str:
-    first, second, third, last = free_base_address().split(".")
-    return f"{first}.{second}.{third}.{int(last) + 64 * number}"
+    return start_lab(folder / "lab", str(topology))
 
 
 @contextmanager
@@ -658,7 +653,7 @@ def one_host(lab: Lab) -> Iterator[Host]:
 @soak
 def test_a_base_that_stays_locked_below_the_snapshot_is_copied_by_the_hosts_own_clone(tmp_path: Path) -> None:
     store = {"name": "datastore1", "type": "vmfs6", "size": "256M"}
-    lab = lab_of_one(tmp_path, address_of(2), store, base_readable_after_snapshot=False)
+    lab = lab_of_one(tmp_path, store, base_readable_after_snapshot=False)
     with one_host(lab) as host:
         job = Story(lab, host, tmp_path, "locked-1", "hot")
         codes: list[int] = []
@@ -675,7 +670,7 @@ def test_a_base_that_stays_locked_below_the_snapshot_is_copied_by_the_hosts_own_
 @soak
 @pytest.mark.parametrize("how", ["hot", "cold"])
 def test_a_machine_on_a_datastore_without_locks_is_copied_whole(tmp_path: Path, how: str) -> None:
-    lab = lab_of_one(tmp_path, address_of(3), {"name": "datastore1", "type": "nfs", "size": "256M"})
+    lab = lab_of_one(tmp_path, {"name": "datastore1", "type": "nfs", "size": "256M"})
     with one_host(lab) as host:
         job = Story(lab, host, tmp_path, "nfs-1", how)
         told, ended = play(job)
@@ -686,7 +681,7 @@ def test_a_machine_on_a_datastore_without_locks_is_copied_whole(tmp_path: Path, 
 @soak
 def test_a_host_that_merges_our_snapshot_below_the_running_clone_gives_no_restore_point(tmp_path: Path) -> None:
     store = {"name": "datastore1", "type": "vmfs6", "size": "256M"}
-    lab = lab_of_one(tmp_path, address_of(1), store, reader_blocks_consolidation=False)
+    lab = lab_of_one(tmp_path, store, reader_blocks_consolidation=False)
     with one_host(lab) as host:
         job = Story(lab, host, tmp_path, "merged-1", "hot")
         told, ended, seen = in_the_middle_of_its_clone(job, ADMINS["removes all"])

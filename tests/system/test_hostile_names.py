@@ -21,7 +21,7 @@ CANARY = zoo.CANARY.rsplit("/", 1)[-1]
 
 @pytest.fixture(scope="module")
 def names() -> Iterator[House]:
-    with running("names", 80, zoo.names(topology.PROFILES)) as house:
+    with running("names", zoo.names(topology.PROFILES)) as house:
         yield house
 
 
@@ -102,5 +102,5 @@ def test_the_nastiest_name_and_two_that_look_the_same_go_there_and_back_on_every
 @pytest.mark.soak
 def test_all_hostile_names_go_there_and_back_on_every_release() -> None:
     description = zoo.names(topology.PROFILES, everything=True)
-    with running("allnames", 95, description) as house:
+    with running("allnames", description) as house:
         there_and_back(house, description)

@@ -68,7 +68,7 @@ def test_a_random_inventory_is_planned_as_it_is_done(seed: int) -> None:
         "backup_disks": {"exclude": excluded},
         "backup_shutdown_timeout": 60,
     }
-    with running("any", 110, description) as house:
+    with running("any", description) as house:
         before = state(house)
         check = house.controller.play(f"backup_{how}", "--check", **wanted)
         assert house.points() == [] and changes(before, state(house)) == []

@@ -20,6 +20,7 @@ from typing import Any
 import kill_matrix
 import matrix_driver
 import pytest
+from addresses import free_base_address
 from house import House, until
 from judge import prove_disks
 
@@ -126,25 +127,25 @@ def test_whole_playbooks_that_die_at_each_step_leave_nothing_after_recover(
     assert not [row for row in rows if row[2]]
 
 
-def built(work: Path, address: str, shape: dict[str, int]) -> Iterator[kill_matrix.Matrix]:
-    lab = kill_matrix.Matrix(work, address, shape)
+def built(work: Path, shape: dict[str, int]) -> Iterator[kill_matrix.Matrix]:
+    lab = kill_matrix.Matrix(work, free_base_address(), shape)
     yield lab
     lab.close()
 
 
 @pytest.fixture(scope="module")
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kill_matrix.Matrix]:
-    yield from built(tmp_path_factory.mktemp("killing"), "127.199.0.0", kill_matrix.SHARED)
+    yield from built(tmp_path_factory.mktemp("killing"), kill_matrix.SHARED)
 
 
 @pytest.fixture(scope="module")
 def own_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kill_matrix.Matrix]:
-    yield from built(tmp_path_factory.mktemp("striking"), "127.198.0.0", kill_matrix.OWN)
+    yield from built(tmp_path_factory.mktemp("striking"), kill_matrix.OWN)
 
 
 @pytest.fixture
 def three_hosts(tmp_path: Path) -> Iterator[kill_matrix.Matrix]:
-    yield from built(tmp_path, "127.197.0.0", {"c": 1})
+    yield from built(tmp_path, {"c": 1})
 
 
 @pytest.mark.soak

@@ -51,16 +51,10 @@ def small_topology(tmp_path: Path, **switches: Any) -> str:
     return str(path)
 
 
-def base_of(offset: int) -> str:
-    """A range beside that of the session's lab."""
-    pid = os.getpid()
-    return f"127.{200 + offset}.{pid % 250}.0"
-
-
 @pytest.fixture
 def own_lab(tmp_path: Path) -> Iterator[Lab]:
     """A small lab of the test's own, for what would harm the shared one."""
-    lab = start_lab(tmp_path / "own", small_topology(tmp_path, lockout_seconds=900), base_of(0))
+    lab = start_lab(tmp_path / "own", small_topology(tmp_path, lockout_seconds=900))
     try:
         yield lab
     finally:
@@ -375,7 +369,7 @@ def test_a_host_that_is_down_refuses_and_comes_back(own_lab: Lab) -> None:
 
 
 def test_down_clears_up_after_a_killed_daemon(tmp_path: Path) -> None:
-    lab = start_lab(tmp_path / "killed", small_topology(tmp_path), base_of(1))
+    lab = start_lab(tmp_path / "killed", small_topology(tmp_path))
     status = lab.status()
     pids = [machine["pid"] for machine in status["machines"]]
     os.kill(status["pid"], signal.SIGKILL)
@@ -430,7 +424,7 @@ def test_a_mistake_in_a_topology_is_named_before_anything_starts(
 
 
 def test_a_fleet_of_ten_hosts_answers(tmp_path: Path) -> None:
-    lab = start_lab(tmp_path / "fleet", "fleet:10", base_of(2))
+    lab = start_lab(tmp_path / "fleet", "fleet:10")
     try:
         hosts = [machine for machine in lab.status()["machines"] if machine["kind"] == "esxi"]
         assert len(hosts) == 10

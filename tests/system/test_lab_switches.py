@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -60,7 +59,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         {"name": "esx67", "profile": "6.7", "datastores": store},
     ]
     (folder / "pair.json").write_text(json.dumps({"hosts": hosts}), encoding="utf-8")
-    lab = start_lab(folder / "pair", str(folder / "pair.json"), f"127.34.{os.getpid() % 250}.0")
+    lab = start_lab(folder / "pair", str(folder / "pair.json"))
     try:
         yield lab
     finally:

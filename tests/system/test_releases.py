@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from addresses import free_base_address
 from esxilab import topologies
 from house import VARIABLES, House
 from judge import Lab, prove_disks, same_content
@@ -29,8 +29,8 @@ def releases() -> Iterator[House]:
     """One host of each release."""
     work = Path(tempfile.mkdtemp(prefix="stowage-releases-"))
     (work / "topology.json").write_text(json.dumps(topologies.releases()), encoding="utf-8")
-    lab, pid = Lab(work / "lab", "releases"), os.getpid()
-    lab.verb("up", "--topology", str(work / "topology.json"), "--base-address", f"127.33.{pid % 250}.0")
+    lab = Lab(work / "lab", "releases")
+    lab.verb("up", "--topology", str(work / "topology.json"), "--base-address", free_base_address())
     try:
         house = House(lab, Controller(lab, work, VARIABLES), HOSTS)
         house.remember()

@@ -49,7 +49,7 @@ RUN = {vm["name"] for host in animals.zoo()["hosts"] for vm in host["vms"] if vm
 
 @pytest.fixture(scope="module")
 def zoo() -> Iterator[House]:
-    with running("zoo", 50, animals.zoo()) as house:
+    with running("zoo", animals.zoo()) as house:
         house.lab.settle()
         yield house
 
@@ -180,7 +180,7 @@ MODES = {"warm": FAILS_WARM, "cold": FAILS, "hot": FAILS_HOT}
 
 @pytest.fixture(scope="module")
 def whole_zoo() -> Iterator[House]:
-    with running("wholezoo", 65, animals.zoo()) as zoo:
+    with running("wholezoo", animals.zoo()) as zoo:
         zoo.lab.settle()
         yield zoo
 
