@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +21,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import measure
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "benchmark"
@@ -99,7 +100,7 @@ def _measure(endpoint: str, disk: Path, work: Path) -> int:
     told = restore.to_file(store, point.disks[0], str(target))
     seconds = time.perf_counter() - begin
     fetched = counted.bytes
-    subprocess.run(["cmp", disk, target], check=True)
+    measure.same(disk, target)
     gib = told.written / (1 << 30)
     extra = costs[1] - costs[0]
     print(f"backup of {gib:.2f} GiB: {sum(written.values()) / gib:.0f} requests a GiB {dict(written)}, floor 75")

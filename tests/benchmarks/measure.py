@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 SAMPLE_SECONDS = 0.01
+STEP = 4 << 20
 
 
 class Failed(Exception):
@@ -88,12 +89,62 @@ def touch_memory(mebibytes: int) -> None:
         room[at] = 1
 
 
+def data_extents(path: str) -> Iterator[tuple[int, int]]:
+    """Begin and end of all that is no hole."""
+    with open(path, "rb", buffering=0) as file:
+        end = 0
+        while True:
+            try:
+                begin = os.lseek(file.fileno(), end, os.SEEK_DATA)
+            except OSError:
+                return
+            end = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+            yield begin, end
+
+
 def warm(*paths: str) -> None:
-    """Read files into the page cache."""
+    """Read files into the page cache; not their holes, whose pages would drive the data out."""
     for path in paths:
         with open(path, "rb", buffering=0) as file:
-            while file.read(8 << 20):
-                pass
+            for begin, end in data_extents(path):
+                for at in range(begin, end, STEP):
+                    os.pread(file.fileno(), min(STEP, end - at), at)
+
+
+def differences(first: str, second: str, unit: int = 1 << 16) -> list[tuple[int, int]]:
+    """Offset and length of the areas, in units, in which two files are not the same. Reads no hole."""
+    found: list[tuple[int, int]] = []
+    size = os.path.getsize(first)
+    if size != os.path.getsize(second):
+        raise Failed(f"{first} and {second} differ in their size")
+    steps = sorted(
+        {
+            at
+            for path in (first, second)
+            for begin, end in data_extents(path)
+            for at in range(begin // STEP, -(-end // STEP))
+        }
+    )
+    with open(first, "rb", buffering=0) as one, open(second, "rb", buffering=0) as other:
+        for step in steps:
+            offset = step * STEP
+            old, new = os.pread(one.fileno(), STEP, offset), os.pread(other.fileno(), STEP, offset)
+            if old == new:
+                continue
+            for at in range(0, len(new), unit):
+                if old[at : at + unit] != new[at : at + unit]:
+                    if found and sum(found[-1]) == offset + at:
+                        found[-1] = (found[-1][0], found[-1][1] + unit)
+                    else:
+                        found.append((offset + at, unit))
+    return found
+
+
+def same(first: str, second: str) -> None:
+    """Raises `Failed` when two files are not the same, byte for byte."""
+    found = differences(first, second)
+    if found:
+        raise Failed(f"{first} and {second} differ, first near byte {found[0][0]}")
 
 
 def others() -> str:

@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import disks
+import limits
 import measure
+from limits import CHUNK, Limits
 from measure import Cost, Failed
 from peers import Borg, BorgEncrypted, Copy, Ours, OursEncrypted, OursFast, Program, Restic, ResticFast
 
@@ -44,6 +46,7 @@ class Bench:
     pairs: int
     small: bool
     misses: list[str] = field(default_factory=list)
+    _limits: dict[str, Limits] = field(default_factory=dict)
 
     def disks(self, day: int) -> list[str]:
         return disks.names(self.data, day)
@@ -56,7 +59,32 @@ class Bench:
         one.clear()
         return one
 
-    def pair(self, title: str, ours: Callable[[], Cost], peer: Callable[[], Cost], floor: float, against: str) -> None:
+    def limits(self, what: str) -> Limits:
+        """What the machine allows with both disks, with what is `new` on their second day, or with `one` of them."""
+        if what not in self._limits:
+            only = None
+            if what == "new":
+                only = [
+                    [
+                        at
+                        for begin, length in measure.differences(old, new, CHUNK)
+                        for at in range(begin, begin + length, CHUNK)
+                    ]
+                    for old, new in zip(self.disks(1), self.disks(2))
+                ]
+            paths = {"both": self.disks(1), "new": self.disks(2), "one": self.disks(1)[:1]}[what]
+            self._limits[what] = limits.of(paths, self.work, only)
+        return self._limits[what]
+
+    def pair(
+        self,
+        title: str,
+        ours: Callable[[], Cost],
+        peer: Callable[[], Cost],
+        floor: float,
+        against: str,
+        limit: float = 0.0,
+    ) -> None:
         """Runs both alternately, who is first changing from pair to pair."""
         costs: list[tuple[Cost, Cost]] = []
         for turn in range(self.pairs):
@@ -78,15 +106,21 @@ class Bench:
             ratio,
             floor,
             memory,
+            f"limit {limit:.2f} s, {limit / mine:.0%} of it" if limit else "",
         )
 
-    def line(self, title: str, mine: str, other: str, ratio: float, floor: float, memory: float = 0.0) -> None:
+    def line(
+        self, title: str, mine: str, other: str, ratio: float, floor: float, memory: float = 0.0, limit: str = ""
+    ) -> None:
         met = ratio >= floor and memory <= MOST_MEMORY
         mark = "ok" if met else "MISSED"
         if not met:
             self.misses.append(title)
         peak = f"{memory:5.0f} MiB" if memory else " " * 9
-        print(f"{title:34} {mine:25} {other:44} x {ratio:6.2f} of {floor:5.2f} {peak}  {mark}", flush=True)
+        print(
+            f"{title:34} {mine:25} {other:44} x {ratio:6.2f} of {floor:5.2f} {peak}  {mark:6}  {limit}".rstrip(),
+            flush=True,
+        )
 
 
 # -- the rows --------------------------------------------------------------------------------------------------------
@@ -98,10 +132,12 @@ def full(bench: Bench) -> None:
     def first(kind: type[Program]) -> Callable[[], Cost]:
         return lambda: bench.fresh(kind).backup("day1", bench.disks(1))
 
-    bench.pair("first full", first(Ours), first(Borg), 1.4, "borg")
-    bench.pair("first full", first(Ours), first(ResticFast), 3.0, "restic fastest")
-    bench.pair("first full, fast", first(OursFast), first(Borg), 2.0, "borg")
-    bench.pair("first full, encrypted", first(OursEncrypted), first(BorgEncrypted), 1.0, "borg blake2 aes")
+    allowed = bench.limits("both")
+    bench.pair("first full", first(Ours), first(Borg), 1.4, "borg", allowed.backup())
+    bench.pair("first full", first(Ours), first(ResticFast), 3.0, "restic fastest", allowed.backup())
+    bench.pair("first full, fast", first(OursFast), first(Borg), 2.0, "borg", allowed.backup(fast=True))
+    title, limit = "first full, encrypted", allowed.backup(encrypted=True)
+    bench.pair(title, first(OursEncrypted), first(BorgEncrypted), 1.0, "borg blake2 aes", limit)
 
 
 def size(bench: Bench) -> None:
@@ -134,10 +170,14 @@ def second(bench: Bench) -> None:
 
         return run
 
+    both, new = bench.limits("both"), bench.limits("new")
+    limit = both.look(both.data) + new.backup()
     for floor, kind in ((3.0, Borg), (8.0, ResticFast)):
-        bench.pair("second day", day(Ours), day(kind), floor, kind.name)
-    bench.pair("second day", day(Ours), lambda: bench.fresh(Copy).backup("day2", bench.disks(2)), 1.7, Copy.name)
-    bench.pair("second day, every hash anew", day(Ours, "--rehash"), day(Borg), 1.0, "borg")
+        bench.pair("second day", day(Ours), day(kind), floor, kind.name, limit)
+    copied = lambda: bench.fresh(Copy).backup("day2", bench.disks(2))  # noqa: E731
+    bench.pair("second day", day(Ours), copied, 1.7, Copy.name, limit)
+    limit += both.sha256.of(both.filled)
+    bench.pair("second day, every hash anew", day(Ours, "--rehash"), day(Borg), 1.0, "borg", limit)
 
 
 def changed(bench: Bench) -> None:
@@ -153,6 +193,7 @@ def changed(bench: Bench) -> None:
         lambda: _copied(bench, ResticFast).backup("day2", bench.disks(2)),
         10.0,
         "restic fastest",
+        bench.limits("new").backup(),
     )
     for name in ("web-1.raw", "sparse.raw"):
         _shares(bench, bench.data / name)
@@ -176,7 +217,7 @@ def _shares(bench: Bench, source: Path) -> None:
                 file.seek(chunk << 20)
                 file.write(chance.randbytes(4096))
         given = _map(bench.work / "shares.json", [(chunk << 20, 1 << 20) for chunk in picked])
-        measure.warm(str(disk)) if total < 16 << 30 else None
+        measure.warm(str(disk))
         cost = base.changed([str(disk)], [given])
         amount = len(picked) / 1024
         print(
@@ -196,14 +237,16 @@ def restoring(bench: Bench) -> None:
         def run() -> Cost:
             Path(target).unlink(missing_ok=True)
             cost = programs[kind].restore("day1", disk, target, *more)
-            subprocess.run(["cmp", disk, target], check=True)
+            measure.same(disk, target)
             return cost
 
         return run
 
+    allowed = bench.limits("one")
     for floor, kind in ((6.0, Borg), (3.0, ResticFast), (0.8, Copy)):
-        bench.pair("restore", new(Ours), new(kind), floor, kind.name)
-    bench.pair("restore, paranoid", new(Ours, "--paranoid"), new(Copy), 0.0, Copy.name)
+        bench.pair("restore", new(Ours), new(kind), floor, kind.name, allowed.restore())
+    paranoid = allowed.restore(paranoid=True)
+    bench.pair("restore, paranoid", new(Ours, "--paranoid"), new(Copy), 0.0, Copy.name, paranoid)
 
     def over() -> Cost:
         chance = random.Random(5)
@@ -213,10 +256,10 @@ def restoring(bench: Bench) -> None:
                 file.write(chance.randbytes(4096))
             os.fsync(file.fileno())
         cost = programs[Ours].restore("day1", disk, target, "--in-place")  # type: ignore[call-arg]
-        subprocess.run(["cmp", disk, target], check=True)
+        measure.same(disk, target)
         return cost
 
-    bench.pair("restore in place, 1 % differs", over, new(Ours), 5.0, "our full restore")
+    bench.pair("restore in place, 1 % differs", over, new(Ours), 5.0, "our full restore", allowed.look(allowed.data))
     Path(target).unlink()
 
 
@@ -224,10 +267,12 @@ def verifying(bench: Bench) -> None:
     """Everything decoded and hashed; every stored record's checksum."""
     ours, borg, restic = (_with_first(bench, kind) for kind in (Ours, Borg, ResticFast))
     deep = lambda: ours.verify("--deep")  # type: ignore[call-arg]  # noqa: E731
-    bench.pair("verify, deep", deep, borg.verify, 2.3, "borg check --verify-data")
-    bench.pair("verify, deep", deep, restic.verify, 1.7, "restic check --read-data")
-    bench.pair("verify, scrub", ours.verify, borg.verify, 20.0, "borg check --verify-data")
-    bench.pair("verify, scrub", ours.verify, borg.scrub, 1.0, "borg check --repository-only")  # type: ignore[attr-defined]
+    allowed = bench.limits("both")
+    scrub = allowed.look(allowed.stored)
+    bench.pair("verify, deep", deep, borg.verify, 2.3, "borg check --verify-data", allowed.verify())
+    bench.pair("verify, deep", deep, restic.verify, 1.7, "restic check --read-data", allowed.verify())
+    bench.pair("verify, scrub", ours.verify, borg.verify, 20.0, "borg check --verify-data", scrub)
+    bench.pair("verify, scrub", ours.verify, borg.scrub, 1.0, "borg check --repository-only", scrub)  # type: ignore[attr-defined]
 
 
 def extremes(bench: Bench) -> None:
@@ -240,6 +285,7 @@ def extremes(bench: Bench) -> None:
         lambda: bench.fresh(Borg).backup("day1", [noise]),
         1.3,
         "borg",
+        limits.of([noise], bench.work).backup(),
     )
     costs = [bench.fresh(Ours).backup("day1", [empty]) for _turn in range(bench.pairs)]
     wall = statistics.median(cost.wall for cost in costs)
@@ -277,33 +323,13 @@ def _copied(bench: Bench, kind: type[P]) -> P:
 
 
 def _written(bench: Bench, old: str, new: str) -> str:
-    return _map(bench.work / f"{Path(new).stem}.json", _differences(old, new))
+    return _map(bench.work / f"{Path(new).stem}.json", measure.differences(old, new))
 
 
 def _map(path: Path, areas: Sequence[tuple[int, int]]) -> str:
     """A map of changed areas as the vSphere API tells it."""
     path.write_text(json.dumps([{"start": start, "length": length} for start, length in areas]))
     return str(path)
-
-
-def _differences(first: str, second: str) -> list[tuple[int, int]]:
-    """Areas of 64 KiB that are not the same, as a hypervisor's change tracking gives them."""
-    found: list[tuple[int, int]] = []
-    unit = 1 << 16
-    with open(first, "rb", buffering=0) as one, open(second, "rb", buffering=0) as other:
-        offset = 0
-        while True:
-            old, new = one.read(unit << 6), other.read(unit << 6)
-            if not new:
-                return found
-            if old != new:
-                for at in range(0, len(new), unit):
-                    if old[at : at + unit] != new[at : at + unit]:
-                        if found and sum(found[-1]) == offset + at:
-                            found[-1] = (found[-1][0], found[-1][1] + unit)
-                        else:
-                            found.append((offset + at, unit))
-            offset += len(new)
 
 
 def main(words: Sequence[str] | None = None) -> int:
