@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import blake3
+import measure
 import xxhash
 import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from measure import data_extents
 
 CHUNK = 1 << 20
+FAST = -1
 THREADS = len(os.sched_getaffinity(0))
 ZEROS = bytes(CHUNK)
 
@@ -53,6 +54,9 @@ class Limits:
     expand: Act = field(default_factory=Act)
     cipher: Act = field(default_factory=Act)
     write: Act = field(default_factory=Act)
+    """As many bytes as are stored, to a new file and synced."""
+    fill: Act = field(default_factory=Act)
+    """As many bytes as one disk has."""
     data: int = 0
     """Bytes that are no holes."""
     filled: int = 0
@@ -74,7 +78,7 @@ class Limits:
 
     def restore(self, paranoid: bool = False) -> float:
         """All unique records read and expanded, all data checked and written to a new file."""
-        return self._decoded() + self.write.of(self.filled) + (self.sha256.of(self.unique) if paranoid else 0.0)
+        return self._decoded() + self.fill.of(self.filled) + (self.sha256.of(self.unique) if paranoid else 0.0)
 
     def verify(self) -> float:
         """All unique records read, expanded and hashed."""
@@ -87,13 +91,15 @@ class Limits:
 def of(paths: Sequence[str], work: Path, only: Sequence[Sequence[int]] | None = None) -> Limits:
     """Measure with these disks; `only`: of each disk the offsets of the chunks that count, if not all."""
     found = Limits()
+    measure.warm(*paths)
+    measure.touch_memory()
     chunks = [
         (path, offset)
         for number, path in enumerate(paths)
         for offset in (_grid(path) if only is None else only[number])
     ]
     found.data = len(chunks) * CHUNK
-    found.read = _timed(chunks, lambda _handle, _view: None)
+    found.read = _best(lambda: _timed(chunks, lambda _key, _view: None))
     seen: dict[bytes, tuple[str, int]] = {}
     filled: list[tuple[str, int]] = []
 
@@ -106,23 +112,39 @@ def of(paths: Sequence[str], work: Path, only: Sequence[Sequence[int]] | None = 
     filled.sort()
     unique = sorted(seen.values())
     found.filled, found.unique = len(filled) * CHUNK, len(unique) * CHUNK
-    found.check = _less(_timed(filled, lambda _key, view: xxhash.xxh3_128(view)), found.read)
-    found.sha256 = _less(_timed(filled, lambda _key, view: hashlib.sha256(view)), found.read)
-    found.blake3 = _less(_timed(filled, _blake3), found.read)
-    sizes: list[int] = []
-    found.pack = _less(_timed(unique, _packing(1, lambda packed: sizes.append(len(packed)))), found.read)
-    found.stored = sum(sizes)
-    found.pack_fast = _less(_timed(unique, _packing(-1, lambda _packed: None)), found.read)
+    found.check = _act(filled, lambda _key, view: xxhash.xxh3_128_digest(view), found.read)
+    found.sha256 = _act(filled, lambda _key, view: hashlib.sha256(view).digest(), found.read)
+    found.blake3 = _act(filled, lambda _key, view: blake3.blake3(view).digest(), found.read)
+    found.cipher = _act(filled, _sealing, found.read)
+    found.pack = _act(unique, _packing(1), found.read)
+    found.pack_fast = _act(unique, _packing(FAST), found.read)
+    found.stored = _stored(unique)
     found.expand = _expanding(unique)
-    found.cipher = _less(_timed(filled, _sealing), found.read)
-    found.write = _writing(unique, work / "limit.raw")
+    found.write = _best(lambda: _writing(work / "limit.raw", found.stored))
+    if len(paths) == 1:
+        found.fill = _best(lambda: _writing(work / "limit.raw", found.filled))
     return found
+
+
+def _best(act: Callable[[], Act]) -> Act:
+    """Of two times the shorter one: others use the machine, too."""
+    return min((act() for _turn in range(2)), key=lambda one: one.seconds)
+
+
+def _act(chunks: Sequence[tuple[str, int]], act: Callable[[tuple[str, int], memoryview], object], read: Act) -> Act:
+    """An act without the reading that is timed with it."""
+    both = _best(lambda: _timed(chunks, act))
+    return Act(max(0.0, both.seconds - read.of(both.amount)), both.amount)
 
 
 def _grid(path: str) -> list[int]:
     size = os.path.getsize(path)
     return sorted(
-        {offset for begin, end in data_extents(path) for offset in range(begin // CHUNK * CHUNK, min(end, size), CHUNK)}
+        {
+            offset
+            for begin, end in measure.data_extents(path)
+            for offset in range(begin // CHUNK * CHUNK, min(end, size), CHUNK)
+        }
     )
 
 
@@ -152,28 +174,26 @@ def _lanes(lane: Callable[[int], None]) -> None:
             one.result()
 
 
-def _less(both: Act, read: Act) -> Act:
-    """Without the reading that was measured with it."""
-    return Act(max(0.0, both.seconds - read.of(both.amount)), both.amount)
-
-
-def _blake3(_key: tuple[str, int], view: memoryview) -> None:
-    blake3.blake3(view).digest()
-
-
 def _sealing(key: tuple[str, int], view: memoryview) -> None:
     AESGCM(bytes(32)).encrypt(key[1].to_bytes(12, "big"), view, None)
 
 
-def _packing(level: int, take: Callable[[bytes], None]) -> Callable[[tuple[str, int], memoryview], None]:
+def _packing(level: int) -> Callable[[tuple[str, int], memoryview], object]:
     own = threading.local()
 
-    def act(_key: tuple[str, int], view: memoryview) -> None:
+    def act(_key: tuple[str, int], view: memoryview) -> object:
         if not hasattr(own, "packer"):
             own.packer = zstandard.ZstdCompressor(level=level, write_checksum=False)
-        take(own.packer.compress(view))
+        return own.packer.compress(view)
 
     return act
+
+
+def _stored(chunks: Sequence[tuple[str, int]]) -> int:
+    sizes: list[int] = []
+    packing = _packing(1)
+    _timed(chunks, lambda key, view: sizes.append(len(packing(key, view))))  # type: ignore[arg-type]
+    return sum(sizes)
 
 
 def _groups(chunks: Sequence[tuple[str, int]], size: int) -> Iterator[Sequence[tuple[str, int]]]:
@@ -204,20 +224,21 @@ def _expanding(chunks: Sequence[tuple[str, int]]) -> Act:
     return total
 
 
-def _writing(chunks: Sequence[tuple[str, int]], path: Path) -> Act:
-    """A new file of as many bytes, each core at places of its own, and its sync."""
+def _writing(path: Path, amount: int) -> Act:
+    """A new file of so many bytes, each core at places of its own, and its sync."""
     room = os.urandom(CHUNK)
+    measure.touch_memory()
+    begin = time.perf_counter()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    work = iter(range(len(chunks)))
+    work = iter(range(amount // CHUNK))
 
     def lane(_number: int) -> None:
         for number in work:
             os.pwrite(handle, room, number * CHUNK)
 
-    begin = time.perf_counter()
     _lanes(lane)
     os.fsync(handle)
-    seconds = time.perf_counter() - begin
     os.close(handle)
+    seconds = time.perf_counter() - begin
     path.unlink()
-    return Act(seconds, len(chunks) * CHUNK)
+    return Act(seconds, amount)

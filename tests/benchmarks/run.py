@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -59,6 +60,15 @@ class Bench:
         one.clear()
         return one
 
+    def warmed(self, act: Callable[[], Cost]) -> Callable[[], Cost]:
+        """With the disks in the page cache, whatever was done before."""
+
+        def run() -> Cost:
+            measure.warm(*self.disks(1), *self.disks(2))
+            return act()
+
+        return run
+
     def limits(self, what: str) -> Limits:
         """What the machine allows with both disks, with what is `new` on their second day, or with `one` of them."""
         if what not in self._limits:
@@ -87,6 +97,7 @@ class Bench:
     ) -> None:
         """Runs both alternately, who is first changing from pair to pair."""
         costs: list[tuple[Cost, Cost]] = []
+        ours, peer = self.warmed(ours), self.warmed(peer)
         for turn in range(self.pairs):
             if turn % 2:
                 other, mine = peer(), ours()
@@ -352,14 +363,16 @@ def main(words: Sequence[str] | None = None) -> int:
         namespace.mkdir(parents=True)
         (namespace / "esxi").symlink_to(ROOT)
         os.environ["PYTHONPATH"] = str(Path(work, "collections"))
+        measure.WORK = Path(work)
         bench = Bench(data, Path(work), given.pairs, given.small)
-        if not given.small:
-            measure.touch_memory(12 << 10)
-        measure.warm(*bench.disks(1), *bench.disks(2))
         print(f"{measure.others()}; medians of {given.pairs} pairs", flush=True)
         try:
             for name in given.rows or ROWS:
                 ROWS[name](bench)
+                # No row finds the page cache full of another one's repositories.
+                for one in bench.work.iterdir():
+                    if one.is_dir() and one.name != "collections":
+                        shutil.rmtree(one)
         except Failed as error:
             print(error, file=sys.stderr)
             return 2
