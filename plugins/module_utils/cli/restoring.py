@@ -34,7 +34,7 @@ def _arguments(parser: Any) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument("--paranoid", action="store_true", help="prove every chunk by its hash, not by its check alone")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one for each processor")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one more than there are processors")
 
 
 def _run(session: Session) -> int:
