@@ -12,10 +12,11 @@ import contextlib
 import mmap
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import imports
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend, Ranges, Upload
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     BackendFailed,
@@ -24,8 +25,12 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ObjectMissing,
 )
 
+_T = TypeVar("_T")
 _TOKEN = "stowage-put"
 _ATTEMPTS = 8
+# Seconds before the second attempt, twice as many before each other one, up to the longest.
+_PAUSE = 0.1
+_LONGEST_PAUSE = 10.0
 _PIECE = 1 << 20
 # Neighbours that are fetched in one request: at most so much at once, over gaps of at most so many bytes.
 _WINDOW = 16 << 20
@@ -114,6 +119,7 @@ class S3Backend(Backend):
         secret_key: str | None = None,
         region: str = "us-east-1",
         timeout_seconds: float = 60.0,
+        clock: Clock | None = None,
     ) -> None:
         boto3 = imports.load("boto3", purpose="a store in a bucket")
         config = imports.load("botocore.config", purpose="a store in a bucket", name="boto3").Config(
@@ -126,6 +132,12 @@ class S3Backend(Backend):
             response_checksum_validation="when_required",
         )
         self._errors = imports.load("botocore.exceptions", purpose="a store in a bucket", name="boto3")
+        self._cut = (
+            self._errors.ResponseStreamingError,
+            self._errors.IncompleteReadError,
+            self._errors.ReadTimeoutError,
+        )
+        self._clock = clock or SystemClock()
         self._client = boto3.session.Session(access_key, secret_key, region_name=region).client(
             "s3", endpoint_url=endpoint, config=config
         )
@@ -151,18 +163,39 @@ class S3Backend(Backend):
         return {"Bucket": self._bucket, "Key": self._prefix + name}
 
     def get(self, name: str, offset: int, length: int) -> bytes:
-        with self.told(name, "read"):
-            answer = self._client.get_object(**self._key(name), Range=f"bytes={offset}-{offset + length - 1}")
-            data: bytes = answer["Body"].read()
-        return data
+        return self._body(
+            name, lambda body, due: self._whole(body.read(), due), f"bytes={offset}-{offset + length - 1}"
+        )
 
     def read(self, name: str, limit: int = 1 << 26) -> bytes:
-        with self.told(name, "read"):
-            answer = self._client.get_object(**self._key(name))
-            with contextlib.closing(answer["Body"]) as body:
-                data: bytes = body.read(limit + 1)
+        data = self._body(name, lambda body, due: self._whole(body.read(limit + 1), min(due, limit + 1)))
         if len(data) > limit:
             raise Damaged(name=name, store=self.name, reason=f"it is larger than {limit} bytes")
+        return data
+
+    def _body(self, name: str, take: Callable[[Any, int], _T], wanted: str = "") -> _T:
+        """What `take` makes of an object's bytes, or of the wanted range of them, and their number.
+
+        The client asks again for an answer that does not come, and not for one whose bytes end too early: that is done
+        here."""
+        last: Exception | None = None
+        more = {"Range": wanted} if wanted else {}
+        for attempt in range(_ATTEMPTS):
+            with self.told(name, "read"):
+                answer = self._client.get_object(**self._key(name), **more)
+                try:
+                    with contextlib.closing(answer["Body"]) as body:
+                        return take(body, answer["ContentLength"])
+                except self._cut as error:
+                    last = error
+            self._clock.sleep(min(_LONGEST_PAUSE, _PAUSE * 2**attempt))
+        reason = f"its bytes end too early each of {_ATTEMPTS} times: {last}"
+        raise BackendFailed(name=name, store=self.name, done="read", reason=reason) from last
+
+    def _whole(self, data: bytes, due: int) -> bytes:
+        """A read of so many bytes at most takes the end of a cut line for the end of the object."""
+        if len(data) != due:
+            raise self._errors.IncompleteReadError(actual_bytes=len(data), expected_bytes=due)
         return data
 
     def open(self, name: str) -> Ranges:
@@ -175,15 +208,18 @@ class S3Backend(Backend):
 
     def map(self, name: str) -> Any:
         """By way of a file without a name: its pages are the kernel's, not ours."""
-        with self.told(name, "read"), tempfile.TemporaryFile() as file:
-            answer = self._client.get_object(**self._key(name))
-            with contextlib.closing(answer["Body"]) as body:
-                size = 0
-                while piece := body.read(_PIECE):
-                    size += file.write(piece)
-            if size == 0:
+        with tempfile.TemporaryFile() as file:
+
+            def spool(body: Any, due: int) -> int:
+                file.seek(0)
+                file.truncate()
+                for at in range(0, due, _PIECE):
+                    file.write(self._whole(body.read(_PIECE), min(_PIECE, due - at)))
+                file.flush()
+                return due
+
+            if self._body(name, spool) == 0:
                 return b""
-            file.flush()
             return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 
     def create(self, name: str, data: bytes) -> None:

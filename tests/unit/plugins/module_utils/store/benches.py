@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import mirrored
 import objectstore
 from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, restore, verify
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
@@ -33,14 +34,15 @@ def new_store(backend: Backend, passphrase: str | None = None, hash_name: str = 
     return Store.create(backend, chunk_bytes=CHUNK, hash_name=hash_name, passphrase=passphrase, settings=small)
 
 
-def local(path: Path) -> LocalBackend:
-    return LocalBackend(str(path))
+def local(path: Path) -> Backend:
+    """A place for a store whose files lie in this folder."""
+    return mirrored.place(path) or LocalBackend(str(path))
 
 
-def s3(endpoint: str) -> S3Backend:
+def s3(endpoint: str, **more: Any) -> S3Backend:
     """A store's place of its own in the tests' bucket."""
     access, secret = objectstore.KEYS
-    return S3Backend(BUCKET, secrets.token_hex(6), endpoint=endpoint, access_key=access, secret_key=secret)
+    return S3Backend(BUCKET, secrets.token_hex(6), endpoint=endpoint, access_key=access, secret_key=secret, **more)
 
 
 def image(path: Path, chunks: Sequence[int], size: int | None = None) -> Path:

@@ -21,14 +21,28 @@ for place in (str(Path(__file__).resolve().parents[4] / "lab"), str(Path(__file_
     if place not in sys.path:
         sys.path.insert(0, place)
 
-import benches  # noqa: E402  it lies beside this file
+import benches  # noqa: E402  they lie beside this file
+import mirrored  # noqa: E402
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--soak", default=False):
-        for item in items:
-            if item.get_closest_marker("soak"):
-                item.add_marker(pytest.mark.skip(reason="full counts: run with --soak"))
+    for item in items:
+        if item.get_closest_marker("soak") and not config.getoption("--soak", default=False):
+            item.add_marker(pytest.mark.skip(reason="full counts: run with --soak"))
+        if item.get_closest_marker("folder") and config.getoption("--store-place", default="folder") != "folder":
+            item.add_marker(pytest.mark.skip(reason="of a folder alone: its file system, or processes that open it"))
+
+
+@pytest.fixture(autouse=True)
+def place(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where stores of tests are made; see `--store-place`."""
+    if request.config.getoption("--store-place") == "bucket":
+        endpoint = request.getfixturevalue("s3_server")
+        mirrored.use(lambda: benches.s3(endpoint))
+        yield
+        mirrored.use(None)
+    else:
+        yield
 
 
 @pytest.fixture(params=["sha256", "blake3", "encrypted"])
