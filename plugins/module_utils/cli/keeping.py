@@ -13,6 +13,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import DAMAGE, OK
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
 from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, collect, verify
+from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Report
 
 # -- verify --------------------------------------------------------------------------------------------------------
 
@@ -39,7 +40,7 @@ def _verify(session: Session) -> int:
     return OK if report.ok else DAMAGE
 
 
-def _verify_lines(report: verify.Report, deep: bool, seconds: float) -> Iterator[str]:
+def _verify_lines(report: Report, deep: bool, seconds: float) -> Iterator[str]:
     proven = f", {text.size(report.proven)} proven by their hash" if deep else ""
     yield (
         f"{text.count(report.records, 'record')} in {text.count(report.packs, 'pack')}, {text.size(report.stored)}"

@@ -13,6 +13,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import collect,
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import DamageFound, NoStore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.options import open_place
+from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Report
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 _MOST_NAMED = 3
@@ -155,7 +156,7 @@ def _verify(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, A
     return {"changed": False, "verified": told, "damage": error}
 
 
-def shown(report: verify.Report) -> dict[str, Any]:
+def shown(report: Report) -> dict[str, Any]:
     return {
         "ok": report.ok,
         "packs": report.packs,

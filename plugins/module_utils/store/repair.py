@@ -34,6 +34,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import K
 from ansible_collections.stowage.esxi.plugins.module_utils.store.merge import Merged
 from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_point_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import Entry
+from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Scan
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 # Entries that are in memory at a time.
@@ -135,7 +136,7 @@ def _rebuilt(store: Store, report: Report, deep: bool, threads: int) -> tuple[Se
     listed.update(bad)
     names = sorted(name for name, _size in store.backend.list("packs/"))
     living = {writer.id for writer in registry.registrations(store.backend)}
-    scan = verify.Scan(store, deep, keep)
+    scan = Scan(store, deep, keep)
     found = scan.run(names, threads)
     report.packs, report.records, report.bad_records = found.packs, found.records, len(found.bad)
     report.problems += [*bad.values(), *found.problems, *found.bad.values()]
