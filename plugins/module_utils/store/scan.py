@@ -11,49 +11,22 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ObjectMissing, StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import HEADER, NO_CHECK, Entry, PackReader
+from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name, pack_stem
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
-
-
-@dataclass
-class Report:
-    """What was looked at and found. `bad` are ids whose record is damaged, with the reason; `hit` what needs them."""
-
-    packs: int = 0
-    records: int = 0
-    stored: int = 0
-    proven: int = 0
-    bad: dict[bytes, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    hit: list[str] = field(default_factory=list)
-    good_points: list[str] = field(default_factory=list)
-    bad_points: list[str] = field(default_factory=list)
-    """Restore points by the names of their objects."""
-    unrecorded: str | None = None
-    """Why the store could not keep what was found: it may be read only."""
-
-    @property
-    def ok(self) -> bool:
-        return not self.bad and not self.problems
-
-    def add(self, other: Report) -> None:
-        self.packs += other.packs
-        self.records += other.records
-        self.stored += other.stored
-        self.proven += other.proven
-        self.bad.update(other.bad)
-        self.problems += other.problems
 
 
 class Scan:
     """A look at packs. `good`: where in each pack seen the good records begin; `keep` gets them as they are found.
 
-    `sizes`: of the packs, for the `tally`.
+    `sizes`: bytes of each pack that will be read, for the `tally`. `wanted`: by pack, the offsets of the records that
+    are looked at; without it all are. `mine`: the packs that anything is said of; without it all. `each` gets every
+    record that was proven by its hash, from several threads.
     """
 
     def __init__(
@@ -64,15 +37,18 @@ class Scan:
         *,
         sizes: Mapping[str, int] | None = None,
         tally: Tally | None = None,
+        wanted: dict[str, array[int]] | None = None,
+        mine: Callable[[str], bool] | None = None,
+        each: Callable[[Entry, Any], None] | None = None,
     ) -> None:
         self.store, self.deep = store, deep
         self.sizes = sizes or {}
         self.tally = tally or Tally()
-        self.tally.expect(sum(self.sizes.values()))
+        self.wanted, self.mine = wanted, mine
         self.good: dict[str, array[int]] = {}
         self.damaged: set[str] = set()
         self.stopped = threading.Event()
-        self._keep = keep
+        self._keep, self._each = keep, each
         self._guard = threading.Lock()
 
     def run(self, names: Sequence[str], threads: int) -> Report:
@@ -101,12 +77,14 @@ class Scan:
 
     def look(self, name: str, report: Report) -> None:
         before = report.stored
+        # Whatever becomes of it, it has been looked at.
+        self.good[pack_stem(name)] = array("I")
         try:
             with self.store.backend.open(name) as ranges:
                 self._pack(PackReader(name, ranges, self.store.name, self.store.codec, self.store.vault), report)
         except ObjectMissing:
             # It went since it was listed. If anything needs it, that is told there.
-            return
+            report.packs -= 1
         except StoreError as error:
             report.problems.append(error.message)
             self.damaged.add(pack_stem(name))
@@ -115,26 +93,47 @@ class Scan:
         self.tally.add(max(0, self.sizes.get(name, 0) - (report.stored - before)))
 
     def holds(self, place: Place | None, report: Report) -> bool:
-        """Whether a good record lies there. A pack that came since is looked at now."""
+        """Whether a good record lies there. A pack that came since is looked at now, and so is what a collection has
+        moved since into one that was looked at in part."""
         if place is None:
             return False
         if place.pack not in self.good:
-            self.good[place.pack] = array("I")
+            if self.mine is not None and not self.mine(place.pack):
+                return True
             self.look(pack_name(place.pack), report)
-        good = self.good[place.pack]
-        at = bisect_left(good, place.offset)
-        return at < len(good) and good[at] == place.offset
+        elif self.wanted and place.pack in self.wanted and not _within(self.wanted[place.pack], place.offset):
+            del self.wanted[place.pack]
+            self.look(pack_name(place.pack), report)
+        return _within(self.good[place.pack], place.offset)
+
+    def complete(self) -> bool:
+        """Whether every record that was wanted is a good one."""
+        return all(set(offsets) <= set(self.good.get(name, ())) for name, offsets in (self.wanted or {}).items())
+
+    def take_over(self, other: Scan) -> None:
+        """What another look has found, at other wanted records."""
+        for mine, theirs in ((self.good, other.good), (self.wanted, other.wanted)):
+            for name, offsets in (theirs or {}).items():
+                if mine is not None:
+                    mine[name] = array("I", sorted((*mine.get(name, ()), *offsets)))
+        self.damaged |= other.damaged
 
     def _pack(self, pack: PackReader, report: Report) -> None:
+        pack.expect_ends()
         pack.check_header(bytes.fromhex(self.store.id))
-        deep = self.deep
+        name, deep = pack_stem(pack.name), self.deep
         try:
             entries = pack.entries()
         except StoreError as error:
             # Nothing vouches for the header any more: only decoding shows whether the records can be had.
             report.problems.append(error.message)
-            self.damaged.add(pack_stem(pack.name))
+            self.damaged.add(name)
+            pack.expect_all()
             entries, deep = list(pack.survivors()), True
+        if self.wanted is not None and name in self.wanted:
+            wanted = set(self.wanted[name])
+            entries = [entry for entry in entries if entry.offset in wanted]
+        pack.expect((entry.offset, entry.stored) for entry in entries)
         good = []
         for entry in entries:
             report.records += 1
@@ -145,10 +144,9 @@ class Scan:
                 good.append(entry)
             except StoreError as error:
                 report.bad[entry.id] = error.message
-                self.damaged.add(pack_stem(pack.name))
+                self.damaged.add(name)
         report.stored += HEADER.size
         self.tally.add(HEADER.size)
-        name = pack_stem(pack.name)
         with self._guard:
             self.good[name] = array("I", (entry.offset for entry in good))
             if self._keep is not None:
@@ -166,3 +164,10 @@ class Scan:
         if self.store.identity.of(data) != entry.id:
             raise pack.damaged(f"chunk {entry.id.hex()} has other bytes than its id says")
         report.proven += len(data)
+        if self._each is not None:
+            self._each(entry, data)
+
+
+def _within(offsets: array[int], offset: int) -> bool:
+    at = bisect_left(offsets, offset)
+    return at < len(offsets) and offsets[at] == offset

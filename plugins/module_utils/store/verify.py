@@ -5,27 +5,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, points, registry, removal, verified
+from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, registry, removal, verified
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectMissing, StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.hits import Hits
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, build
-from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
-from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Report, Scan
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
+from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Chosen, Part, Slice
+from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
+from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Scan
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_stem
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
+from ansible_collections.stowage.esxi.plugins.module_utils.store.wanted import Wanted
 
 
 def run(
-    store: Store, *, deep: bool = False, threads: int = 0, record: bool = True, tally: Tally | None = None
+    store: Store,
+    *,
+    part: Part | None = None,
+    deep: bool = False,
+    threads: int = 0,
+    record: bool = True,
+    tally: Tally | None = None,
 ) -> Report:
-    """Every pack, every index file, every restore point. `deep` decodes every record and proves it by its hash.
+    """Every pack and every restore point, or a part of them; the index and the small files always. `deep` decodes
+    every record and proves it by its hash.
 
-    With `record` the store keeps what was found of each restore point.
+    With `record` the store keeps what was found of each restore point. A slice proves none of them whole: it can only
+    find them damaged. What was found earlier of those that are not looked at stays.
     """
-    sizes = dict(store.backend.list("packs/"))
-    job = Scan(store, deep, sizes=sizes, tally=tally)
+    tally = tally or Tally()
+    if isinstance(part, Chosen):
+        report = _chosen(store, part, deep, threads, tally)
+    else:
+        report = _packs(store, part, deep, threads, tally)
+    _others(store, report)
+    if record and (part is None or report.good_points or report.bad_points):
+        try:
+            verified.record(store, deep, report.good_points, report.bad_points)
+        except StoreError as error:
+            report.unrecorded = error.message
+    return report
+
+
+def _packs(store: Store, part: Slice | None, deep: bool, threads: int, tally: Tally) -> Report:
+    """All of them or those of a slice, and every restore point: what it needs of them."""
+    mine = part.has if part is not None else None
+    sizes = {name: size for name, size in store.backend.list("packs/") if mine is None or mine(pack_stem(name))}
+    tally.expect(sum(sizes.values()))
+    job = Scan(store, deep, sizes=sizes, tally=tally, mine=mine)
     report = job.run(sorted(sizes), threads)
+    _index(store, report)
+    hits = Hits(store, job, report)
+    for name, point in store.look_at_points():
+        if isinstance(point, StoreError):
+            report.problems.append(point.message)
+            report.bad_points.append(name)
+        elif hits.point(point):
+            report.bad_points.append(name)
+        elif part is None:
+            report.good_points.append(name)
+    return report
+
+
+def _chosen(store: Store, part: Chosen, deep: bool, threads: int, tally: Tally) -> Report:
+    """The pages of the maps first: they say what else is needed."""
+    report = Report(problems=[*part.unreadable.values()], bad_points=[*part.unreadable])
+    _index(store, report)
+    wanted = Wanted(store.index())
+    wanted.add_pages(part.points)
+    offsets, sizes = wanted.take()
+    pages = Scan(store, True, sizes=sizes, tally=tally, wanted=offsets, each=wanted.add_page)
+    report.add(pages.run(sorted(sizes), threads))
+    for point in part.points:
+        wanted.add_files(point)
+    offsets, sizes = wanted.take()
+    tally.expect(tally.done + sum(sizes.values()))
+    rest = Scan(store, deep, sizes=sizes, tally=tally, wanted=offsets)
+    report.add(rest.run(sorted(sizes), threads))
+    report.packs = len({*pages.good, *rest.good})
+    rest.take_over(pages)
+    whole = wanted.complete and rest.complete()
+    hits = Hits(store, rest, report)
+    for point in part.points:
+        hit = not whole and hits.point(point)
+        (report.bad_points if hit else report.good_points).append(point.object_name)
+    return report
+
+
+def _index(store: Store, report: Report) -> None:
     segments = store.index(fresh=True).segments
     report.problems += store.index_problems.values()
     for segment in segments:
@@ -33,14 +101,6 @@ def run(
             segment.verify()
         except StoreError as error:
             report.problems.append(error.message)
-    _points(store, report, job)
-    _others(store, report)
-    if record:
-        try:
-            verified.record(store, deep, report.good_points, report.bad_points)
-        except StoreError as error:
-            report.unrecorded = error.message
-    return report
 
 
 def spoiled_names(store: Store) -> dict[str, str]:
@@ -71,50 +131,3 @@ def _others(store: Store, report: Report) -> None:
             look()
         except StoreError as error:
             report.problems.append(error.message)
-
-
-def _points(store: Store, report: Report, job: Scan) -> None:
-    """Every restore point can be read, and all that it needs lies in a good record."""
-    for name, point in store.look_at_points():
-        if isinstance(point, StoreError):
-            report.problems.append(point.message)
-            report.bad_points.append(name)
-            continue
-        before = len(report.hit)
-        try:
-            _point(store, point, report, job)
-        except StoreError as error:
-            report.problems.append(error.message)
-            report.hit.append(f"{point.machine_name!r} {point.point}")
-        (report.good_points if len(report.hit) == before else report.bad_points).append(name)
-
-
-def _point(store: Store, point: Point, report: Report, job: Scan) -> None:
-    def missing(ids: Sequence[bytes]) -> int:
-        index = store.index()
-        lost = [identity for identity in ids if not job.holds(index.find(identity), report)]
-        if lost:
-            # A collection may have moved them since.
-            index = store.index(fresh=True)
-            lost = [identity for identity in lost if not job.holds(index.find(identity), report)]
-        for identity in lost:
-            place = index.find(identity)
-            where = "is in no pack of the index" if place is None else f"is not in {pack_name(place.pack)}"
-            report.bad.setdefault(identity, f"chunk {identity.hex()} {where}")
-        return len(lost)
-
-    title = f"{point.machine_name!r} {point.point}"
-    for disk in point.disks:
-        lost = 0
-        for number, identity in enumerate(disk.pages):
-            if identity is None:
-                continue
-            if missing([identity]):
-                lost += disk.slots_of(number)
-                continue
-            lost += missing([one for _slot, one, _check in points.slots(store.page(disk, number))])
-        if lost:
-            report.hit.append(f"{title}: disk {disk.key}: {lost} chunks")
-    for file in point.files:
-        if file.id is not None and missing([file.id]):
-            report.hit.append(f"{title}: file {file.name}")

@@ -20,7 +20,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interf
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.s3 import S3Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
-from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Report
+from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import RawDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
