@@ -32,6 +32,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import D
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import record_check
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import HEADER as INDEX_HEADER
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Segment
+from ansible_collections.stowage.esxi.plugins.module_utils.store.part import newest
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import RawDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from fakeclock import FakeClock
@@ -293,6 +294,7 @@ def use_store(backend: MemoryBackend, secret: str | None, target: Path) -> None:
                 if file.id is not None:
                     store.read_record(file.id)
     verify.run(store, deep=True, threads=1)
+    verify.run(store, part=newest(store), threads=1, record=False)
     with contextlib.suppress(StowageError):
         collect.run(store, observe_seconds=1)
     use_registry(backend)

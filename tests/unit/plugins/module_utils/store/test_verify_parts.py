@@ -9,6 +9,7 @@ import tracemalloc
 from array import array
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,12 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Chosen, Slice
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
+from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Scan
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 from ansible_collections.stowage.esxi.plugins.module_utils.store.wanted import Wanted
 
-from .benches import CHUNK, back_up, image, local, new_store, s3, sound
+from .benches import CHUNK, back_up, chunk, image, local, new_store, s3, sound
 
 DEEP = pytest.mark.parametrize("deep", [False, True], ids=["scrub", "deep"])
 
@@ -353,8 +355,6 @@ def test_a_collection_counts_what_it_writes_anew(plain: Store, tmp_path: Path) -
 
 
 def test_a_page_that_fits_one_disk_only_is_no_proof_of_another(plain: Store, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     point, _told = back_up(plain, image(tmp_path / "disk", [1, 2, 3]))
     longer = replace(point, disks=(replace(point.disks[0], size=4 * CHUNK),))
     report = verify.run(plain, part=Chosen((point, longer)), record=False)
@@ -383,6 +383,18 @@ def test_what_a_collection_has_moved_meanwhile_is_found_where_it_is(
     report = verify.run(Store.open(local(root)), part=Chosen((two,)))
     assert moved[0].repacked and moved[0].removed
     assert report.ok and report.good_points == [two.object_name]
+
+
+def test_a_record_that_was_not_wanted_is_looked_at_when_it_is_asked_for(plain: Store, tmp_path: Path) -> None:
+    back_up(plain, image(tmp_path / "disk", [*range(1, 20)]))
+    pack, entries = max(contents(plain).items(), key=lambda one: len(one[1]))
+    first, *_others, last = entries
+    job = Scan(plain, False, wanted={pack: array("I", [first.offset])})
+    report = job.run([pack_name(pack)], 1)
+    assert report.records == 1 and job.complete()
+    for entry, there in ((first, True), (last, True), (replace(last, offset=last.offset + 1), False)):
+        assert job.holds(Place(pack, entry.offset, entry.stored, entry.length), report) is there
+    assert report.records == 1 + len(entries) and not report.bad
 
 
 def test_what_is_wanted_takes_little_memory_for_each_record() -> None:
@@ -517,10 +529,17 @@ def contents_of(store: Store, pack: str) -> list[Entry]:
 
 def test_a_map_is_read_once_however_many_points_share_it(plain: Store, root: Path, tmp_path: Path) -> None:
     point, _told = back_up(plain, image(tmp_path / "disk", [*range(1, 1025)]))
-    for _turn in range(3):
-        point, _told = back_up(plain, tmp_path / "disk", parent=point)
+    made = [point, *(back_up(plain, tmp_path / "disk", parent=point)[0] for _turn in range(3))]
     backend = Reads(str(root))
     opened = Store.open(backend)
     ((pack, entry),) = [(p, e) for p, entries in contents(plain).items() for e in entries if e.kind == PAGE]
     assert verify.run(opened, threads=1).ok
     assert Counter(backend.seen[pack_name(pack)])[entry.offset, entry.span] == 2
+    # All of them are hit by what is damaged below it.
+    spoilt = plain.index().find(plain.identity.of(chunk(7)))
+    assert spoilt is not None
+    flip(root, spoilt.pack, next(e for e in contents(plain)[spoilt.pack] if e.offset == spoilt.offset))
+    for chosen in (None, Chosen(tuple(made)), *(one for one in (Slice(1, 2), Slice(2, 2)) if one.has(spoilt.pack))):
+        report = verify.run(Store.open(local(root)), part=chosen, record=False)
+        assert report.hit == [f"'name of vm-1' {one.point}: disk scsi0:0: 1 chunks" for one in made]
+        assert report.bad_points == [one.object_name for one in made] and report.good_points == []
