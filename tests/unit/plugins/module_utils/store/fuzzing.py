@@ -269,7 +269,8 @@ def use_pack(data: bytes, store: Store) -> None:
 
 def use_registry(backend: Backend) -> None:
     for writer in registry.registrations(backend):
-        assert names.is_point_name(writer.point) and names.is_writer_id(writer.id)
+        # One that has no point is a keeper.
+        assert (writer.point is None or names.is_point_name(writer.point)) and names.is_writer_id(writer.id)
     assert all(map(names.is_pack_name, registry.condemned(backend)))
     registry.beats(backend)
 
