@@ -39,7 +39,8 @@ options:
         collects.
       - V(repaired) makes the index anew, leaves out what is damaged, and brings back from O(other) what that has. It
         fails where a restore point cannot be restored whole afterwards.
-      - V(verified) looks at every record, index file and restore point, and fails where something is damaged.
+      - V(verified) looks at every record, index file and restore point, or with O(slice), O(newest) or O(points) at a
+        part of them, and fails where something is damaged.
     type: str
     choices: [present, collected, copied, pruned, repaired, verified]
     default: present
@@ -141,7 +142,8 @@ options:
         type: int
         default: 1
   machines:
-    description: With O(state=pruned) and O(state=copied), ids of the machines that are meant. Without it, all.
+    description:
+      - With O(state=pruned), O(state=copied) and O(newest), ids of the machines that are meant. Without it, all.
     type: list
     elements: str
   min_verified:
@@ -187,6 +189,26 @@ options:
       - With O(state=verified) and O(state=repaired), whether every record is decoded and proven by its hash.
     type: bool
     default: false
+  slice:
+    description:
+      - With O(state=verified), the packs that are looked at, as V(K/N), the K-th of N slices. Every pack is in exactly
+        one of them, whatever comes and goes, so that N runs look at all of it once. The index and the small files are
+        looked at each time.
+      - What is found damaged is recorded of the restore points that it hits. A slice records none as good, for it
+        proves none of them whole.
+    type: str
+  newest:
+    description:
+      - With O(state=verified), whether only what the newest restore point of each machine needs is looked at. These are
+        recorded as good or bad, as by a run over all of the store; what was found of others stays.
+    type: bool
+  points:
+    description:
+      - With O(state=verified), the restore points that are looked at, by their ids, the beginnings of their ids where
+        these are enough, or V(latest) in a store of one machine. What is recorded is as with O(newest).
+      - Of an empty list, the index and the small files alone are looked at.
+    type: list
+    elements: str
   observe_seconds:
     description:
       - With O(state=collected), O(state=pruned) and O(state=repaired), how long a backup without a sign of life is
@@ -248,6 +270,26 @@ EXAMPLES = r"""
     state: verified
     deep: true
   delegate_to: backup01
+
+- name: Prove what a restore would be made from today
+  stowage.esxi.dedup_store:
+    location: /srv/stowage
+    state: verified
+    deep: true
+    newest: true
+  delegate_to: backup01
+
+# A play that runs every night: on each day of the week another slice, in a week all of it.
+- name: Look at the store bit by bit
+  hosts: backup01
+  gather_facts: false
+  tasks:
+    - name: Prove the slice of this weekday
+      stowage.esxi.dedup_store:
+        location: /srv/stowage
+        state: verified
+        deep: true
+        slice: "{{ '%u' | ansible.builtin.strftime }}/7"
 """
 
 RETURN = r"""
@@ -324,6 +366,10 @@ verified:
   description:
     - V(ok), V(packs), V(records), V(stored_bytes), V(proven_bytes), V(bad) records and V(problems) with their reasons,
       and V(hit), the disks and files of restore points that need what is damaged.
+    - V(looked_at) says what was looked at. Its V(part) is V(all), V(slice), V(newest) or V(points), with the V(slice)
+      or the ids of the V(points).
+    - V(good_points) and V(bad_points) are the names of the files of the restore points that were found so;
+      V(unrecorded) is why the store could not keep that, if it could not.
   returned: O(state=verified), also on failure
   type: dict
 error:
@@ -395,6 +441,7 @@ def main():
         argument_spec=argument_spec(),
         supports_check_mode=True,
         required_together=[("access_key", "secret_key")],
+        mutually_exclusive=options.NEVER_TOGETHER,
         required_if=options.NEEDED_BY_STATE,
     )
     try:

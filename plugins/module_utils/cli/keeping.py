@@ -1,58 +1,17 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""verify, gc."""
+"""gc."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_seconds
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import DAMAGE, OK
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
-from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, collect, verify
-
-# -- verify --------------------------------------------------------------------------------------------------------
-
-
-def _verify_arguments(parser: Any) -> None:
-    parser.add_argument("--deep", action="store_true", help="decode every record and prove it by its hash")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one for each processor")
-
-
-def _verify(session: Session) -> int:
-    args = session.args
-    with session.open() as store:
-        begun = session.console.clock.monotonic()
-        with session.console.progress("verify", "deep" if args.deep else "") as tally:
-            report = verify.run(store, deep=args.deep, threads=args.threads, tally=tally)
-        seconds = session.console.clock.monotonic() - begun
-        document = {
-            "store": store.name,
-            "deep": args.deep,
-            **chores.shown(report),
-            "seconds": round(seconds, 3),
-        }
-        session.console.result(document, _verify_lines(report, args.deep, seconds))
-    return OK if report.ok else DAMAGE
-
-
-def _verify_lines(report: verify.Report, deep: bool, seconds: float) -> Iterator[str]:
-    proven = f", {text.size(report.proven)} proven by their hash" if deep else ""
-    yield (
-        f"{text.count(report.records, 'record')} in {text.count(report.packs, 'pack')}, {text.size(report.stored)}"
-        f" read{proven}, in {format_seconds(seconds)}"
-    )
-    for reason in [*report.problems, *report.bad.values()]:
-        yield f"DAMAGED: {text.printable(reason)}"
-    for hit in report.hit:
-        yield f"HIT: {text.printable(hit)}"
-    yield "no damage found" if report.ok else "DAMAGE FOUND"
-
-
-# -- gc ------------------------------------------------------------------------------------------------------------
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect
 
 
 def _gc_arguments(parser: Any) -> None:
@@ -73,7 +32,8 @@ def observe_argument(parser: Any) -> None:
 def _gc(session: Session) -> int:
     args = session.args
     with session.open() as store:
-        report = collect.run(store, observe_seconds=args.observe_seconds, check=args.dry_run)
+        with session.console.progress("gc", "") as tally:
+            report = collect.run(store, observe_seconds=args.observe_seconds, check=args.dry_run, tally=tally)
         document = {"store": store.name, "dry_run": args.dry_run, **vars(report)}
         session.console.result(document, gc_lines(report, args.dry_run))
     return DAMAGE if report.problems else OK
@@ -101,7 +61,4 @@ def gc_lines(report: collect.Report, dry_run: bool) -> Iterator[str]:
         yield f"writer {writer} is at work"
 
 
-COMMANDS = (
-    Command("verify", "look at every record, index file and restore point", _verify_arguments, _verify),
-    Command("gc", "remove what no restore point needs", _gc_arguments, _gc),
-)
+COMMANDS = (Command("gc", "remove what no restore point needs", _gc_arguments, _gc),)

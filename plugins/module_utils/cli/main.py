@@ -24,6 +24,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.cli import (
     pruning,
     restoring,
     second,
+    verifying,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.console import Console
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import (
@@ -40,6 +41,7 @@ COMMANDS: tuple[Command, ...] = (
     *looking.COMMANDS,
     *restoring.COMMANDS,
     *mounting.COMMANDS,
+    *verifying.COMMANDS,
     *keeping.COMMANDS,
     *pruning.COMMANDS,
     *second.COMMANDS,
@@ -49,6 +51,14 @@ LIBRARIES = ("xxhash", "zstandard")
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """A list of words may go on behind an option. Not every version of argparse sees that by itself."""
+        found, rest = super().parse_known_args(args, namespace)
+        if getattr(found, "points", None) is not None:
+            found.points += [word for word in rest if not word.startswith("-")]
+            rest = [word for word in rest if word.startswith("-")]
+        return found, rest
+
     def error(self, message: str) -> NoReturn:
         raise Usage(reason=message, program=self.prog)
 

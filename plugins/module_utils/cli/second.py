@@ -78,15 +78,17 @@ def _repair(session: Session) -> int:
     args = session.args
     with session.open() as store, ExitStack() as stack:
         other = stack.enter_context(session.open_other(args.other)) if args.other else None
-        report = repair.run(
-            store,
-            other=other,
-            remove=args.remove_lost,
-            check=args.dry_run,
-            deep=args.deep,
-            threads=args.threads,
-            observe_seconds=args.observe_seconds,
-        )
+        with session.console.progress("repair", "deep" if args.deep else "") as tally:
+            report = repair.run(
+                store,
+                other=other,
+                remove=args.remove_lost,
+                check=args.dry_run,
+                deep=args.deep,
+                threads=args.threads,
+                observe_seconds=args.observe_seconds,
+                tally=tally,
+            )
         document = {"store": store.name, "dry_run": args.dry_run, **chores.repaired(report)}
         session.console.result(document, _repair_lines(report, args.dry_run))
     found = report.bad_records or report.damaged_packs or report.mended

@@ -9,13 +9,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, copy, prune, repair, verify
+from ansible_collections.stowage.esxi.plugins.module_utils.store import (
+    collect,
+    copy,
+    find,
+    prune,
+    repair,
+    verify,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.store import part as parts
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import DamageFound, NoStore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.options import open_place
+from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
-
-_MOST_NAMED = 3
 
 
 def run(backend: Backend, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
@@ -123,7 +130,8 @@ def _repair(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, A
     result: dict[str, Any] = {"changed": changed, "repaired": repaired(report)}
     if report.lost:
         result["damage"] = DamageFound(
-            store=store.name, found=_few([f"{name}: {', '.join(words)}" for name, words in sorted(report.lost.items())])
+            store=store.name,
+            found=find.few([f"{name}: {', '.join(words)}" for name, words in sorted(report.lost.items())], 3, "; "),
         )
     return result
 
@@ -140,24 +148,30 @@ def _other(params: Mapping[str, Any]) -> Iterator[Store]:
         yield Store.open(backend, params["passphrase"])
 
 
-def _few(found: list[str]) -> str:
-    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
-    return "; ".join(found[:_MOST_NAMED]) + more
-
-
 def _verify(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
-    report = verify.run(store, deep=params["deep"])
-    told = shown(report)
+    part = _part(store, params)
+    report = verify.run(store, part=part, deep=params["deep"])
+    told = shown(report, part)
     if report.ok:
         return {"changed": False, "verified": told}
     first = [*report.hit, *report.problems, *report.bad.values()]
-    error = DamageFound(store=store.name, found=_few(first))
+    error = DamageFound(store=store.name, found=find.few(first, 3, "; "))
     return {"changed": False, "verified": told, "damage": error}
 
 
-def shown(report: verify.Report) -> dict[str, Any]:
+def _part(store: Store, params: Mapping[str, Any]) -> parts.Part | None:
+    if params["slice"] is not None:
+        return parts.Slice.parse(params["slice"])
+    if params["newest"]:
+        return parts.newest(store, params["machines"])
+    return parts.named(store, params["points"]) if params["points"] is not None else None
+
+
+def shown(report: Report, part: parts.Part | None) -> dict[str, Any]:
+    """What a verify of this part has found, as plain data."""
     return {
         "ok": report.ok,
+        "looked_at": parts.shown(part),
         "packs": report.packs,
         "records": report.records,
         "stored_bytes": report.stored,
@@ -165,6 +179,9 @@ def shown(report: verify.Report) -> dict[str, Any]:
         "bad": {identity.hex(): reason for identity, reason in sorted(report.bad.items())},
         "problems": report.problems,
         "hit": report.hit,
+        "good_points": report.good_points,
+        "bad_points": report.bad_points,
+        "unrecorded": report.unrecorded,
     }
 
 

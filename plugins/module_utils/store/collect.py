@@ -25,6 +25,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.merge import Me
 from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import Needed, Usage, usage
 from ansible_collections.stowage.esxi.plugins.module_utils.store.registry import Announcement
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
 OBSERVE_SECONDS = 60.0
 MOST_SEGMENTS = 8
@@ -57,16 +58,18 @@ def run(
     check: bool = False,
     rewrite: Collection[str] = (),
     without: Collection[str] = (),
+    tally: Tally | None = None,
 ) -> Report:
     """One collection. A writer that shows no life for `observe_seconds` of our own clock is given up, which costs his
     restore point and nothing else. Refuses to remove anything while a restore point or the index cannot be trusted.
 
     `rewrite`: packs that are written anew however much of them is needed. `without`, for `check`: points that would be
-    gone by then, by the names of their objects.
+    gone by then, by the names of their objects. `tally` counts what is read of the maps, then what is written anew.
     """
-    report = Report()
+    report, tally = Report(), tally or Tally()
+    tally.expect(None)
     if check:
-        found = usage(store, Needed(store, without).fresh())
+        found = usage(store, Needed(store, without).fresh(), tally)
         report.announced = found.dead()
         report.repacked = _candidates(store, found, rewrite)
         report.merged = [segment.name for segment in _mergeable(store)]
@@ -76,9 +79,11 @@ def run(
     store.backend.tidy()
     try:
         _finish(store, needed, report)
-        found = usage(store, needed.fresh())
+        found = usage(store, needed.fresh(), tally)
         _announce(store, needed, found.dead(), report)
-        _repack(store, needed, _candidates(store, found, rewrite), report)
+        packs = _candidates(store, found, rewrite)
+        tally.expect(tally.done + sum(found.live[pack] for pack in packs))
+        _repack(store, needed, packs, report, tally)
         _merge(store, needed, report)
     except (KeeperBusy, KeeperRevoked) as error:
         report.stopped = error.message
@@ -187,12 +192,13 @@ def _candidates(store: Store, found: Usage, rewrite: Collection[str]) -> list[st
     return sorted(chosen)
 
 
-def _repack(store: Store, needed: Needed, packs: Collection[str], report: Report) -> None:
+def _repack(store: Store, needed: Needed, packs: Collection[str], report: Report, tally: Tally) -> None:
     if not packs:
         return
     with Keeper(store) as keeper:
         known = registry.condemned(store.backend)
-        moved = repack.run(keeper, needed.fresh(), [pack for pack in packs if pack not in known], report.problems)
+        old = [pack for pack in packs if pack not in known]
+        moved = repack.run(keeper, needed.fresh(), old, report.problems, tally)
         report.written_bytes += keeper.stored_bytes
     report.repacked += moved
     # The keeper has ended: the announcement need not wait for it, and all that it wrote is in the index.

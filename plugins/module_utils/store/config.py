@@ -47,18 +47,18 @@ def settings_problem(settings: Mapping[str, Any]) -> str | None:
     """Why a store cannot have these settings, in words; None when it can. Settings that are not known are none."""
     codec, level = settings["codec"], settings["level"]
     if not isinstance(codec, str) or codec not in NAMES:
-        return f"unknown codec {codec!r}: one of {', '.join(NAMES)}"
+        return f"unknown codec {codec!r:.100}: one of {', '.join(NAMES)}"
     low, high = LEVELS[codec]
     if not _is_number(level, low, high):
-        return f"{codec} has levels from {low} to {high}, not {level!r}"
+        return f"{codec} has levels from {low} to {high}, not {level!r:.100}"
     least, most = PACK_BYTES
     if not _is_number(settings["pack_bytes"], least, most):
-        return f"packs have between {least} and {most} bytes, not {settings['pack_bytes']!r}"
+        return f"packs have between {least} and {most} bytes, not {settings['pack_bytes']!r:.100}"
     for name in ("quota_bytes", "reserve_bytes"):
         if not _is_number(settings[name]):
-            return f"{name} is a number of bytes, not {settings[name]!r}"
+            return f"{name} is a number of bytes, not {settings[name]!r:.100}"
     if not _is_number(settings["repack_percent"], 0, 100):
-        return f"repack_percent is from 0 to 100, not {settings['repack_percent']!r}"
+        return f"repack_percent is from 0 to 100, not {settings['repack_percent']!r:.100}"
     return None
 
 

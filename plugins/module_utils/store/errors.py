@@ -35,6 +35,13 @@ class BadLocation(StoreError):
     exit_code = 61
 
 
+class BadSlice(StoreError):
+    id = "store-bad-slice"
+    template = "{slice!r} is no slice of a store: {reason}"
+    hint = "3/7 is the third of seven slices; all seven together are the whole store."
+    exit_code = 61
+
+
 class BadSettings(StoreError):
     id = "store-bad-settings"
     template = "The store {store} cannot have these settings: {reason}"

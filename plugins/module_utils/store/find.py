@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import points
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
@@ -18,7 +19,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import D
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 LATEST = "latest"
-_MOST_NAMED = 5
+# What says that no restore point, or no single one, is meant.
+NOT_MEANT = (AmbiguousPoint, NoSuchPoint)
 
 
 def all_points(store: Store, machine: str | None = None) -> tuple[list[Point], list[str]]:
@@ -42,19 +44,23 @@ def point(store: Store, wanted: str, machine: str | None = None) -> Point:
     """`NoSuchPoint`, `AmbiguousPoint`, or whatever is wrong with the one that was meant."""
     if wanted == LATEST:
         return _latest(store, machine)
-    named = sorted(
-        name
-        for name, _size in store.backend.list(points.FOLDER)
-        if wanted and name.rpartition("/")[2].startswith(wanted)
-    )
-    exact = [name for name in named if name.rpartition("/")[2] == f"{wanted}.json"]
-    read = [store.read_point(name) for name in exact or named]
+    read = [store.read_point(name) for name in named(store, wanted)]
     found = [one for one in read if one is not None and machine in (None, one.machine_id, one.machine_name)]
     if not found:
         raise NoSuchPoint(store=store.name, point=wanted)
     if len(found) > 1:
-        raise AmbiguousPoint(store=store.name, point=wanted, candidates=_few([one.point for one in found]))
+        raise AmbiguousPoint(store=store.name, point=wanted, candidates=few([one.point for one in found]))
     return found[0]
+
+
+def named(store: Store, wanted: str) -> list[str]:
+    """The names of the objects whose id this is, or else begins with this."""
+    found = sorted(
+        name
+        for name, _size in store.backend.list(points.FOLDER)
+        if wanted and name.rpartition("/")[2].startswith(wanted)
+    )
+    return [name for name in found if name.rpartition("/")[2] == f"{wanted}.json"] or found
 
 
 def _latest(store: Store, machine: str | None) -> Point:
@@ -62,7 +68,7 @@ def _latest(store: Store, machine: str | None) -> Point:
     found, problems = all_points(store, machine)
     machines = {one.machine_id for one in found}
     if len(machines) > 1:
-        raise AmbiguousPoint(store=store.name, point=LATEST, candidates=_few([one.point for one in reversed(found)]))
+        raise AmbiguousPoint(store=store.name, point=LATEST, candidates=few([one.point for one in reversed(found)]))
     if not found:
         reason = f" that can be read ({problems[0]})" if problems else ""
         raise NoSuchPoint(store=store.name, point=f"{LATEST}{reason}")
@@ -79,9 +85,10 @@ def latest_of(store: Store, machine_id: str) -> Point | None:
     return None
 
 
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
+def few(words: Sequence[str], most: int = 5, between: str = ", ") -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return between.join(words[:most]) + more
 
 
 def disk(point: Point, key: str) -> DiskMap:

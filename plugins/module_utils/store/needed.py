@@ -20,6 +20,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import ENTRY, FOOTER_BYTES, HEADER, RECORD
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
 EMPTY_PACK = HEADER.size + FOOTER_BYTES
 
@@ -55,10 +56,13 @@ class Needed:
         )
 
     def __iter__(self) -> Iterator[bytes]:
-        """Pages are shared between restore points: each is read once."""
+        return self.ids()
+
+    def ids(self, tally: Tally | None = None) -> Iterator[bytes]:
+        """Pages are shared between restore points: each is read once, and counted in `tally`."""
         seen: set[bytes] = set()
         for point in self.points():
-            yield from of_point(self._store, point, seen)
+            yield from of_point(self._store, point, seen, tally)
 
     def points(self) -> Iterator[Point]:
         for name, point in self._store.look_at_points():
@@ -73,7 +77,7 @@ class Needed:
             yield point
 
 
-def of_point(store: Store, point: Point, seen: set[bytes]) -> Iterator[bytes]:
+def of_point(store: Store, point: Point, seen: set[bytes], tally: Tally | None = None) -> Iterator[bytes]:
     """The ids that a point needs, except for pages that were seen before, and what is in them."""
     for disk in point.disks:
         for number, page in enumerate(disk.pages):
@@ -81,7 +85,10 @@ def of_point(store: Store, point: Point, seen: set[bytes]) -> Iterator[bytes]:
                 continue
             seen.add(page)
             yield page
-            for _slot, identity, _check in points.slots(store.page(disk, number)):
+            data = store.page(disk, number)
+            if tally is not None:
+                tally.add(len(data))
+            for _slot, identity, _check in points.slots(data):
                 yield identity
     for file in point.files:
         if file.id is not None:
@@ -145,7 +152,7 @@ class Usage:
         )
 
 
-def usage(store: Store, needed: Needed) -> Usage:
+def usage(store: Store, needed: Needed, tally: Tally | None = None) -> Usage:
     """Leaves out the packs of living writers, and those that are announced already."""
     # In this order: a pack that is listed belongs to somebody who is still registered, or whose point is listed after.
     packs = {}
@@ -162,7 +169,7 @@ def usage(store: Store, needed: Needed) -> Usage:
     found = Usage(
         {pack: size for pack, size in packs.items() if pack not in known and pack.partition("-")[0] not in living}
     )
-    for identity in needed:
+    for identity in needed.ids(tally):
         if marks.first(identity):
             place = place_of(store, index, identity)
             found.live[place.pack] = found.live.get(place.pack, 0) + span_of(place)

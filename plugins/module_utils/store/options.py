@@ -59,12 +59,17 @@ def chores_argument_spec() -> dict[str, dict[str, Any]]:
         "other": {"type": "dict", "options": place_argument_spec()},
         "remove_lost": {"type": "bool", "default": False},
         "deep": {"type": "bool", "default": False},
+        "slice": {"type": "str"},
+        "newest": {"type": "bool"},
+        "points": {"type": "list", "elements": "str"},
         "observe_seconds": {"type": "float", "default": 60},
     }
 
 
 # For required_if.
 NEEDED_BY_STATE = [("state", "copied", ("other",)), ("state", "pruned", ("keep", "room_bytes"), True)]
+# For mutually_exclusive.
+NEVER_TOGETHER = [("slice", "newest", "points"), ("slice", "machines"), ("points", "machines")]
 
 
 @contextmanager

@@ -33,6 +33,9 @@ MOST_RECORDS = 1 << 17
 # Nothing that is stored is longer than what it was, but for what its codec and its encryption add.
 LONGEST_PAYLOAD = LONGEST_RECORD + (1 << 20)
 NO_CHECK = bytes(CHECK_BYTES)
+# Of the end of a pack, what is fetched at once for its table of contents: a thousand records; and of all of it.
+_TABLE = 1 << 16
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -124,12 +127,14 @@ class PackReader:
         self._vault = vault
         self._cipher: PackCipher | None = None
         self._numbers: dict[int, int] | None = None
+        self._header: bytes | None = None
 
     def damaged(self, reason: str) -> Damaged:
         return Damaged(name=self.name, store=self.store, reason=reason)
 
     def check_header(self, store_id: bytes) -> None:
-        magic, version, flags, _zero, owner, salt = HEADER.unpack(bytes(self.ranges.read(0, HEADER.size)))
+        self._header = bytes(self.ranges.read(0, HEADER.size))
+        magic, version, flags, _zero, owner, salt = HEADER.unpack(self._header)
         if magic != MAGIC or version != VERSION:
             raise self.damaged("it is no pack of a version that is known")
         if owner != store_id:
@@ -151,7 +156,7 @@ class PackReader:
         if count > MOST_RECORDS:
             raise self.damaged(f"it has {count} records, more than a pack can")
         table = bytes(self.ranges.read(offset, count * ENTRY.size))
-        header = bytes(self.ranges.read(0, HEADER.size))
+        header = self._header or bytes(self.ranges.read(0, HEADER.size))
         if record_check(header, table, tail[: FOOTER.size]) != tail[FOOTER.size :]:
             raise self.damaged("its header or its table of contents is wrong")
         found = [Entry(*fields[:7]) for fields in ENTRY.iter_unpack(table)]
@@ -162,6 +167,9 @@ class PackReader:
             place += entry.span
         if place != offset:
             raise self.damaged("its table of contents does not cover it")
+        if self._cipher is not None:
+            # Whoever has read it once need not do so again to decrypt.
+            self._numbers = {entry.offset: number for number, entry in enumerate(found)}
         return found
 
     def entries_or_survivors(self) -> list[Entry]:
@@ -186,6 +194,16 @@ class PackReader:
     def expect(self, records: Iterable[tuple[int, int]]) -> None:
         """Offset and payload's length of the records that are read next, for a backend that fetches them together."""
         self.ranges.expect((offset, RECORD.size + stored + CHECK_BYTES) for offset, stored in records)
+
+    def expect_ends(self) -> None:
+        """That the header and the table of contents are read next."""
+        size = self.ranges.size
+        self.ranges.expect([(0, min(size, HEADER.size)), (max(0, size - _TABLE), min(size, _TABLE))])
+
+    def expect_all(self) -> None:
+        """That it is read from the front to the end."""
+        size = self.ranges.size
+        self.ranges.expect((at, min(_PIECE, size - at)) for at in range(0, size, _PIECE))
 
     def raw(self, offset: int, stored: int) -> memoryview:
         """A whole record, its own checksum proven."""

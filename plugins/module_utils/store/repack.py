@@ -11,11 +11,14 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import S
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
 from ansible_collections.stowage.esxi.plugins.module_utils.store.merge import Merged
-from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import Marks, Needed, place_of
+from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import Marks, Needed, place_of, span_of
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Lane
 
 
-def run(keeper: Keeper, needed: Needed, old: Collection[str], problems: list[str]) -> list[str]:
+def run(
+    keeper: Keeper, needed: Needed, old: Collection[str], problems: list[str], tally: Tally | None = None
+) -> list[str]:
     """Copies what is needed of the `old` packs and lies nowhere else. Returns the packs of which no record is needed
     any more once the keeper has ended; one that cannot be read whole is told in `problems`, and stays."""
     wanted = _wanted(keeper, needed, frozenset(old))
@@ -23,7 +26,7 @@ def run(keeper: Keeper, needed: Needed, old: Collection[str], problems: list[str
     with keeper.lane() as lane:
         for pack in sorted(wanted):
             try:
-                _copy(keeper, lane, pack, sorted(wanted[pack], key=lambda one: one[1].offset))
+                _copy(keeper, lane, pack, sorted(wanted[pack], key=lambda one: one[1].offset), tally or Tally())
                 done.append(pack)
             except StoreError as error:
                 problems.append(error.message)
@@ -51,7 +54,7 @@ def _wanted(keeper: Keeper, needed: Needed, old: frozenset[str]) -> dict[str, li
     return wanted
 
 
-def _copy(keeper: Keeper, lane: Lane, name: str, records: list[tuple[bytes, Place]]) -> None:
+def _copy(keeper: Keeper, lane: Lane, name: str, records: list[tuple[bytes, Place]], tally: Tally) -> None:
     """Records keep their compression; each is proven by its own checksum, or its encryption."""
     pack = keeper.store.pack(name)
     with pack.ranges:
@@ -59,3 +62,4 @@ def _copy(keeper: Keeper, lane: Lane, name: str, records: list[tuple[bytes, Plac
             record = pack.raw(place.offset, place.stored)
             codec, kind, check, payload = pack.packed(record, place.offset, place.length, identity)
             lane.add_packed(identity, check, codec, payload, place.length, kind)
+            tally.add(span_of(place))

@@ -34,7 +34,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import K
 from ansible_collections.stowage.esxi.plugins.module_utils.store.merge import Merged
 from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_point_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import Entry
+from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Scan
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
 # Entries that are in memory at a time.
 BATCH = 1 << 17
@@ -71,6 +73,7 @@ def run(
     deep: bool = False,
     threads: int = 0,
     observe_seconds: float = collect.OBSERVE_SECONDS,
+    tally: Tally | None = None,
 ) -> Report:
     """Reads every pack. `other`: a second store with copies of these restore points, or their originals. `remove`:
     restore points that cannot be restored are removed. `deep` proves every record by its hash, not its checksum."""
@@ -78,17 +81,17 @@ def run(
         raise ChunkSizesDiffer(
             store=store.name, bytes=store.chunk_bytes, other=other.name, other_bytes=other.chunk_bytes
         )
-    report = Report()
+    report, tally = Report(), tally or Tally()
     if check:
         report.mended = mend.damaged(store)
-        rebuilt, _old, _bad = _rebuilt(store, report, deep, threads)
+        rebuilt, _old, _bad = _rebuilt(store, report, deep, threads, tally)
         store.lean_on(Index([rebuilt]))
         report.lost = lost(store)
         store.index(fresh=True)
         return report
     report.mended = mend.run(store, observe_seconds)
     with Keeper(store) as keeper:
-        rebuilt, old, bad = _rebuilt(store, report, deep, threads)
+        rebuilt, old, bad = _rebuilt(store, report, deep, threads, tally)
         index = Index([rebuilt])
         store.lean_on(index)
         if other is not None:
@@ -105,11 +108,15 @@ def run(
         report.removed, report.held = removal.remove(store.backend, filter(is_point_name, report.lost))
         report.lost = {name: words for name, words in report.lost.items() if name not in report.removed}
     if not report.lost:
-        report.collected = collect.run(store, observe_seconds=observe_seconds, rewrite=report.damaged_packs)
+        report.collected = collect.run(
+            store, observe_seconds=observe_seconds, rewrite=report.damaged_packs, tally=tally
+        )
     return report
 
 
-def _rebuilt(store: Store, report: Report, deep: bool, threads: int) -> tuple[Segment, list[str], dict[str, str]]:
+def _rebuilt(
+    store: Store, report: Report, deep: bool, threads: int, tally: Tally
+) -> tuple[Segment, list[str], dict[str, str]]:
     """One index of all good records, the index files that it can stand for, and which of them are damaged."""
     guard = threading.Lock()
     batch: list[tuple[bytes, Place]] = []
@@ -133,10 +140,11 @@ def _rebuilt(store: Store, report: Report, deep: bool, threads: int) -> tuple[Se
             bad[segment.name] = error.message
     # A living writer's own index stays his.
     listed.update(bad)
-    names = sorted(name for name, _size in store.backend.list("packs/"))
+    sizes = dict(store.backend.list("packs/"))
+    tally.expect(sum(sizes.values()))
     living = {writer.id for writer in registry.registrations(store.backend)}
-    scan = verify.Scan(store, deep, keep)
-    found = scan.run(names, threads)
+    scan = Scan(store, deep, keep, sizes=sizes, tally=tally)
+    found = scan.run(sorted(sizes), threads)
     report.packs, report.records, report.bad_records = found.packs, found.records, len(found.bad)
     report.problems += [*bad.values(), *found.problems, *found.bad.values()]
     report.damaged_packs = sorted(scan.damaged)

@@ -289,8 +289,12 @@ class Store:
             raise Damaged(name=pack_name(place.pack), store=self.name, reason=f"a record of {place.length} bytes")
         reader = self.pack(place.pack)
         with reader.ranges:
-            record = reader.raw(place.offset, place.stored)
-            data, _check = reader.expand(record, place.offset, place.length, identity)
+            return self.record_in(reader, place, identity)
+
+    def record_in(self, reader: PackReader, place: Place, identity: bytes) -> bytes:
+        """A record of a pack that is open, proven by its id."""
+        record = reader.raw(place.offset, place.stored)
+        data, _check = reader.expand(record, place.offset, place.length, identity)
         if self.identity.of(data) != identity:
             raise Damaged(name=pack_name(place.pack), store=self.name, reason=f"chunk {identity.hex()} has other bytes")
         return bytes(data)

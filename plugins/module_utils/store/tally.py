@@ -16,7 +16,8 @@ class Tally:
         self.total: int | None = None
         self._lock = threading.Lock()
 
-    def expect(self, total: int) -> None:
+    def expect(self, total: int | None) -> None:
+        """None: not known any more."""
         self.total = total
 
     def add(self, count: int) -> None:

@@ -5,63 +5,95 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, points, registry, removal, verified
+from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, registry, removal, verified
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectMissing, StoreError
-from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, Place, build
-from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import HEADER, NO_CHECK, Entry, PackReader
-from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
+from ansible_collections.stowage.esxi.plugins.module_utils.store.hits import Hits
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, build
+from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Chosen, Part, Slice
+from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
+from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Scan
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_stem
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
-
-
-@dataclass
-class Report:
-    """What was looked at and found. `bad` are ids whose record is damaged, with the reason; `hit` what needs them."""
-
-    packs: int = 0
-    records: int = 0
-    stored: int = 0
-    proven: int = 0
-    bad: dict[bytes, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    hit: list[str] = field(default_factory=list)
-    good_points: list[str] = field(default_factory=list)
-    bad_points: list[str] = field(default_factory=list)
-    """Restore points by the names of their objects."""
-    unrecorded: str | None = None
-    """Why the store could not keep what was found: it may be read only."""
-
-    @property
-    def ok(self) -> bool:
-        return not self.bad and not self.problems
-
-    def add(self, other: Report) -> None:
-        self.packs += other.packs
-        self.records += other.records
-        self.stored += other.stored
-        self.proven += other.proven
-        self.bad.update(other.bad)
-        self.problems += other.problems
+from ansible_collections.stowage.esxi.plugins.module_utils.store.wanted import Wanted
 
 
 def run(
-    store: Store, *, deep: bool = False, threads: int = 0, record: bool = True, tally: Tally | None = None
+    store: Store,
+    *,
+    part: Part | None = None,
+    deep: bool = False,
+    threads: int = 0,
+    record: bool = True,
+    tally: Tally | None = None,
 ) -> Report:
-    """Every pack, every index file, every restore point. `deep` decodes every record and proves it by its hash.
+    """Every pack and every restore point, or a part of them; the index and the small files always. `deep` decodes
+    every record and proves it by its hash.
 
-    With `record` the store keeps what was found of each restore point.
+    With `record` the store keeps what was found of each restore point. A slice proves none of them whole: it can only
+    find them damaged. What was found earlier of those that are not looked at stays.
     """
-    sizes = dict(store.backend.list("packs/"))
-    job = Scan(store, deep, sizes=sizes, tally=tally)
+    tally = tally or Tally()
+    if isinstance(part, Chosen):
+        report = _chosen(store, part, deep, threads, tally)
+    else:
+        report = _packs(store, part, deep, threads, tally)
+    _others(store, report)
+    if record and (part is None or report.good_points or report.bad_points):
+        try:
+            verified.record(store, deep, report.good_points, report.bad_points)
+        except StoreError as error:
+            report.unrecorded = error.message
+    return report
+
+
+def _packs(store: Store, part: Slice | None, deep: bool, threads: int, tally: Tally) -> Report:
+    """All of them or those of a slice, and every restore point: what it needs of them."""
+    mine = part.has if part is not None else None
+    sizes = {name: size for name, size in store.backend.list("packs/") if mine is None or mine(pack_stem(name))}
+    tally.expect(sum(sizes.values()))
+    job = Scan(store, deep, sizes=sizes, tally=tally, mine=mine)
     report = job.run(sorted(sizes), threads)
+    _index(store, report)
+    hits = Hits(store, job, report)
+    for name, point in store.look_at_points():
+        if isinstance(point, StoreError):
+            report.problems.append(point.message)
+            report.bad_points.append(name)
+        elif hits.point(point):
+            report.bad_points.append(name)
+        elif part is None:
+            report.good_points.append(name)
+    return report
+
+
+def _chosen(store: Store, part: Chosen, deep: bool, threads: int, tally: Tally) -> Report:
+    """The pages of the maps first: they say what else is needed."""
+    report = Report(problems=[*part.unreadable.values()], bad_points=[*part.unreadable])
+    _index(store, report)
+    wanted = Wanted(store.index())
+    wanted.add_pages(part.points)
+    offsets, sizes = wanted.take()
+    pages = Scan(store, True, sizes=sizes, tally=tally, wanted=offsets, each=wanted.add_page)
+    report.add(pages.run(sorted(sizes), threads))
+    for point in part.points:
+        wanted.add_files(point)
+    offsets, sizes = wanted.take()
+    tally.expect(tally.done + sum(sizes.values()))
+    rest = Scan(store, deep, sizes=sizes, tally=tally, wanted=offsets)
+    report.add(rest.run(sorted(sizes), threads))
+    report.packs = len({*pages.good, *rest.good})
+    rest.take_over(pages)
+    whole = wanted.complete and rest.complete()
+    hits = Hits(store, rest, report)
+    for point in part.points:
+        hit = not whole and hits.point(point)
+        (report.bad_points if hit else report.good_points).append(point.object_name)
+    return report
+
+
+def _index(store: Store, report: Report) -> None:
     segments = store.index(fresh=True).segments
     report.problems += store.index_problems.values()
     for segment in segments:
@@ -69,14 +101,6 @@ def run(
             segment.verify()
         except StoreError as error:
             report.problems.append(error.message)
-    _points(store, report, job)
-    _others(store, report)
-    if record:
-        try:
-            verified.record(store, deep, report.good_points, report.bad_points)
-        except StoreError as error:
-            report.unrecorded = error.message
-    return report
 
 
 def spoiled_names(store: Store) -> dict[str, str]:
@@ -107,173 +131,3 @@ def _others(store: Store, report: Report) -> None:
             look()
         except StoreError as error:
             report.problems.append(error.message)
-
-
-def stem(name: str) -> str:
-    """A pack as the index names it."""
-    return name.rpartition("/")[2].partition(".")[0]
-
-
-class Scan:
-    """A look at packs. `good`: where in each pack seen the good records begin; `keep` gets them as they are found.
-
-    `sizes`: of the packs, for the `tally`.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        deep: bool,
-        keep: Callable[[str, list[Entry]], None] | None = None,
-        *,
-        sizes: Mapping[str, int] | None = None,
-        tally: Tally | None = None,
-    ) -> None:
-        self.store, self.deep = store, deep
-        self.sizes = sizes or {}
-        self.tally = tally or Tally()
-        self.tally.expect(sum(self.sizes.values()))
-        self.good: dict[str, array[int]] = {}
-        self.damaged: set[str] = set()
-        self.stopped = threading.Event()
-        self._keep = keep
-        self._guard = threading.Lock()
-
-    def run(self, names: Sequence[str], threads: int) -> Report:
-        report = Report()
-        work = iter(names)
-        count = threads or len(os.sched_getaffinity(0))
-        with ThreadPoolExecutor(count, thread_name_prefix="verify") as executor:
-            try:
-                for one in [executor.submit(self.lane, work) for _lane in range(count)]:
-                    report.add(one.result())
-            except BaseException:
-                # Also an interrupt from the keyboard: the threads are not to read all packs first.
-                self.stopped.set()
-                raise
-        return report
-
-    def lane(self, work: Iterator[str]) -> Report:
-        report = Report()
-        while not self.stopped.is_set():
-            with self._guard:
-                name = next(work, None)
-            if name is None:
-                break
-            self.look(name, report)
-        return report
-
-    def look(self, name: str, report: Report) -> None:
-        before = report.stored
-        try:
-            with self.store.backend.open(name) as ranges:
-                self._pack(PackReader(name, ranges, self.store.name, self.store.codec, self.store.vault), report)
-        except ObjectMissing:
-            # It went since it was listed. If anything needs it, that is told there.
-            return
-        except StoreError as error:
-            report.problems.append(error.message)
-            self.damaged.add(stem(name))
-        report.packs += 1
-        # Table of contents, and what could not be followed.
-        self.tally.add(max(0, self.sizes.get(name, 0) - (report.stored - before)))
-
-    def holds(self, place: Place | None, report: Report) -> bool:
-        """Whether a good record lies there. A pack that came since is looked at now."""
-        if place is None:
-            return False
-        if place.pack not in self.good:
-            self.good[place.pack] = array("I")
-            self.look(pack_name(place.pack), report)
-        good = self.good[place.pack]
-        at = bisect_left(good, place.offset)
-        return at < len(good) and good[at] == place.offset
-
-    def _pack(self, pack: PackReader, report: Report) -> None:
-        pack.check_header(bytes.fromhex(self.store.id))
-        deep = self.deep
-        try:
-            entries = pack.entries()
-        except StoreError as error:
-            # Nothing vouches for the header any more: only decoding shows whether the records can be had.
-            report.problems.append(error.message)
-            self.damaged.add(stem(pack.name))
-            entries, deep = list(pack.survivors()), True
-        good = []
-        for entry in entries:
-            report.records += 1
-            report.stored += entry.span
-            self.tally.add(entry.span)
-            try:
-                self._record(pack, entry, report, deep)
-                good.append(entry)
-            except StoreError as error:
-                report.bad[entry.id] = error.message
-                self.damaged.add(stem(pack.name))
-        report.stored += HEADER.size
-        self.tally.add(HEADER.size)
-        name = stem(pack.name)
-        with self._guard:
-            self.good[name] = array("I", (entry.offset for entry in good))
-            if self._keep is not None:
-                self._keep(name, good)
-
-    def _record(self, pack: PackReader, entry: Entry, report: Report, deep: bool) -> None:
-        record = pack.raw(entry.offset, entry.stored)
-        if not deep:
-            return
-        data, check = pack.expand(record, entry.offset, entry.length, entry.id)
-        if self.store.identity.check(data) != check:
-            raise pack.damaged(f"chunk {entry.id.hex()} has other bytes than its check says")
-        if entry.check != (check if self.store.vault is None else NO_CHECK):
-            raise pack.damaged(f"the table of contents has another check for chunk {entry.id.hex()}")
-        if self.store.identity.of(data) != entry.id:
-            raise pack.damaged(f"chunk {entry.id.hex()} has other bytes than its id says")
-        report.proven += len(data)
-
-
-def _points(store: Store, report: Report, job: Scan) -> None:
-    """Every restore point can be read, and all that it needs lies in a good record."""
-    for name, point in store.look_at_points():
-        if isinstance(point, StoreError):
-            report.problems.append(point.message)
-            report.bad_points.append(name)
-            continue
-        before = len(report.hit)
-        try:
-            _point(store, point, report, job)
-        except StoreError as error:
-            report.problems.append(error.message)
-            report.hit.append(f"{point.machine_name!r} {point.point}")
-        (report.good_points if len(report.hit) == before else report.bad_points).append(name)
-
-
-def _point(store: Store, point: Point, report: Report, job: Scan) -> None:
-    def missing(ids: Sequence[bytes]) -> int:
-        index = store.index()
-        lost = [identity for identity in ids if not job.holds(index.find(identity), report)]
-        if lost:
-            # A collection may have moved them since.
-            index = store.index(fresh=True)
-            lost = [identity for identity in lost if not job.holds(index.find(identity), report)]
-        for identity in lost:
-            place = index.find(identity)
-            where = "is in no pack of the index" if place is None else f"is not in {pack_name(place.pack)}"
-            report.bad.setdefault(identity, f"chunk {identity.hex()} {where}")
-        return len(lost)
-
-    title = f"{point.machine_name!r} {point.point}"
-    for disk in point.disks:
-        lost = 0
-        for number, identity in enumerate(disk.pages):
-            if identity is None:
-                continue
-            if missing([identity]):
-                lost += disk.slots_of(number)
-                continue
-            lost += missing([one for _slot, one, _check in points.slots(store.page(disk, number))])
-        if lost:
-            report.hit.append(f"{title}: disk {disk.key}: {lost} chunks")
-    for file in point.files:
-        if file.id is not None and missing([file.id]):
-            report.hit.append(f"{title}: file {file.name}")

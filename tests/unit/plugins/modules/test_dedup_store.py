@@ -92,6 +92,10 @@ def test_a_recovery_key_is_told_once_and_opens(tmp_path: Path) -> None:
         ({"location": "/x", "keys": [{"name": "a", "passphrase": SECRETS[1]}]}, "not encrypted"),
         ({"location": "/x", "keys": [{"name": "a", "passphrase": "1"}] * 2, "passphrase": SECRETS[0]}, "given twice"),
         ({"location": "/nowhere", "state": "collected"}, "There is no store"),
+        ({"location": "/x", "state": "verified", "slice": "1/7", "newest": True}, "mutually exclusive"),
+        ({"location": "/x", "state": "verified", "slice": "1/7", "points": ["latest"]}, "mutually exclusive"),
+        ({"location": "/x", "state": "verified", "newest": True, "points": ["latest"]}, "mutually exclusive"),
+        ({"location": "/x", "state": "verified", "machines": ["a"], "points": ["latest"]}, "mutually exclusive"),
     ],
 )
 def test_a_wish_that_cannot_be_is_refused_with_its_reason(params: dict[str, Any], said: str) -> None:
@@ -167,6 +171,38 @@ def test_damage_fails_the_task_and_names_who_is_hit(store: Store, tmp_path: Path
     (tmp_path / "store" / store.points("id-2")[0].object_name).write_bytes(b"x")
     told = run("dedup_store_info", location=store.name)
     assert len(told["points"]) == 2 and not told["health"]["ok"] and len(told["health"]["problems"]) == 1
+
+
+def test_a_part_is_proven_and_recorded(store: Store, tmp_path: Path) -> None:
+    place = {"location": store.name, "state": "verified"}
+    old, web, db = (point.point for point in [*store.points("id-1"), *store.points("id-2")])
+    records = run("dedup_store", **place)["verified"]["records"]
+    slices = [run("dedup_store", **place, slice=f"{number}/7")["verified"] for number in range(1, 8)]
+    assert sum(one["records"] for one in slices) == records
+    assert slices[2]["looked_at"] == {"part": "slice", "slice": "3/7"}
+    newest = run("dedup_store", **place, newest=True, deep=True)
+    assert newest["changed"] is False and set(newest["verified"]["looked_at"]["points"]) == {web, db}
+    only = run("dedup_store", **place, newest=True, machines=["id-2"])["verified"]["looked_at"]
+    assert only == {"part": "newest", "points": [db]}
+    given = run("dedup_store", **place, points=[old])["verified"]
+    assert given["looked_at"] == {"part": "points", "points": [old]} and len(given["good_points"]) == 1
+    for params, name in (
+        ({"slice": "8/7"}, "store-bad-slice"),
+        ({"points": ["1999"]}, "store-no-such-point"),
+        ({"points": ["latest"]}, "store-ambiguous-point"),
+        ({"newest": True, "machines": ["id-9"]}, "store-no-such-machine"),
+    ):
+        wrong = run("dedup_store", **place, **params)
+        assert wrong["failed"] and wrong["error"]["id"] == name
+    writer = store.points("id-2")[0].writer
+    for pack in (tmp_path / "store").rglob(f"{writer}-*.pack"):
+        data = bytearray(pack.read_bytes())
+        data[100] ^= 1
+        pack.write_bytes(data)
+    assert run("dedup_store", **place, points=[web])["verified"]["ok"]
+    found = run("dedup_store", **place, newest=True)
+    assert found["failed"] and found["error"]["id"] == "store-damage-found" and db in found["msg"]
+    assert len(found["verified"]["bad_points"]) == len(found["verified"]["good_points"]) == 1
 
 
 def test_what_no_rule_keeps_goes_with_its_reason_and_once(store: Store) -> None:

@@ -35,6 +35,13 @@ PLAY = """
         passphrase: "{{ secret }}"
         state: collected
         observe_seconds: 0
+    - name: The slice of this weekday is proven
+      stowage.esxi.dedup_store:
+        location: "{{ place }}"
+        passphrase: "{{ secret }}"
+        state: verified
+        deep: true
+        slice: "{{ '%u' | ansible.builtin.strftime }}/7"
     - name: It is looked at
       stowage.esxi.dedup_store_info:
         location: "{{ place }}"

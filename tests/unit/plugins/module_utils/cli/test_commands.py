@@ -17,6 +17,7 @@ from typing import Any
 import objectstore
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.store import collect
+from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Slice
 from benches import BUCKET, CHUNK, image, local, new_store
 
 Run = Callable[..., SimpleNamespace]
@@ -197,6 +198,63 @@ def test_damage_is_told_by_its_own_code_and_named(place: Path, point: str, tmp_p
     assert again.code == 0 and again.json["parent"] is None
 
 
+def test_a_part_is_looked_at_and_named(place: Path, point: str, tmp_path: Path, stowage: Run) -> None:
+    other = image(tmp_path / "other", [70, 71, 72])
+    backup = ["backup", place, "--machine", "id-2", "--name", "db", "--disk", f"scsi0:0={other}", "--json"]
+    older, newer = (stowage(*backup, "--rehash").json["point"] for _turn in range(2))
+    parts = [stowage("verify", place, "--slice", f"{k}/3", "--json").json for k in (1, 2, 3)]
+    assert [one["looked_at"] for one in parts] == [{"part": "slice", "slice": f"{k}/3"} for k in (1, 2, 3)]
+    whole = stowage("verify", place, "--deep", "--json").json
+    assert whole["looked_at"] == {"part": "all"} and len(whole["good_points"]) == 3 and whole["bad_points"] == []
+    assert sum(one["records"] for one in parts) == whole["records"] and not any(one["good_points"] for one in parts)
+    newest = stowage("verify", place, "--newest", "--json").json
+    assert newest["looked_at"]["part"] == "newest" and set(newest["looked_at"]["points"]) == {point, newer}
+    assert stowage("verify", place, "--newest", "--machine", "db", "--json").json["looked_at"]["points"] == [newer]
+    for words in ([older, "--deep", point], ["--deep", older, point], [older, point, "--deep"]):
+        given = stowage("verify", place, *words, "--json").json
+        assert given["looked_at"] == {"part": "points", "points": [older, point]} and given["deep"]
+    latest = stowage("verify", place, "--deep", "latest", "--machine", "id-1")
+    assert latest.code == 0 and f"{point} web: good\n" in latest.out and latest.out.endswith("no damage found\n")
+    assert stowage("verify", place, "--slice", "2/3").out.startswith("slice 2 of 3; the others were not looked at\n")
+    deep = {one["point"]: one["verified"]["deep"] for one in stowage("list", place, "--json").json["points"]}
+    assert deep == {point: True, older: True, newer: False}
+
+
+def test_a_damaged_part_has_its_code_and_leaves_the_others_word(
+    place: Path, point: str, tmp_path: Path, stowage: Run
+) -> None:
+    before = set(place.rglob("*.pack"))
+    other = image(tmp_path / "other", [70, 71, 72])
+    mine = stowage("backup", place, "--machine", "id-2", "--disk", f"scsi0:0={other}", "--json").json["point"]
+    spoilt = set(place.rglob("*.pack")) - before
+    for pack in spoilt:
+        data = bytearray(pack.read_bytes())
+        data[100] ^= 1
+        pack.write_bytes(data)
+    assert stowage("verify", place, point).code == 0
+    found = stowage("verify", place, mine)
+    assert found.code == 3 and f"{mine} id-2: DAMAGED\n" in found.out and f"HIT: 'id-2' {mine}" in found.out
+    good = {one["point"]: one["verified"]["good"] for one in stowage("list", place, "--json").json["points"]}
+    assert good == {point: True, mine: False}
+    for number in range(1, 5):
+        if any(Slice(number, 4).has(pack.stem) for pack in spoilt):
+            found = stowage("verify", place, "--slice", f"{number}/4")
+            assert found.code == 3 and f"HIT: 'id-2' {mine}" in found.out
+
+
+@pytest.mark.parametrize("words", [["gc"], ["gc", "--dry-run"], ["repair", "--dry-run"], ["verify", "latest"]])
+def test_a_terminal_shows_how_far_the_store_is_looked_through(
+    place: Path, point: str, stowage: Run, words: list[str]
+) -> None:
+    found = stowage(words[0], place, *words[1:], lively=True)
+    assert found.code == 0, found.err
+    last = found.err.rstrip("\n").rpartition("\r")[2]
+    assert last.startswith(f"{words[0]}  ") and found.err.endswith("\n")
+    if words[0] != "gc":
+        assert "100 %" in last
+    assert stowage(words[0], place, *words[1:], "--quiet", lively=True).err == ""
+
+
 def test_what_no_point_needs_is_collected(place: Path, point: str, tmp_path: Path, stowage: Run) -> None:
     before = stowage("stats", place, "--json").json["stats"]["stored_bytes"]
     next(place.glob("points/*/*.json")).unlink()
@@ -235,6 +293,17 @@ def test_what_no_point_needs_is_collected(place: Path, point: str, tmp_path: Pat
         (["keys", "S", "add"], 2, "needs --key"),
         (["keys", "S", "recovery"], 67, "not encrypted"),
         (["mount", "S", "latest", "S/m", "--cache-mib", "-1"], 2, "not below 0"),
+        (["verify", "S", "--slice", "0/7"], 2, "'0/7' is no slice of a store: of 7 slices there is none"),
+        (["verify", "S", "--slice", "8/7"], 2, "'8/7' is no slice of a store: of 7 slices there is none"),
+        (["verify", "S", "--slice", "3"], 2, "'3' is no slice of a store: it is not of the form K/N"),
+        (["verify", "S", "--slice", "1/7", "--newest"], 2, "cannot be meant together"),
+        (["verify", "S", "--slice", "1/7", "latest"], 2, "cannot be meant together"),
+        (["verify", "S", "latest", "--newest"], 2, "cannot be meant together"),
+        (["verify", "S", "--machine", "m"], 2, "neither was given"),
+        (["verify", "S", "--slice", "1/7", "--machine", "m"], 2, "neither was given"),
+        (["verify", "S", "--newest", "--machine", "nobody"], 65, "no restore point of a machine 'nobody'"),
+        (["verify", "S", "--deep", "1999"], 65, "no restore point 1999"),
+        (["verify", "S", "--nonsense", "1999"], 2, "unrecognized arguments: --nonsense"),
     ],
 )
 def test_a_wish_that_cannot_be_ends_with_its_code_and_changes_nothing(

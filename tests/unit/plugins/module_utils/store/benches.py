@@ -21,6 +21,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interf
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.s3 import S3Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
+from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import RawDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
@@ -103,7 +104,7 @@ def by_hand(root: Path, point: Point, folder: Path, key: str = "scsi0:0", secret
     return data
 
 
-def sound(store: Store) -> verify.Report:
+def sound(store: Store) -> Report:
     report = verify.run(store, deep=True, threads=2)
     assert report.ok, (report.problems, report.bad, report.hit)
     return report

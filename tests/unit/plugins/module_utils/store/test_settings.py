@@ -26,6 +26,15 @@ def test_a_setting_is_changed_for_everyone_and_the_others_stay(plain: Store, roo
     assert Store.open(local(root)).codec.number == 2
 
 
+@pytest.mark.parametrize("name", ["codec", "level", "pack_bytes", "quota_bytes", "reserve_bytes", "repack_percent"])
+def test_a_stranger_s_setting_is_told_in_few_words(plain: Store, root: Path, name: str) -> None:
+    evil = {**plain.settings, name: ["x" * 5000]}
+    plain.backend.create("settings/00000009.json", textfile.render(evil))
+    with pytest.raises(Damaged) as caught:
+        Store.open(local(root))
+    assert "'xxx" in caught.value.message and len(caught.value.message) < 500
+
+
 def test_of_two_that_change_settings_at_once_both_count(
     plain: Store, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

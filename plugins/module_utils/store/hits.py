@@ -1,0 +1,112 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who is hit by what is damaged: restore points, their machines and disks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ansible_collections.stowage.esxi.plugins.module_utils.store import maps, points
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index
+from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import Marks
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, DiskMap, Point
+from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
+from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Scan
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
+
+
+class Hits:
+    """What of restore points lies in no good record of a scan goes to its report.
+
+    A page that several restore points share is looked through once.
+    """
+
+    def __init__(self, store: Store, job: Scan, report: Report) -> None:
+        self._store, self._job, self._report = store, job, report
+        self._marks = Marks(store.index())
+        self._lost: dict[bytes, int] = {}
+        self._names: frozenset[str] | None = None
+
+    def point(self, point: Point) -> bool:
+        """Whether anything that it needs is not good."""
+        before = len(self._report.hit)
+        title = f"{point.machine_name!r} {point.point}"
+        for disk in point.disks:
+            count = len(disk.pages)
+            lost = sum(
+                self._window(disk, range(begin, min(begin + maps.WINDOW, count)))
+                for begin in range(0, count, maps.WINDOW)
+            )
+            if lost:
+                self._report.hit.append(f"{title}: disk {disk.key}: {lost} chunks")
+        for file in point.files:
+            if file.id is not None and self._missing([file.id]):
+                self._report.hit.append(f"{title}: file {file.name}")
+        return len(self._report.hit) > before
+
+    def _window(self, disk: DiskMap, numbers: range) -> int:
+        """How many chunks of these pages are not good."""
+        seen: list[bytes] = []
+        there: list[int] = []
+        lost = 0
+        for number in numbers:
+            page = disk.pages[number]
+            if page is None:
+                continue
+            # A shorter one is the end of this disk, and may not fit another.
+            if disk.slots_of(number) == PAGE_SLOTS and not self._marks.first(page):
+                seen.append(page)
+            elif self._missing([page]):
+                lost += self._note(page, disk.slots_of(number))
+            else:
+                there.append(number)
+        for number, found in maps.pages(self._store, disk, there):
+            lost += self._page(disk, number, found)
+        return lost + sum(self._lost.get(page, 0) for page in seen)
+
+    def _page(self, disk: DiskMap, number: int, found: maps.Found) -> int:
+        if isinstance(found, StoreError) and self._newer():
+            ((_number, found),) = maps.pages(self._store, disk, [number])
+        page = disk.pages[number] or b""
+        if not isinstance(found, StoreError):
+            return self._note(page, self._missing([one for _slot, one, _check in points.slots(found)]))
+        place = self._store.index().find(page)
+        if place is not None and self._job.mine is not None and not self._job.mine(place.pack):
+            # Who is hit by it is told by the slice that its pack is in.
+            if found.message not in self._report.problems:
+                self._report.problems.append(found.message)
+            return 0
+        self._report.bad.setdefault(page, found.message)
+        return self._note(page, disk.slots_of(number))
+
+    def _note(self, page: bytes, lost: int) -> int:
+        if lost:
+            self._lost[page] = lost
+        return lost
+
+    def _missing(self, ids: Sequence[bytes]) -> int:
+        index = self._store.index()
+        lost = self._without(index, ids)
+        if lost and self._newer():
+            # A collection may have moved them since.
+            index = self._store.index()
+            lost = self._without(index, lost)
+        for identity in lost:
+            place = index.find(identity)
+            where = "is in no pack of the index" if place is None else f"is not in {pack_name(place.pack)}"
+            self._report.bad.setdefault(identity, f"chunk {identity.hex()} {where}")
+        return len(lost)
+
+    def _without(self, index: Index, ids: Sequence[bytes]) -> list[bytes]:
+        return [identity for identity in ids if not self._job.holds(index.find(identity), self._report)]
+
+    def _newer(self) -> bool:
+        """Whether there is another index than at the last look: its files never change, but come and go."""
+        names = frozenset(name for name, _size in self._store.backend.list("index/"))
+        if names == self._names:
+            return False
+        self._names = names
+        self._store.index(fresh=True)
+        return True

@@ -1,0 +1,173 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A look at packs by several threads: each record by its checksum, or decoded and proven by its hash."""
+
+from __future__ import annotations
+
+import os
+import threading
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ObjectMissing, StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
+from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import HEADER, NO_CHECK, Entry, PackReader
+from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name, pack_stem
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
+
+
+class Scan:
+    """A look at packs. `good`: where in each pack seen the good records begin; `keep` gets them as they are found.
+
+    `sizes`: bytes of each pack that will be read, for the `tally`. `wanted`: by pack, the offsets of the records that
+    are looked at; without it all are. `mine`: the packs that anything is said of; without it all. `each` gets every
+    record that was proven by its hash, from several threads.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        deep: bool,
+        keep: Callable[[str, list[Entry]], None] | None = None,
+        *,
+        sizes: Mapping[str, int] | None = None,
+        tally: Tally | None = None,
+        wanted: dict[str, array[int]] | None = None,
+        mine: Callable[[str], bool] | None = None,
+        each: Callable[[Entry, Any], None] | None = None,
+    ) -> None:
+        self.store, self.deep = store, deep
+        self.sizes = sizes or {}
+        self.tally = tally or Tally()
+        self.wanted, self.mine = wanted, mine
+        self.good: dict[str, array[int]] = {}
+        self.damaged: set[str] = set()
+        self.stopped = threading.Event()
+        self._keep, self._each = keep, each
+        self._guard = threading.Lock()
+
+    def run(self, names: Sequence[str], threads: int) -> Report:
+        report = Report()
+        work = iter(names)
+        count = threads or len(os.sched_getaffinity(0))
+        with ThreadPoolExecutor(count, thread_name_prefix="verify") as executor:
+            try:
+                for one in [executor.submit(self.lane, work) for _lane in range(count)]:
+                    report.add(one.result())
+            except BaseException:
+                # Also an interrupt from the keyboard: the threads are not to read all packs first.
+                self.stopped.set()
+                raise
+        return report
+
+    def lane(self, work: Iterator[str]) -> Report:
+        report = Report()
+        while not self.stopped.is_set():
+            with self._guard:
+                name = next(work, None)
+            if name is None:
+                break
+            self.look(name, report)
+        return report
+
+    def look(self, name: str, report: Report) -> None:
+        before = report.stored
+        # Whatever becomes of it, it has been looked at.
+        self.good[pack_stem(name)] = array("I")
+        try:
+            with self.store.backend.open(name) as ranges:
+                self._pack(PackReader(name, ranges, self.store.name, self.store.codec, self.store.vault), report)
+        except ObjectMissing:
+            # It went since it was listed. If anything needs it, that is told there.
+            report.packs -= 1
+        except StoreError as error:
+            report.problems.append(error.message)
+            self.damaged.add(pack_stem(name))
+        report.packs += 1
+        # Table of contents, and what could not be followed.
+        self.tally.add(max(0, self.sizes.get(name, 0) - (report.stored - before)))
+
+    def holds(self, place: Place | None, report: Report) -> bool:
+        """Whether a good record lies there. A pack that came since is looked at now, and so is what a collection has
+        moved since into one that was looked at in part."""
+        if place is None:
+            return False
+        if place.pack not in self.good:
+            if self.mine is not None and not self.mine(place.pack):
+                return True
+            self.look(pack_name(place.pack), report)
+        elif self.wanted and place.pack in self.wanted and not _within(self.wanted[place.pack], place.offset):
+            del self.wanted[place.pack]
+            self.look(pack_name(place.pack), report)
+        return _within(self.good[place.pack], place.offset)
+
+    def complete(self) -> bool:
+        """Whether every record that was wanted is a good one."""
+        return all(set(offsets) <= set(self.good.get(name, ())) for name, offsets in (self.wanted or {}).items())
+
+    def take_over(self, other: Scan) -> None:
+        """What another look has found, at other wanted records."""
+        for mine, theirs in ((self.good, other.good), (self.wanted, other.wanted)):
+            for name, offsets in (theirs or {}).items():
+                if mine is not None:
+                    mine[name] = array("I", sorted((*mine.get(name, ()), *offsets)))
+        self.damaged |= other.damaged
+
+    def _pack(self, pack: PackReader, report: Report) -> None:
+        pack.expect_ends()
+        pack.check_header(bytes.fromhex(self.store.id))
+        name, deep = pack_stem(pack.name), self.deep
+        try:
+            entries = pack.entries()
+        except StoreError as error:
+            # Nothing vouches for the header any more: only decoding shows whether the records can be had.
+            report.problems.append(error.message)
+            self.damaged.add(name)
+            pack.expect_all()
+            entries, deep = list(pack.survivors()), True
+        if self.wanted is not None and name in self.wanted:
+            wanted = set(self.wanted[name])
+            entries = [entry for entry in entries if entry.offset in wanted]
+        pack.expect((entry.offset, entry.stored) for entry in entries)
+        good = []
+        for entry in entries:
+            report.records += 1
+            report.stored += entry.span
+            self.tally.add(entry.span)
+            try:
+                self._record(pack, entry, report, deep)
+                good.append(entry)
+            except StoreError as error:
+                report.bad[entry.id] = error.message
+                self.damaged.add(name)
+        report.stored += HEADER.size
+        self.tally.add(HEADER.size)
+        with self._guard:
+            self.good[name] = array("I", (entry.offset for entry in good))
+            if self._keep is not None:
+                self._keep(name, good)
+
+    def _record(self, pack: PackReader, entry: Entry, report: Report, deep: bool) -> None:
+        record = pack.raw(entry.offset, entry.stored)
+        if not deep:
+            return
+        data, check = pack.expand(record, entry.offset, entry.length, entry.id)
+        if self.store.identity.check(data) != check:
+            raise pack.damaged(f"chunk {entry.id.hex()} has other bytes than its check says")
+        if entry.check != (check if self.store.vault is None else NO_CHECK):
+            raise pack.damaged(f"the table of contents has another check for chunk {entry.id.hex()}")
+        if self.store.identity.of(data) != entry.id:
+            raise pack.damaged(f"chunk {entry.id.hex()} has other bytes than its id says")
+        report.proven += len(data)
+        if self._each is not None:
+            self._each(entry, data)
+
+
+def _within(offsets: array[int], offset: int) -> bool:
+    at = bisect_left(offsets, offset)
+    return at < len(offsets) and offsets[at] == offset
