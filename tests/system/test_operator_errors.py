@@ -110,7 +110,7 @@ def test_a_failing_quiesce_fails_that_machine_and_the_next_is_backed_up(house: H
     assert house.differences("esx70") == []
 
 
-@pytest.mark.parametrize("how", ["warm", "cold"])
+@pytest.mark.parametrize("how", [pytest.param("warm", marks=pytest.mark.soak), "cold"])
 def test_a_guest_that_ignores_the_shutdown_stays_on_unless_force_is_allowed(house: House, how: str) -> None:
     policy = {"backup_select": ["name:deaf"], "backup_shutdown_timeout": 5}
     run = house.controller.play(f"backup_{how}", "--limit", "esx70", **policy).must_end_with(2)

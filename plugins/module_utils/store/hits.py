@@ -100,7 +100,7 @@ class Hits:
         return len(lost)
 
     def _without(self, index: Index, ids: Sequence[bytes]) -> list[bytes]:
-        return [identity for identity in ids if not self._job.holds(index.find(identity), self._report)]
+        return [identity for identity in ids if not self._job.holds(identity, index.find(identity), self._report)]
 
     def _newer(self) -> bool:
         """Whether there is another index than at the last look: its files never change, but come and go."""

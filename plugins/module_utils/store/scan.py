@@ -20,11 +20,20 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.report import R
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name, pack_stem
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
+# An array of marks.
+MARK = "Q"
+
+
+def mark(identity: bytes, offset: int) -> int:
+    """A record of a pack in eight bytes: where it begins, and the beginning of its id. In a pack that lies in the place
+    of another one records of other ids may begin at the same places. Ascends as the offsets do."""
+    return offset << 32 | int.from_bytes(identity[:4], "big")
+
 
 class Scan:
-    """A look at packs. `good`: where in each pack seen the good records begin; `keep` gets them as they are found.
+    """A look at packs. `good`: the marks of the good records of each pack seen; `keep` gets them as they are found.
 
-    `sizes`: bytes of each pack that will be read, for the `tally`. `wanted`: by pack, the offsets of the records that
+    `sizes`: bytes of each pack that will be read, for the `tally`. `wanted`: by pack, the marks of the records that
     are looked at; without it all are. `mine`: the packs that anything is said of; without it all. `each` gets every
     record that was proven by its hash, from several threads.
     """
@@ -78,7 +87,7 @@ class Scan:
     def look(self, name: str, report: Report) -> None:
         before = report.stored
         # Whatever becomes of it, it has been looked at.
-        self.good[pack_stem(name)] = array("I")
+        self.good[pack_stem(name)] = array(MARK)
         try:
             with self.store.backend.open(name) as ranges:
                 self._pack(PackReader(name, ranges, self.store.name, self.store.codec, self.store.vault), report)
@@ -92,30 +101,31 @@ class Scan:
         # Table of contents, and what could not be followed.
         self.tally.add(max(0, self.sizes.get(name, 0) - (report.stored - before)))
 
-    def holds(self, place: Place | None, report: Report) -> bool:
-        """Whether a good record lies there. A pack that came since is looked at now, and so is what a collection has
-        moved since into one that was looked at in part."""
+    def holds(self, identity: bytes, place: Place | None, report: Report) -> bool:
+        """Whether a good record of this id lies there. A pack that came since is looked at now, and so is what a
+        collection has moved since into one that was looked at in part."""
         if place is None:
             return False
+        wanted = mark(identity, place.offset)
         if place.pack not in self.good:
             if self.mine is not None and not self.mine(place.pack):
                 return True
             self.look(pack_name(place.pack), report)
-        elif self.wanted and place.pack in self.wanted and not _within(self.wanted[place.pack], place.offset):
+        elif self.wanted and place.pack in self.wanted and not _within(self.wanted[place.pack], wanted):
             del self.wanted[place.pack]
             self.look(pack_name(place.pack), report)
-        return _within(self.good[place.pack], place.offset)
+        return _within(self.good[place.pack], wanted)
 
     def complete(self) -> bool:
         """Whether every record that was wanted is a good one."""
-        return all(set(offsets) <= set(self.good.get(name, ())) for name, offsets in (self.wanted or {}).items())
+        return all(set(marks) <= set(self.good.get(name, ())) for name, marks in (self.wanted or {}).items())
 
     def take_over(self, other: Scan) -> None:
         """What another look has found, at other wanted records."""
         for mine, theirs in ((self.good, other.good), (self.wanted, other.wanted)):
-            for name, offsets in (theirs or {}).items():
+            for name, marks in (theirs or {}).items():
                 if mine is not None:
-                    mine[name] = array("I", sorted((*mine.get(name, ()), *offsets)))
+                    mine[name] = array(MARK, sorted((*mine.get(name, ()), *marks)))
         self.damaged |= other.damaged
 
     def _pack(self, pack: PackReader, report: Report) -> None:
@@ -132,7 +142,7 @@ class Scan:
             entries, deep = list(pack.survivors()), True
         if self.wanted is not None and name in self.wanted:
             wanted = set(self.wanted[name])
-            entries = [entry for entry in entries if entry.offset in wanted]
+            entries = [entry for entry in entries if mark(entry.id, entry.offset) in wanted]
         pack.expect((entry.offset, entry.stored) for entry in entries)
         good = []
         for entry in entries:
@@ -148,7 +158,7 @@ class Scan:
         report.stored += HEADER.size
         self.tally.add(HEADER.size)
         with self._guard:
-            self.good[name] = array("I", (entry.offset for entry in good))
+            self.good[name] = array(MARK, (mark(entry.id, entry.offset) for entry in good))
             if self._keep is not None:
                 self._keep(name, good)
 
@@ -168,6 +178,6 @@ class Scan:
             self._each(entry, data)
 
 
-def _within(offsets: array[int], offset: int) -> bool:
-    at = bisect_left(offsets, offset)
-    return at < len(offsets) and offsets[at] == offset
+def _within(marks: array[int], wanted: int) -> bool:
+    at = bisect_left(marks, wanted)
+    return at < len(marks) and marks[at] == wanted

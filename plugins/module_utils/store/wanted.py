@@ -16,15 +16,16 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.index import In
 from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import Marks
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import HEADER, RECORD, Entry
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, SLOT_BYTES, Point
+from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import MARK, mark
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import pack_name
 
 
 class Wanted:
-    """Takes four bytes for each record, and one for each entry of the index: a disk may have millions of chunks."""
+    """Takes eight bytes for each record, and one for each entry of the index: a disk may have millions of chunks."""
 
     def __init__(self, index: Index) -> None:
         self._index, self._marks = index, Marks(index)
-        self._offsets: dict[str, array[int]] = {}
+        self._marks_of: dict[str, array[int]] = {}
         self._sizes: dict[str, int] = {}
         self._short: dict[bytes, int] = {}
         self._guard = threading.Lock()
@@ -40,7 +41,7 @@ class Wanted:
                 if place is None:
                     self.complete = False
                     continue
-                self._offsets.setdefault(place.pack, array("I")).append(place.offset)
+                self._marks_of.setdefault(place.pack, array(MARK)).append(mark(identity, place.offset))
                 span = RECORD.size + place.stored + CHECK_BYTES
                 self._sizes[place.pack] = self._sizes.get(place.pack, HEADER.size) + span
 
@@ -67,8 +68,8 @@ class Wanted:
         self.add(file.id for file in point.files if file.id is not None)
 
     def take(self) -> tuple[dict[str, array[int]], dict[str, int]]:
-        """The offsets by pack, ascending, and the bytes that will be read by the names of the packs' objects."""
-        offsets = {pack: array("I", sorted(found)) for pack, found in self._offsets.items()}
+        """The marks by pack, ascending, and the bytes that will be read by the names of the packs' objects."""
+        marks = {pack: array(MARK, sorted(found)) for pack, found in self._marks_of.items()}
         sizes = {pack_name(pack): size for pack, size in self._sizes.items()}
-        self._offsets, self._sizes = {}, {}
-        return offsets, sizes
+        self._marks_of, self._sizes = {}, {}
+        return marks, sizes

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, sources, textfile, verify
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, repair, sources, textfile, verify
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends import local as local_backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.crypto import WrongKey
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
@@ -30,6 +30,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     TargetFailed,
     UnknownFormat,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Chosen
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk import extents
@@ -265,6 +266,29 @@ def test_swapped_packs_restore_all_the_same(store: Store, again: Any, root: Path
     for point, disk in zip(made, disks):
         assert restored(opened, point, tmp_path) == disk.read_bytes()
     assert not verify.run(opened, threads=1).ok
+
+
+@pytest.mark.parametrize("part", ["whole", "chosen"])
+def test_swapped_packs_whose_records_begin_at_the_same_places_are_found_and_mended(
+    root: Path, tmp_path: Path, part: str
+) -> None:
+    store = new_store(local(root), codec="none")
+    disks = [image(tmp_path / f"disk{n}", [n * 10 + 1, n * 10 + 2]) for n in (1, 2)]
+    made = [back_up(store, disk, machine=disk.name)[0] for disk in disks]
+    sizes: dict[int, list[Path]] = {}
+    for path in packs(root):
+        sizes.setdefault(path.stat().st_size, []).append(path)
+    one, two = next(paths for paths in sizes.values() if len(paths) > 1)[:2]
+    os.rename(one, tmp_path / "aside")
+    os.rename(two, one)
+    os.rename(tmp_path / "aside", two)
+    opened = Store.open(local(root))
+    for point, disk in zip(made, disks):
+        assert restored(opened, point, tmp_path) == disk.read_bytes()
+    report = verify.run(opened, part=Chosen(tuple(made), {}) if part == "chosen" else None, threads=1)
+    assert not report.ok and len(report.bad_points) >= 1
+    repair.run(opened)
+    sound(Store.open(local(root)))
 
 
 def test_a_stale_index_loses_nothing(plain: Store, root: Path, tmp_path: Path, good: tuple[Point, bytes]) -> None:

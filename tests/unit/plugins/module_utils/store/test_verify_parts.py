@@ -35,7 +35,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Chosen, Slice
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
-from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Scan
+from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import MARK, Scan, mark
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 from ansible_collections.stowage.esxi.plugins.module_utils.store.wanted import Wanted
@@ -389,11 +389,11 @@ def test_a_record_that_was_not_wanted_is_looked_at_when_it_is_asked_for(plain: S
     back_up(plain, image(tmp_path / "disk", [*range(1, 20)]))
     pack, entries = max(contents(plain).items(), key=lambda one: len(one[1]))
     first, *_others, last = entries
-    job = Scan(plain, False, wanted={pack: array("I", [first.offset])})
+    job = Scan(plain, False, wanted={pack: array(MARK, [mark(first.id, first.offset)])})
     report = job.run([pack_name(pack)], 1)
     assert report.records == 1 and job.complete()
     for entry, there in ((first, True), (last, True), (replace(last, offset=last.offset + 1), False)):
-        assert job.holds(Place(pack, entry.offset, entry.stored, entry.length), report) is there
+        assert job.holds(entry.id, Place(pack, entry.offset, entry.stored, entry.length), report) is there
     assert report.records == 1 + len(entries) and not report.bad
 
 
