@@ -15,17 +15,7 @@ from typing import Any, NoReturn, TextIO
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import imports
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.cli import (
-    keeping,
-    keyring,
-    looking,
-    making,
-    mounting,
-    pruning,
-    restoring,
-    second,
-    verifying,
-)
+from ansible_collections.stowage.esxi.plugins.module_utils.cli import commands
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.console import Console
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import (
     FAILED,
@@ -34,19 +24,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import (
     Usage,
     exit_code,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Session
 
-COMMANDS: tuple[Command, ...] = (
-    *making.COMMANDS,
-    *looking.COMMANDS,
-    *restoring.COMMANDS,
-    *mounting.COMMANDS,
-    *verifying.COMMANDS,
-    *keeping.COMMANDS,
-    *pruning.COMMANDS,
-    *second.COMMANDS,
-    *keyring.COMMANDS,
-)
 LIBRARIES = ("xxhash", "zstandard")
 
 
@@ -63,16 +42,17 @@ class _Parser(argparse.ArgumentParser):
         raise Usage(reason=message, program=self.prog)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(word: str = "") -> argparse.ArgumentParser:
+    """For the command that the word names, or for all of them."""
     top = _Parser(
         prog="stowage",
         description="Backs up, lists, proves and restores disks of virtual machines in a dedup store.",
         epilog="STORE is the path of a store's folder, or s3://bucket/prefix. Exit codes: docs/command-line.md.",
         allow_abbrev=False,
     )
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        one = commands.add_parser(command.name, help=command.summary, description=command.summary, allow_abbrev=False)
+    names = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in commands.of(word):
+        one = names.add_parser(command.name, help=command.summary, description=command.summary, allow_abbrev=False)
         one.add_argument("store", metavar="STORE", help="path of the store's folder, or s3://bucket/prefix")
         command.arguments(one)
         _common(one)
@@ -95,7 +75,7 @@ def main(words: Sequence[str], out: TextIO, err: TextIO) -> int:
     console = Console(out, err, as_json="--json" in words)
     try:
         missing = [name for name in LIBRARIES if not imports.available(name)]
-        args = parser().parse_args(list(words))
+        args = parser(words[0] if words else "").parse_args(list(words))
         if missing:
             raise LibrariesMissing(names=" ".join(missing), python=sys.executable)
         console = Console(out, err, args.json, args.quiet)

@@ -13,7 +13,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import 
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import DAMAGE, OK
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
-from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, part, verify
+from ansible_collections.stowage.esxi.plugins.module_utils.store import part, verify
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadSlice
 from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Chosen, Part, Slice
 from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
@@ -59,7 +59,8 @@ def _run(session: Session) -> int:
         document = {
             "store": store.name,
             "deep": args.deep,
-            **chores.shown(report, chosen),
+            "looked_at": part.shown(chosen),
+            **report.shown(),
             "seconds": round(seconds, 3),
         }
         session.console.result(document, _lines(report, chosen, args.deep, seconds))

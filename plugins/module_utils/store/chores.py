@@ -21,7 +21,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import part as 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import DamageFound, NoStore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.options import open_place
-from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 
@@ -151,7 +150,7 @@ def _other(params: Mapping[str, Any]) -> Iterator[Store]:
 def _verify(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     part = _part(store, params)
     report = verify.run(store, part=part, deep=params["deep"])
-    told = shown(report, part)
+    told = {"looked_at": parts.shown(part), **report.shown()}
     if report.ok:
         return {"changed": False, "verified": told}
     first = [*report.hit, *report.problems, *report.bad.values()]
@@ -165,24 +164,6 @@ def _part(store: Store, params: Mapping[str, Any]) -> parts.Part | None:
     if params["newest"]:
         return parts.newest(store, params["machines"])
     return parts.named(store, params["points"]) if params["points"] is not None else None
-
-
-def shown(report: Report, part: parts.Part | None) -> dict[str, Any]:
-    """What a verify of this part has found, as plain data."""
-    return {
-        "ok": report.ok,
-        "looked_at": parts.shown(part),
-        "packs": report.packs,
-        "records": report.records,
-        "stored_bytes": report.stored,
-        "proven_bytes": report.proven,
-        "bad": {identity.hex(): reason for identity, reason in sorted(report.bad.items())},
-        "problems": report.problems,
-        "hit": report.hit,
-        "good_points": report.good_points,
-        "bad_points": report.bad_points,
-        "unrecorded": report.unrecorded,
-    }
 
 
 CHORES: dict[str, Callable[[Store, Mapping[str, Any], bool], dict[str, Any]]] = {

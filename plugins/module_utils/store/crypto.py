@@ -87,7 +87,7 @@ class PackCipher:
     def __init__(self, aes: Any) -> None:
         self._aes = aes
 
-    def seal(self, number: int, header: bytes, data: bytes) -> bytes:
+    def seal(self, number: int, header: bytes, data: Any) -> bytes:
         sealed: bytes = self._aes.encrypt(number.to_bytes(12, "big"), data, header)
         return sealed
 

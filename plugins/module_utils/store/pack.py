@@ -78,6 +78,7 @@ class PackWriter:
         header = HEADER.pack(MAGIC, VERSION, ENCRYPTED if vault else 0, 0, store_id, salt)
         self.size = len(header)
         self._header = header
+        self._room = bytearray()
         self._upload.append([header])
 
     def add(self, identity: bytes, check: bytes, data: Any, kind: int = CHUNK) -> Entry:
@@ -91,13 +92,22 @@ class PackWriter:
         else:
             stored = CHECK_BYTES + len(payload) + 16
             head = RECORD.pack(RECORD_MAGIC, codec, kind, 0, length, stored, identity, NO_CHECK)
-            payload = self._cipher.seal(len(self.entries), head, check + bytes(payload))
+            payload = self._cipher.seal(len(self.entries), head, self._joined(check, payload))
             check = NO_CHECK
         entry = Entry(identity, check, self.size, len(payload), length, codec, kind)
         self._upload.append([head, payload, record_check(head, payload)])
         self.entries.append(entry)
         self.size += entry.span
         return entry
+
+    def _joined(self, check: bytes, payload: Any) -> memoryview:
+        """In room that is kept: to ask the system for as much anew, each time, costs more than the encryption."""
+        end = CHECK_BYTES + len(payload)
+        if len(self._room) < end:
+            self._room = bytearray(max(end, 2 * len(self._room)))
+        self._room[:CHECK_BYTES] = check
+        self._room[CHECK_BYTES:end] = payload
+        return memoryview(self._room)[:end]
 
     def commit(self) -> None:
         """Table of contents and footer; the pack is durable when this returns."""

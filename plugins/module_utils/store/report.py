@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -28,6 +29,22 @@ class Report:
     @property
     def ok(self) -> bool:
         return not self.bad and not self.problems
+
+    def shown(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "ok": self.ok,
+            "packs": self.packs,
+            "records": self.records,
+            "stored_bytes": self.stored,
+            "proven_bytes": self.proven,
+            "bad": {identity.hex(): reason for identity, reason in sorted(self.bad.items())},
+            "problems": self.problems,
+            "hit": self.hit,
+            "good_points": self.good_points,
+            "bad_points": self.bad_points,
+            "unrecorded": self.unrecorded,
+        }
 
     def add(self, other: Report) -> None:
         self.packs += other.packs

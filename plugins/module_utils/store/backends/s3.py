@@ -153,6 +153,8 @@ class S3Backend(Backend):
             code = str(error.response.get("Error", {}).get("Code"))
             if code in ("NoSuchKey", "404", "NotFound"):
                 raise ObjectMissing(name=name, store=self.name) from error
+            if code in ("InvalidRange", "416"):
+                raise Damaged(name=name, store=self.name, reason="it ends before the bytes that are due") from error
             if code in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409"):
                 raise ObjectExists(name=name, store=self.name) from error
             raise BackendFailed(name=name, store=self.name, done=done, reason=str(error)) from error

@@ -10,8 +10,8 @@ import shlex
 from pathlib import Path
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.cli import errors
-from ansible_collections.stowage.esxi.plugins.module_utils.cli.main import COMMANDS, parser
+from ansible_collections.stowage.esxi.plugins.module_utils.cli import commands, errors
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.main import parser
 
 PAGE = (Path(__file__).resolve().parents[5] / "docs" / "command-line.md").read_text(encoding="utf-8")
 ROOMS = ("base", "store", "vmdk", "cli")
@@ -30,14 +30,20 @@ def every_error() -> set[type[StowageError]]:
 def test_every_command_has_a_chapter_and_no_chapter_is_about_nothing() -> None:
     chapters = PAGE.partition("## Commands")[2].partition("\n## ")[0]
     named = [word for line in re.findall(r"^### (.*)$", chapters, re.M) for word in line.split(", ")]
-    assert sorted(named) == sorted(command.name for command in COMMANDS)
+    assert sorted(named) == sorted(command.name for command in commands.every())
+
+
+def test_each_command_is_found_by_its_name_alone() -> None:
+    for command in commands.every():
+        assert command in commands.of(command.name)
+    assert commands.of("") == commands.of("nonsense") == commands.every()
 
 
 def test_every_option_is_on_the_page_and_every_option_of_the_page_exists() -> None:
-    commands = parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    choices = parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
     exist = {
         word
-        for one in commands.values()  # type: ignore[union-attr]
+        for one in choices.values()  # type: ignore[union-attr]
         for action in one._actions
         for word in action.option_strings
         if word.startswith("--")

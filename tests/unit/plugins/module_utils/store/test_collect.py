@@ -120,6 +120,7 @@ def test_a_dead_writer_is_given_up_and_can_never_commit(plain: Store, root: Path
     assert other.points() == []
 
 
+@pytest.mark.folder
 def test_a_living_writer_is_waited_for(
     plain: Store, root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -185,6 +186,7 @@ def prove_all(root: Path, folder: Path, wanted: dict[str, Path]) -> None:
         assert restored(store, point, folder) == wanted[point.machine_id].read_bytes()
 
 
+@pytest.mark.folder
 def test_a_backup_that_runs_whole_at_any_moment_of_a_collection_restores(tmp_path: Path) -> None:
     moment, done = 0, False
     while not done:
@@ -207,6 +209,7 @@ def test_a_backup_that_runs_whole_at_any_moment_of_a_collection_restores(tmp_pat
     assert moment > 20
 
 
+@pytest.mark.folder
 def test_a_collection_that_runs_whole_at_any_moment_of_a_backup_takes_nothing_from_it(tmp_path: Path) -> None:
     moment, done = 0, False
     while not done:
@@ -242,6 +245,7 @@ class LivingWriters(LocalBackend):
         yield from super().list(prefix)
 
 
+@pytest.mark.folder
 def test_a_writer_that_is_given_up_at_any_moment_ends_with_its_reason_and_hurts_nobody(tmp_path: Path) -> None:
     moment, done, revoked = 0, False, 0
     while not done:

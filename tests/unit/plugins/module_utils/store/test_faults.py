@@ -80,6 +80,7 @@ def good(plain: Store, tmp_path: Path) -> tuple[Point, bytes]:
 # -- the place a store lies in -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.folder
 def test_room_that_ends_at_any_moment_of_a_backup_costs_that_backup(
     volume: Callable[[int], Path], tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_room_that_ends_at_any_moment_of_a_backup_costs_that_backup(
     assert {"writers", "packs", "index", "points", "committed"} <= seen
 
 
+@pytest.mark.folder
 @pytest.mark.parametrize("call", ["writev", "fsync", "link", "mkdir"])
 def test_a_write_that_fails_at_any_moment_costs_that_backup(
     plain: Store, root: Path, tmp_path: Path, good: tuple[Point, bytes], call: str, monkeypatch: pytest.MonkeyPatch
@@ -157,6 +159,7 @@ def test_a_write_that_fails_at_any_moment_costs_that_backup(
     sound(Store.open(local(root)))
 
 
+@pytest.mark.folder
 def test_a_read_only_file_system_is_told_and_everything_restores(volume: Callable[[int], Path], tmp_path: Path) -> None:
     place = volume(4000)
     (place / "store").mkdir()
@@ -174,6 +177,7 @@ def test_a_read_only_file_system_is_told_and_everything_restores(volume: Callabl
         restored(opened, kept, place)
 
 
+@pytest.mark.folder
 def test_a_pack_that_cannot_be_read_costs_its_own_points_only(
     plain: Store, root: Path, tmp_path: Path, good: tuple[Point, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -283,6 +283,7 @@ def test_an_announcement_makes_nobody_delete_elsewhere(root: Path, plain: Store,
     assert (root.parent / "victim.pack").read_text() == (root.parent / "victim").read_text() == "mine"
 
 
+@pytest.mark.folder
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "a//b", ".hidden", "a/.tmp-x", "a\0b", "", "a b"])
 def test_a_name_that_no_object_has_is_refused_by_the_folder(root: Path, name: str) -> None:
     backend = local(root)

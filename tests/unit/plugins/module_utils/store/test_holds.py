@@ -98,6 +98,7 @@ def test_a_list_of_what_goes_leads_to_restore_points_only(plain: Store, root: Pa
     assert (root / "config.json").exists()
 
 
+@pytest.mark.folder
 @pytest.mark.parametrize("first", ["hold", "remove"])
 def test_of_a_hold_and_a_removal_that_meet_anywhere_exactly_one_succeeds(tmp_path: Path, first: str) -> None:
     moment, done, outcomes = 0, False, set()

@@ -113,6 +113,7 @@ def test_many_backups_leave_few_index_files(plain: Store, root: Path, tmp_path: 
 # -- one at a time ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.folder
 def test_one_keeper_at_a_time_and_the_next_when_it_has_ended(plain: Store, root: Path) -> None:
     with Keeper(plain):
         with pytest.raises(KeeperBusy, match="Another collection"):
@@ -228,6 +229,7 @@ def crowded(folder: Path) -> Path:
     return folder / "store"
 
 
+@pytest.mark.folder
 @pytest.mark.parametrize("alive", [True, False])
 @pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_collection_that_runs_whole_at_any_moment_of_another_takes_nothing(

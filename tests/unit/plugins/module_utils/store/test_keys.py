@@ -52,9 +52,10 @@ def test_the_new_key_is_there_before_the_old_one_goes(
     def cut(name: str) -> None:
         raise RuntimeError("the power went")
 
-    monkeypatch.setattr(locked.backend, "delete", cut)
-    with pytest.raises(RuntimeError):
-        keys.set_passphrase(locked, "first", "new")
+    with monkeypatch.context() as patched:
+        patched.setattr(locked.backend, "delete", cut)
+        with pytest.raises(RuntimeError):
+            keys.set_passphrase(locked, "first", "new")
     for passphrase in (SECRET, "new"):
         keys.set_passphrase(Store.open(local(root), passphrase), "other", passphrase)
     again = Store.open(local(root), "new")

@@ -31,6 +31,9 @@ from .benches import back_up, image, local, new_store, restored, sound
 
 LATER = datetime(2027, 6, 1, tzinfo=timezone.utc)
 
+# Calls to the operating system, or processes of their own: of a store in a folder.
+pytestmark = pytest.mark.folder
+
 
 @dataclass
 class File:

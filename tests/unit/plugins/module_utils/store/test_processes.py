@@ -32,6 +32,9 @@ WRITERS, KEEPERS = 8, 2
 OBSERVE_SECONDS = 0.25
 ROUND_SECONDS = 2.0
 
+# Calls to the operating system, or processes of their own: of a store in a folder.
+pytestmark = pytest.mark.folder
+
 
 def wanted(seeds: list[int]) -> bytes:
     return b"".join(chunk(seed) if seed else bytes(CHUNK) for seed in seeds)

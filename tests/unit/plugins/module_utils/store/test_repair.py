@@ -153,6 +153,7 @@ def test_points_that_are_lost_go_when_told_and_held_ones_never(plain: Store, roo
     assert restored(Store.open(local(root)), stays, tmp_path) == (tmp_path / "d").read_bytes()
 
 
+@pytest.mark.folder
 def test_a_living_writer_s_packs_and_index_are_left_to_him(plain: Store, root: Path, tmp_path: Path) -> None:
     back_up(plain, image(tmp_path / "a", [1, 2]))
     data = b"y" * 1000
@@ -168,6 +169,7 @@ def test_a_living_writer_s_packs_and_index_are_left_to_him(plain: Store, root: P
     assert Store.open(local(root)).read_record(name) == data
 
 
+@pytest.mark.folder
 def test_one_at_a_time(plain: Store) -> None:
     with Keeper(plain), pytest.raises(KeeperBusy):
         repair.run(Store.open(LivingWriters(plain.backend.name), clock=FakeClock()))
@@ -176,6 +178,7 @@ def test_one_at_a_time(plain: Store) -> None:
 HOSTILE = {"writer": "aa", "point": "../x", "packs": ["../../x"], "writers": ["../x"], "points": ["x"]}
 
 
+@pytest.mark.folder
 @pytest.mark.parametrize("value", [None, {}, {"writer": "bb", "packs": 7}, HOSTILE])
 @pytest.mark.parametrize("name", ["gc/aa.json", "gc/aa-waits.json", "writers/aa.json", "removals/aa.json"])
 def test_a_damaged_note_between_writers_goes_when_nobody_is_left(
