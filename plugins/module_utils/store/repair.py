@@ -140,7 +140,7 @@ def _rebuilt(
             bad[segment.name] = error.message
     # A living writer's own index stays his.
     listed.update(bad)
-    sizes = dict(store.backend.list("packs/"))
+    sizes = dict(store.packs())
     tally.expect(sum(sizes.values()))
     living = {writer.id for writer in registry.registrations(store.backend)}
     scan = Scan(store, deep, keep, sizes=sizes, tally=tally)

@@ -29,6 +29,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import HASHES, Identity
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, Index, Place, Segment
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_pack_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap, Point
 
@@ -194,7 +195,7 @@ class Store:
         """The index anew, from the packs' own tables of contents: what there is when an index file is damaged."""
         if self._from_packs is None:
             index = Index()
-            for name, _size in self.backend.list("packs/"):
+            for name, _size in self.packs():
                 stem = pack_stem(name)
                 with contextlib.suppress(StoreError), self.pack(stem).ranges as ranges:
                     reader = PackReader(name, ranges, self.name, self.codec, self.vault)
@@ -202,6 +203,10 @@ class Store:
                         index.added.setdefault(entry.id, Place(stem, entry.offset, entry.stored, entry.length))
             self._from_packs = index
         return self._from_packs
+
+    def packs(self) -> Iterator[tuple[str, int]]:
+        """Name and size of every pack's object. What lies elsewhere than it must is never found by an index, and none."""
+        return ((name, size) for name, size in self.backend.list("packs/") if is_pack(name))
 
     def pack(self, name: str) -> PackReader:
         """A pack, its header checked. The caller closes its `ranges`."""
@@ -322,6 +327,11 @@ class Store:
 
 def pack_name(name: str) -> str:
     return f"packs/{name[:2]}/{name}.pack"
+
+
+def is_pack(name: str) -> bool:
+    """Whether an object lies where a pack of its name does."""
+    return is_pack_name(pack_stem(name)) and name == pack_name(pack_stem(name))
 
 
 def pack_stem(name: str) -> str:

@@ -14,7 +14,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EM
 from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Chosen, Part, Slice
 from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
 from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Scan
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_stem
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, is_pack, pack_stem
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 from ansible_collections.stowage.esxi.plugins.module_utils.store.wanted import Wanted
 
@@ -51,10 +51,17 @@ def run(
 def _packs(store: Store, part: Slice | None, deep: bool, threads: int, tally: Tally) -> Report:
     """All of them or those of a slice, and every restore point: what it needs of them."""
     mine = part.has if part is not None else None
-    sizes = {name: size for name, size in store.backend.list("packs/") if mine is None or mine(pack_stem(name))}
+    sizes, strays = {}, []
+    for name, size in store.backend.list("packs/"):
+        if mine is None or mine(pack_stem(name)):
+            if is_pack(name):
+                sizes[name] = size
+            else:
+                strays.append(Damaged(name=name, store=store.name, reason="no pack has this name in this place").message)
     tally.expect(sum(sizes.values()))
     job = Scan(store, deep, sizes=sizes, tally=tally, mine=mine)
     report = job.run(sorted(sizes), threads)
+    report.problems += sorted(strays)
     _index(store, report)
     hits = Hits(store, job, report)
     for name, point in store.look_at_points():
