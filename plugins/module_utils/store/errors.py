@@ -103,6 +103,13 @@ class BackendFailed(StoreError):
     template = "{store}: {name} could not be {done}: {reason}"
     hint = "Look at the file system or the object storage: room, rights, connection. What was committed is untouched."
     exit_code = 63
+    lasting = False
+    """Whether the device says that it has lost it. Else it may be there at the next look."""
+
+
+def passing(error: StoreError) -> bool:
+    """Whether it says nothing of what lies in the store: rights, a connection, a server under pressure."""
+    return isinstance(error, BackendFailed) and not error.lasting
 
 
 class WriterRevoked(StoreError):

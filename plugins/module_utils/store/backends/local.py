@@ -25,6 +25,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_object_name
 
 TEMPORARY = ".tmp-"
+# What a device or a file system says of what it has lost.
+_LOST = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA)
 
 
 class LocalRanges(Ranges):
@@ -119,8 +121,9 @@ class LocalBackend(Backend):
         except FileNotFoundError as error:
             raise ObjectMissing(name=name, store=self.name) from error
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise BackendFailed(name=name, store=self.name, done=done, reason=reason) from error
+            failed = BackendFailed(name=name, store=self.name, done=done, reason=error.strerror or str(error))
+            failed.lasting = error.errno in _LOST
+            raise failed from error
 
     def read(self, name: str, limit: int = 1 << 26) -> bytes:
         with self.told(name, "read"), open(self.path(name), "rb") as file:

@@ -155,6 +155,8 @@ class S3Backend(Backend):
                 raise ObjectMissing(name=name, store=self.name) from error
             if code in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409"):
                 raise ObjectExists(name=name, store=self.name) from error
+            if code in ("InvalidRange", "416"):
+                raise Damaged(name=name, store=self.name, reason="it ends before what is to be read in it") from error
             raise BackendFailed(name=name, store=self.name, done=done, reason=str(error)) from error
         except (self._errors.BotoCoreError, self._errors.HTTPClientError, OSError) as error:
             raise BackendFailed(name=name, store=self.name, done=done, reason=str(error)) from error
