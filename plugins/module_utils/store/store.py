@@ -142,12 +142,7 @@ class Store:
         checks.check(config, CONFIG, backend.name)
         vault = None
         if config.get("encryption"):
-            slots = [
-                textfile.parse(backend.read(name, 1 << 16), name, backend.name) for name, _size in backend.list("keys/")
-            ]
-            if secret is None:
-                raise crypto.WrongKey(count=len(slots), store=backend.name)
-            vault = crypto.unlock(slots, secret.encode("utf-8", "surrogateescape"), config["id"], backend.name)
+            vault = _unlocked(backend, secret, config["id"])
         return Store(backend, config, vault, clock or SystemClock())
 
     def _newest_settings(self) -> dict[str, Any]:
@@ -323,6 +318,25 @@ class Store:
 
     def close(self) -> None:
         self.backend.close()
+
+
+def _unlocked(backend: Backend, secret: str | None, store_id: str) -> crypto.Vault:
+    """By any key that can be read: one that is damaged locks nobody else out."""
+    slots: list[dict[str, Any]] = []
+    spoiled: list[Damaged] = []
+    for name, _size in backend.list("keys/"):
+        try:
+            slots.append(textfile.parse(backend.read(name, 1 << 16), name, backend.name))
+        except Damaged as error:
+            spoiled.append(error)
+    if secret is None:
+        raise crypto.WrongKey(count=len(slots), store=backend.name)
+    try:
+        return crypto.unlock(slots, secret.encode("utf-8", "surrogateescape"), store_id, backend.name)
+    except crypto.WrongKey:
+        if spoiled:
+            raise spoiled[0] from None
+        raise
 
 
 def pack_name(name: str) -> str:

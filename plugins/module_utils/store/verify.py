@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, registry, removal, verified
+from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, keys, registry, removal, verified
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectMissing, StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.hits import Hits
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, build
@@ -127,6 +127,10 @@ def _others(store: Store, report: Report) -> None:
     """The small files that no restore needs, but a prune or a collection does."""
     verified.findings(store, report.problems)
     report.problems += spoiled_names(store).values()
+    for slot in keys.slots(store.backend):
+        if slot.kind == keys.DAMAGED:
+            reason = "it opens nothing any more; set the key anew, or remove it"
+            report.problems.append(Damaged(name=slot.object_name, store=store.name, reason=reason).message)
     looks: list[Callable[[], object]] = [
         lambda: holds.listed(store),
         lambda: removal.under_way(store.backend),
