@@ -92,6 +92,58 @@ def test_the_same_for_people(place: Path, point: str, disk: Path, stowage: Run) 
     assert stowage("verify", place).out.endswith("no damage found\n")
 
 
+def test_what_is_no_file_is_never_replaced(place: Path, point: str, tmp_path: Path, stowage: Run) -> None:
+    """A device, a pipe: an image in its place is not what anybody means. Also behind a link, as logical volumes are."""
+    os.mkfifo(tmp_path / "device")
+    (tmp_path / "link").symlink_to("device")
+    for name in ("device", "link"):
+        for form in ([], ["--overwrite"]):
+            found = stowage("restore", place, point, "--disk", f"scsi0:0={tmp_path / name}", *form, "--json")
+            assert found.code == 66 and "--in-place writes into a device" in found.error["error"]["message"]
+    assert (tmp_path / "device").is_fifo() and (tmp_path / "link").is_symlink()
+    found = stowage("restore", place, point, "--disk", f"scsi0:0={tmp_path / 'device'}", "--in-place", "--json")
+    assert found.code == 66 and "Illegal seek" in found.error["error"]["message"]
+
+
+@pytest.mark.parametrize("how", ["--overwrite", "--in-place"])
+def test_two_to_one_place_is_no_restore(place: Path, point: str, tmp_path: Path, stowage: Run, how: str) -> None:
+    target = tmp_path / "one"
+    target.write_bytes(b"mine")
+    (tmp_path / "same").symlink_to("one")
+    words = ["--disk", f"scsi0:0={target}", "--file", f"web.vmx={tmp_path / 'same'}", how]
+    assert stowage("restore", place, point, *words).code == 2 and target.read_bytes() == b"mine"
+
+
+def test_what_a_killed_restore_left_stops_no_other(
+    place: Path, point: str, disk: Path, tmp_path: Path, stowage: Run
+) -> None:
+    """And a name may be as long as a name can be."""
+    long = "ä" * 120 + "x" * 15
+    for name, words in ((f"scsi0:0={tmp_path / long}", "--disk"), (f"web.vmx={tmp_path / 'web.vmx'}", "--file")):
+        target = Path(name.partition("=")[2])
+        shop = target.parent / os.fsdecode(b"." + os.fsencode(target.name)[:200] + b".stowage-restore")
+        for more in ([], ["--overwrite"]):
+            target.unlink(missing_ok=True)
+            shop.mkdir()
+            (shop / ".raw.stowage-part").write_bytes(b"half")
+            (shop / target.name[:100]).write_bytes(b"half")
+            assert stowage("restore", place, point, words, name, *more).code == 0
+            assert not shop.exists()
+    assert (tmp_path / long).read_bytes() == disk.read_bytes()
+    assert (tmp_path / "web.vmx").read_text() == "displayName = web"
+
+
+def test_a_file_does_not_take_the_place_of_a_disk_s_flat_one(
+    place: Path, disk: Path, tmp_path: Path, stowage: Run
+) -> None:
+    (tmp_path / "scsi0-0-flat.vmdk").write_bytes(b"from a stranger")
+    words = ["--machine", "id-1", "--disk", f"scsi0:0={disk}", "--file", tmp_path / "scsi0-0-flat.vmdk"]
+    assert stowage("backup", place, *words).code == 0
+    found = stowage("restore", place, "latest", "--to", tmp_path / "out", "--form", "vmdk")
+    assert found.code == 66 and "is there already" in found.err
+    assert (tmp_path / "out" / "scsi0-0-flat.vmdk").read_bytes()[:100] == disk.read_bytes()[:100]
+
+
 def test_a_point_is_named_by_what_is_enough_of_it(place: Path, point: str, disk: Path, stowage: Run) -> None:
     stowage("backup", place, "--machine", "id-2", "--name", "other", "--disk", f"scsi0:0={disk}")
     assert stowage("show", place, point[:20], "--json").json["point"] == point
@@ -144,7 +196,7 @@ def test_what_is_there_is_not_touched_unless_that_is_meant(
     assert (tmp_path / "there").read_text() == "displayName = web"
     (tmp_path / "folder").mkdir()
     assert stowage("restore", place, point, "--file", f"web.vmx={tmp_path / 'folder'}", "--overwrite").code == 66
-    assert not list(tmp_path.glob("*.stowage-part"))
+    assert not list(tmp_path.glob("*.stowage-*")) and not list(tmp_path.glob(".*.stowage-*"))
     changed = image(tmp_path / "live", [1, 7, 0, 3, 3], 5 * CHUNK - 999)
     done = stowage("restore", place, point, "--disk", f"scsi0:0={changed}", "--in-place", "--json").json
     assert done["disks"][0]["told"]["written"] == CHUNK and changed.read_bytes() == disk.read_bytes()
