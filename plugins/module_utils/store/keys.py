@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadKeys, Damaged
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_number
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 FOLDER = "keys/"
@@ -109,7 +110,7 @@ def _replace(store: Store, name: str, data: bytes) -> None:
 
 def _number(object_name: str) -> int:
     parts = object_name[len(FOLDER) :].split(".")
-    return int(parts[1]) if len(parts) == 3 and parts[1].isdigit() else 1
+    return int(parts[1]) if len(parts) == 3 and is_number(parts[1]) else 1
 
 
 def _vault(store: Store) -> crypto.Vault:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.store import points, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectExists, ObjectMissing
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_number
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 FOLDER = "verified/"
@@ -87,7 +88,7 @@ def _names(store: Store) -> list[tuple[str, int]]:
     found = []
     for name, _size in store.backend.list(FOLDER):
         number = name[len(FOLDER) :].partition(".")[0]
-        if number.isdecimal():
+        if is_number(number):
             found.append((name, int(number)))
     return sorted(found, key=lambda one: one[1])
 
