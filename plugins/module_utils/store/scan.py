@@ -141,6 +141,8 @@ class Scan:
         name, deep = pack_stem(pack.name), self.deep
         try:
             entries = pack.entries()
+        except ObjectMissing:
+            raise
         except StoreError as error:
             self._doubt(error)
             # Nothing vouches for the header any more: only decoding shows whether the records can be had.
@@ -160,6 +162,9 @@ class Scan:
             try:
                 self._record(pack, entry, report, deep)
                 good.append(entry)
+            except ObjectMissing:
+                # A collection has removed it since; of what was good in it nothing is there any more.
+                raise
             except StoreError as error:
                 self._doubt(error)
                 report.bad[entry.id] = error.message

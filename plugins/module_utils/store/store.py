@@ -78,6 +78,7 @@ class Store:
         self.codec = Codec(self.settings["codec"], self.settings["level"])
         self._index: Index | None = None
         self._from_packs: Index | None = None
+        self._index_names: frozenset[str] | None = None
         self.index_problems: dict[str, str] = {}
 
     # -- opening -------------------------------------------------------------------------------------------------
@@ -162,12 +163,17 @@ class Store:
     def index(self, fresh: bool = False) -> Index:
         """All index files, mapped. `fresh` looks for those that came since."""
         if self._index is None or fresh:
+            self._index_names = self._names_of_index()
             self._index = Index(self._segments())
         return self._index
 
+    def _names_of_index(self) -> frozenset[str]:
+        """Its files never change, but come and go."""
+        return frozenset(name for name, _size in self.backend.list("index/"))
+
     def lean_on(self, index: Index) -> None:
         """Goes by this index until it is asked for a fresh one: the files may be damaged."""
-        self._index = index
+        self._index, self._index_names = index, None
 
     def _segments(self) -> list[Segment]:
         for _attempt in range(_ATTEMPTS):
@@ -200,7 +206,7 @@ class Store:
         return self._from_packs
 
     def packs(self) -> Iterator[tuple[str, int]]:
-        """Name and size of every pack's object. What lies elsewhere than it must is never found by an index, and none."""
+        """Name and size of every pack's object. What lies elsewhere than its name says is found by no index: none."""
         return ((name, size) for name, size in self.backend.list("packs/") if is_pack(name))
 
     def pack(self, name: str) -> PackReader:
@@ -265,7 +271,13 @@ class Store:
         raise ChunkMissing(chunk=identity.hex(), store=self.name)
 
     def other_place(self, identity: bytes, than: Place) -> Place | None:
-        """Where a chunk lies by the packs' own word, when what the index says has proven wrong."""
+        """Where a chunk lies by a newer index, or by the packs' own word, when what the index says has proven wrong."""
+        if self._index_names not in (None, self._names_of_index()):
+            # A collection has moved it since.
+            self._from_packs = None
+            place = self.index(fresh=True).find(identity)
+            if place not in (None, than):
+                return place
         place = self.index_from_packs().find(identity)
         return place if place != than else None
 

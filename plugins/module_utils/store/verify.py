@@ -12,6 +12,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import D
 from ansible_collections.stowage.esxi.plugins.module_utils.store.hits import Hits
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Chosen, Part, Slice
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
 from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Scan
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, is_pack, pack_stem
@@ -57,7 +58,9 @@ def _packs(store: Store, part: Slice | None, deep: bool, threads: int, tally: Ta
             if is_pack(name):
                 sizes[name] = size
             else:
-                strays.append(Damaged(name=name, store=store.name, reason="no pack has this name in this place").message)
+                strays.append(
+                    Damaged(name=name, store=store.name, reason="no pack has this name in this place").message
+                )
     tally.expect(sum(sizes.values()))
     job = Scan(store, deep, sizes=sizes, tally=tally, mine=mine)
     report = job.run(sorted(sizes), threads)
@@ -95,9 +98,22 @@ def _chosen(store: Store, part: Chosen, deep: bool, threads: int, tally: Tally) 
     whole = wanted.complete and rest.complete()
     hits = Hits(store, rest, report)
     for point in part.points:
+        if not whole and _gone(store, point):
+            # What it alone needed went with it.
+            continue
         hit = not whole and hits.point(point)
         (report.bad_points if hit else report.good_points).append(point.object_name)
     return report
+
+
+def _gone(store: Store, point: Point) -> bool:
+    """Whether a prune has removed it meanwhile."""
+    try:
+        return store.read_point(point.object_name) is None
+    except ObjectMissing:
+        return True
+    except StoreError:
+        return False
 
 
 def _index(store: Store, report: Report) -> None:
