@@ -31,6 +31,13 @@ class NotReadable(StowageError):
     exit_code = FAILED
 
 
+class OutputFailed(StowageError):
+    id = "cli-output-failed"
+    template = "The result could not be written to standard output: {reason}"
+    hint = "The work itself is done. Look at the room where standard output goes."
+    exit_code = FAILED
+
+
 class MountFailed(StowageError):
     id = "cli-mount-failed"
     template = "{path} could not be used as a mount point: {reason}"

@@ -13,7 +13,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import 
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import OK
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.looking import point_arguments
-from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session, threads
 from ansible_collections.stowage.esxi.plugins.module_utils.store import find, forms, restore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import TargetFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap, Point, StoredFile
@@ -34,7 +34,7 @@ def _arguments(parser: Any) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument("--paranoid", action="store_true", help="prove every chunk by its hash, not by its check alone")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one more than there are processors")
+    parser.add_argument("--threads", type=threads, default=0, metavar="N", help="0: one more than there are processors")
 
 
 def _run(session: Session) -> int:

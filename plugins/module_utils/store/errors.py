@@ -49,6 +49,13 @@ class BadSettings(StoreError):
     exit_code = 61
 
 
+class BadNumber(StoreError):
+    id = "store-bad-number"
+    template = "{name} cannot be {value}: it is a number from 0 to {most}"
+    hint = "Nothing was changed."
+    exit_code = 61
+
+
 class BadKeys(StoreError):
     id = "store-bad-keys"
     template = "The keys of the store {store} stay as they are: {reason}"

@@ -82,7 +82,7 @@ class _Job:
         self._handle = -1
 
     def anew(self, target: str) -> Told:
-        """What is half done has a name that must be free, and goes with a failure; a name that is taken is another's."""
+        """What is half done has a name that must be free, and goes with a failure; one that is taken is another's."""
         with self._target(os.O_WRONLY | os.O_CREAT | os.O_EXCL):
             try:
                 os.ftruncate(self._handle, self.disk.size)

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from typing import Any
 
 import objectstore
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.cli import main
 from ansible_collections.stowage.esxi.plugins.module_utils.store import collect
 from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Slice
 from benches import BUCKET, CHUNK, image, local, new_store
@@ -90,6 +92,60 @@ def test_the_same_for_people(place: Path, point: str, disk: Path, stowage: Run) 
     assert "FILE     SIZE\nweb.vmx  17 B  17 bytes" in stowage("show", place, point).out
     assert "dedup ratio        2." in stowage("stats", place).out
     assert stowage("verify", place).out.endswith("no damage found\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "verify {} --threads -1",
+        "verify {} --threads 100000",
+        "repair {} --threads -1",
+        "restore {} latest --to {}-out --threads -2",
+        "backup {} --machine m --file {}/config.json --threads -1",
+        "backup {} --machine= --file {}/config.json",
+        "gc {} --observe-seconds -1",
+        "gc {} --observe-seconds nan",
+        "prune {} --keep-last 1 --observe-seconds inf",
+        "settings {} --quota " + "9" * 400 + ".0",
+        "verify {} latest --machine a --machine b",
+        "verify {} --machine a",
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_done(place: Path, stowage: Run, words: str) -> None:
+    before = {path for path in place.rglob("*")}
+    found = stowage(*(word.replace("{}", str(place)) for word in words.split()), "--json")
+    assert found.code in (2, 61) and found.error["error"]["message"], found
+    assert {path for path in place.rglob("*")} == before
+
+
+def test_a_rule_of_more_days_than_there_were_keeps_all(place: Path, point: str, stowage: Run) -> None:
+    found = stowage("prune", place, "--keep-within-days", "9" * 30, "--dry-run", "--json")
+    assert (found.code, found.json["removed"]) == (0, [])
+
+
+def test_the_newest_of_several_machines_are_looked_at(place: Path, disk: Path, stowage: Run) -> None:
+    made = {}
+    for name in ("one", "two", "three"):
+        words = ["backup", place, "--machine", name, "--disk", f"scsi0:0={disk}", "--json"]
+        made[name] = stowage(*words).json["point"]
+    words = ["verify", place, "--newest", "--machine", "one", "--machine", "three", "--json"]
+    found = stowage(*words).json
+    assert set(found["looked_at"]["points"]) == {made["one"], made["three"]} and len(found["good_points"]) == 2
+
+
+def test_output_that_cannot_be_written_is_told(place: Path) -> None:
+    words = [sys.executable, "-m", main.__name__, "list", str(place)]
+    with open("/dev/full", "w") as full:
+        for more in ([], ["--json"]):
+            found = subprocess.run([*words, *more], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+            assert found.returncode == 1 and "No space left on device" in found.stderr, found
+            assert "Traceback" not in found.stderr and "ignored" not in found.stderr
+
+
+def test_a_passphrase_from_a_descriptor_that_cannot_be_is_told(place: Path, stowage: Run) -> None:
+    for number in ("-1", "987"):
+        found = stowage("list", place, f"--passphrase-fd={number}", "--json")
+        assert found.code == 1 and "could not be read" in found.error["error"]["message"]
 
 
 def test_what_is_no_file_is_never_replaced(place: Path, point: str, tmp_path: Path, stowage: Run) -> None:
