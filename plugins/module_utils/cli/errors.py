@@ -31,6 +31,13 @@ class NotReadable(StowageError):
     exit_code = FAILED
 
 
+class Interrupted(StowageError):
+    id = "cli-interrupted"
+    template = "interrupted; what was not committed is given up"
+    hint = "Run it again; nothing of it has to be cleared away by hand."
+    exit_code = INTERRUPTED
+
+
 class OutputFailed(StowageError):
     id = "cli-output-failed"
     template = "The result could not be written to standard output: {reason}"

@@ -30,6 +30,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.cli.console import Co
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import (
     FAILED,
     INTERRUPTED,
+    Interrupted,
     LibrariesMissing,
     Usage,
     exit_code,
@@ -108,7 +109,7 @@ def main(words: Sequence[str], out: TextIO, err: TextIO) -> int:
         # argparse, after --help.
         return int(end.code or 0)
     except KeyboardInterrupt:
-        console.note("stowage: interrupted; what was not committed is given up")
+        console.error(Interrupted())
         return INTERRUPTED
 
 

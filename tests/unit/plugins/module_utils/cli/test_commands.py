@@ -148,6 +148,16 @@ def test_a_passphrase_from_a_descriptor_that_cannot_be_is_told(place: Path, stow
         assert found.code == 1 and "could not be read" in found.error["error"]["message"]
 
 
+def test_an_interrupt_is_told_to_programs_too(place: Path, stowage: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_words: object, **_more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(collect, "run", interrupt)
+    found = stowage("gc", place, "--json")
+    assert (found.code, found.out) == (130, "")
+    assert (found.error["error"]["id"], found.error["error"]["exit_code"]) == ("cli-interrupted", 130)
+
+
 def test_what_is_no_file_is_never_replaced(place: Path, point: str, tmp_path: Path, stowage: Run) -> None:
     """A device, a pipe: an image in its place is not what anybody means. Also behind a link, as logical volumes are."""
     os.mkfifo(tmp_path / "device")
