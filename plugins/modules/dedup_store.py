@@ -320,7 +320,7 @@ store:
       returned: success
       sample: {codec: zstd, level: 1, pack_bytes: 67108864}
     key_slots:
-      description: V(name) and V(kind) of each key, V(passphrase) or V(recovery).
+      description: V(name) and V(kind) of each key, V(passphrase), V(recovery) or V(damaged).
       type: list
       elements: dict
       returned: success

@@ -88,7 +88,7 @@ def decide(points: Sequence[Aged], keep: Keep, now: datetime, other: datetime | 
     if keep.within_days:
         earlier = now if other is None else min(now, other)
         for point in past:
-            if earlier - point.time <= timedelta(days=keep.within_days):
+            if (earlier - point.time) / timedelta(days=1) <= keep.within_days:
                 reasons[point.path].append(f"within {keep.within_days} days")
     _never_below(keep.min, ordered, reasons)
     return tuple(

@@ -21,7 +21,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import 
     format_bytes,
     format_seconds,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import exit_code
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import OutputFailed, exit_code
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.text import printable
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
@@ -41,12 +41,15 @@ class Console:
 
     def result(self, document: Mapping[str, Any], lines: Iterable[str] = ()) -> None:
         """Once in a run. `lines` are the same for people."""
-        if self.as_json:
-            self._write(self._out, json.dumps(plain(dict(document)), sort_keys=True))
-        else:
-            for line in lines:
+        text = [json.dumps(plain(dict(document)), sort_keys=True)] if self.as_json else list(lines)
+        try:
+            for line in text:
                 self._write(self._out, line)
-        self._out.flush()
+            self._out.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputFailed(reason=error.strerror or str(error)) from error
 
     def note(self, text: str) -> None:
         """For a person who looks on."""

@@ -31,6 +31,20 @@ class NotReadable(StowageError):
     exit_code = FAILED
 
 
+class Interrupted(StowageError):
+    id = "cli-interrupted"
+    template = "interrupted; what was not committed is given up"
+    hint = "Run it again; nothing of it has to be cleared away by hand."
+    exit_code = INTERRUPTED
+
+
+class OutputFailed(StowageError):
+    id = "cli-output-failed"
+    template = "The result could not be written to standard output: {reason}"
+    hint = "The work itself is done. Look at the room where standard output goes."
+    exit_code = FAILED
+
+
 class MountFailed(StowageError):
     id = "cli-mount-failed"
     template = "{path} could not be used as a mount point: {reason}"

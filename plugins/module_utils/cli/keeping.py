@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import DAMAGE, OK
-from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session, seconds
 from ansible_collections.stowage.esxi.plugins.module_utils.store import collect
 
 
@@ -22,7 +22,7 @@ def _gc_arguments(parser: Any) -> None:
 def observe_argument(parser: Any) -> None:
     parser.add_argument(
         "--observe-seconds",
-        type=float,
+        type=seconds,
         default=collect.OBSERVE_SECONDS,
         metavar="S",
         help=f"how long a writer without a sign of life is waited for ({collect.OBSERVE_SECONDS:.0f})",

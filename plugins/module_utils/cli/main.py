@@ -20,6 +20,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.cli.console import Co
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import (
     FAILED,
     INTERRUPTED,
+    Interrupted,
     LibrariesMissing,
     Usage,
     exit_code,
@@ -88,7 +89,7 @@ def main(words: Sequence[str], out: TextIO, err: TextIO) -> int:
         # argparse, after --help.
         return int(end.code or 0)
     except KeyboardInterrupt:
-        console.note("stowage: interrupted; what was not committed is given up")
+        console.error(Interrupted())
         return INTERRUPTED
 
 
@@ -101,15 +102,19 @@ def run() -> int:
     signal.signal(signal.SIGTERM, _end)
     try:
         code = main(sys.argv[1:], sys.stdout, sys.stderr)
-        sys.stdout.flush()
-        return code
     except BrokenPipeError:
-        # Whoever read the output has read enough; the interpreter must not try to flush it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        # Whoever read the output has read enough.
+        code = FAILED
     except Exception:
         traceback.print_exc()
-        return FAILED
+        code = FAILED
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # The interpreter must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or FAILED
+    return code
 
 
 if __name__ == "__main__":

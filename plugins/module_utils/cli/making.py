@@ -13,7 +13,7 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_seconds
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import bundle, text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import OK, NotReadable
-from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session, size
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session, size, threads
 from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, describe, find, keys, settings
 from ansible_collections.stowage.esxi.plugins.module_utils.store.changes import load as load_changes
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import NAMES
@@ -135,13 +135,15 @@ def _backup_arguments(parser: Any) -> None:
     parser.add_argument(
         "--rehash", action="store_true", help="name every chunk by its hash; trust no check of the parent's"
     )
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one for each processor")
+    parser.add_argument("--threads", type=threads, default=0, metavar="N", help="0: one for each processor")
 
 
 def _backup(session: Session) -> int:
     args = session.args
     disks = session.assignments(args.disk, "--disk")
     changes = session.assignments(args.changes, "--changes")
+    if not args.machine:
+        raise session.usage("--machine is what the machine is known by: it cannot be empty")
     if not disks and not args.file:
         raise session.usage("there is nothing to back up: give --disk or --file")
     if changes and args.parent in ("auto", "none"):

@@ -13,7 +13,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import 
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import OK
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.looking import point_arguments
-from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session, threads
 from ansible_collections.stowage.esxi.plugins.module_utils.store import find, forms, restore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import TargetFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap, Point, StoredFile
@@ -34,7 +34,7 @@ def _arguments(parser: Any) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument("--paranoid", action="store_true", help="prove every chunk by its hash, not by its check alone")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one more than there are processors")
+    parser.add_argument("--threads", type=threads, default=0, metavar="N", help="0: one more than there are processors")
 
 
 def _run(session: Session) -> int:
@@ -58,7 +58,7 @@ def _run(session: Session) -> int:
         begun = session.console.clock.monotonic()
         done = [_disk(session, store, disk, path) for disk, path in disks]
         for file, path in files:
-            _file(store, file, path)
+            forms.to_file(store, file, path, replace=args.overwrite)
         seconds = session.console.clock.monotonic() - begun
         document = {
             "point": point.point,
@@ -86,22 +86,25 @@ def _all(point: Point, folder: str, form: str) -> tuple[list[tuple[DiskMap, str]
 
 def _refuse_taken(session: Session, disks: list[str], files: list[str]) -> None:
     """Before anything is written: half a restore over half of what was there helps nobody."""
-    if session.args.overwrite:
-        return
+    places = {os.path.realpath(path) for path in [*disks, *files]}
+    if len(places) < len(disks) + len(files):
+        raise session.usage("two disks or files would go to one place")
     for path in files if session.args.in_place else [*disks, *files]:
-        if os.path.lexists(path):
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise TargetFailed(path=path, reason="it is there, and no file (--in-place writes into a device)")
+        if os.path.lexists(path) and not session.args.overwrite:
             raise TargetFailed(path=path, reason="it is there already (--overwrite replaces it)")
 
 
 def _disk(session: Session, store: Store, disk: DiskMap, path: str) -> dict[str, Any]:
     args = session.args
     with session.console.progress("restore", disk.key) as tally:
-        if args.in_place or args.overwrite:
+        if args.in_place:
             told = restore.to_file(
                 store,
                 disk,
                 path,
-                in_place=args.in_place,
+                in_place=True,
                 paranoid=args.paranoid,
                 threads=args.threads,
                 tally=tally,
@@ -117,25 +120,9 @@ def _disk(session: Session, store: Store, disk: DiskMap, path: str) -> dict[str,
                 paranoid=args.paranoid,
                 threads=args.threads,
                 tally=tally,
+                replace=args.overwrite,
             )
     return {"key": disk.key, "path": path, "bytes": disk.size, "told": vars(told)}
-
-
-def _file(store: Store, file: StoredFile, path: str) -> None:
-    data = store.read_record(file.id, file.size) if file.id is not None else b""
-    temporary = f"{path}.stowage-part"
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as target:
-            try:
-                target.write(data)
-                target.flush()
-                os.fsync(target.fileno())
-                os.rename(temporary, path)
-            except BaseException:
-                os.unlink(temporary)
-                raise
-    except OSError as error:
-        raise TargetFailed(path=path, reason=error.strerror or str(error)) from error
 
 
 def _lines(document: dict[str, Any], seconds: float) -> Iterator[str]:

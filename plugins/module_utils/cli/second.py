@@ -13,7 +13,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import DAMAGE, OK
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.keeping import gc_lines, observe_argument
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.pruning import machine_argument, machine_ids
-from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session, threads
 from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, copy, repair
 
 
@@ -34,7 +34,7 @@ def _copy_arguments(parser: Any) -> None:
     )
     machine_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be copied, and change nothing")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one for each processor")
+    parser.add_argument("--threads", type=threads, default=0, metavar="N", help="0: one for each processor")
     _other_arguments(parser)
 
 
@@ -69,7 +69,7 @@ def _repair_arguments(parser: Any) -> None:
         "--remove-lost", action="store_true", help="remove restore points that cannot be restored whole; held ones stay"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what is damaged, and change nothing")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one for each processor")
+    parser.add_argument("--threads", type=threads, default=0, metavar="N", help="0: one for each processor")
     observe_argument(parser)
     _other_arguments(parser)
 

@@ -57,6 +57,6 @@ class Secret:
         try:
             with open(place, "rb") as file:
                 data = file.read(_MOST)
-        except OSError as error:
-            raise NotReadable(path=name, reason=error.strerror or str(error)) from error
+        except (OSError, ValueError) as error:
+            raise NotReadable(path=name, reason=getattr(error, "strerror", None) or str(error)) from error
         return data.partition(b"\n")[0].rstrip(b"\r").decode("utf-8", "surrogateescape")

@@ -24,6 +24,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.crypto import W
 from ansible_collections.stowage.esxi.plugins.module_utils.store.location import S3Access, backend_at
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
+_MOST_THREADS = 256
+_MOST_SECONDS = 1_000_000
+
 
 class Session:
     def __init__(self, args: Namespace, console: Console) -> None:
@@ -91,6 +94,22 @@ def size(word: str) -> int:
         return text.parse_size(word)
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from None
+
+
+def threads(word: str) -> int:
+    """For argparse."""
+    found = int(word)
+    if not 0 <= found <= _MOST_THREADS:
+        raise ArgumentTypeError(f"{word} is no number of threads from 0 to {_MOST_THREADS}")
+    return found
+
+
+def seconds(word: str) -> float:
+    """For argparse."""
+    found = float(word)
+    if not 0 <= found <= _MOST_SECONDS:
+        raise ArgumentTypeError(f"{word} is no number of seconds from 0 to {_MOST_SECONDS}")
+    return found
 
 
 class Command(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
+from fractions import Fraction
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 
@@ -34,7 +35,7 @@ def parse_size(word: str) -> int:
     if found is None:
         raise ValueError(f"{word!r} is no size such as 64MiB")
     power = "BKMGT".index((found[2] or "B")[0].upper())
-    return int(float(found[1]) * 1024**power) if "." in found[1] else int(found[1]) * 1024**power
+    return int(Fraction(found[1]) * 1024**power)
 
 
 def count(number: int, word: str) -> str:

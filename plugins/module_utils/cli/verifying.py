@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_seconds
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import DAMAGE, OK
-from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session, threads
 from ansible_collections.stowage.esxi.plugins.module_utils.store import part, verify
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadSlice
 from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Chosen, Part, Slice
@@ -39,17 +39,25 @@ def _arguments(parser: Any) -> None:
     parser.add_argument(
         "--newest", action="store_true", help="only what the newest restore point of each machine needs"
     )
-    parser.add_argument("--machine", metavar="ID-OR-NAME", help="the machine that POINT or --newest is of")
+    parser.add_argument(
+        "--machine",
+        metavar="ID-OR-NAME",
+        action="append",
+        default=[],
+        help="the machine that POINT is of, or one that --newest is of",
+    )
     parser.add_argument("--deep", action="store_true", help="decode every record and prove it by its hash")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one for each processor")
+    parser.add_argument("--threads", type=threads, default=0, metavar="N", help="0: one for each processor")
 
 
 def _run(session: Session) -> int:
     args = session.args
     if bool(args.points) + bool(args.newest) + bool(args.slice) > 1:
         raise session.usage("--slice, --newest and restore points cannot be meant together")
-    if args.machine is not None and not (args.points or args.newest):
+    if args.machine and not (args.points or args.newest):
         raise session.usage("--machine says of which machine a restore point or --newest is; neither was given")
+    if args.points and len(args.machine) > 1:
+        raise session.usage("restore points are of one --machine; several are for --newest")
     with session.open() as store:
         chosen = _part(store, args)
         begun = session.console.clock.monotonic()
@@ -69,9 +77,9 @@ def _run(session: Session) -> int:
 
 def _part(store: Store, args: Any) -> Part | None:
     if args.newest:
-        return part.newest(store, [args.machine] if args.machine is not None else None)
+        return part.newest(store, args.machine or None)
     if args.points:
-        return part.named(store, args.points, args.machine)
+        return part.named(store, args.points, args.machine[0] if args.machine else None)
     found: Slice | None = args.slice
     return found
 
@@ -81,7 +89,8 @@ def _lines(report: Report, chosen: Part | None, deep: bool, seconds: float) -> I
         yield f"slice {chosen.number} of {chosen.count}; the others were not looked at"
     if isinstance(chosen, Chosen):
         for point in chosen.points:
-            word = "good" if point.object_name in report.good_points else "DAMAGED"
+            bad = "DAMAGED" if point.object_name in report.bad_points else "removed meanwhile"
+            word = "good" if point.object_name in report.good_points else bad
             yield f"{point.point} {text.printable(point.machine_name)}: {word}"
     proven = f", {text.size(report.proven)} proven by their hash" if deep else ""
     yield (

@@ -18,7 +18,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import (
     span_of,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_stem
 
 _INDEX_ENTRY = ID_BYTES + PLACE.size + 1
 
@@ -32,7 +32,7 @@ class Forecast:
         marks = Marks(index)
         seen: set[bytes] = set()
         self._percent: int = store.settings["repack_percent"]
-        self._sizes = {name.rpartition("/")[2].partition(".")[0]: size for name, size in store.backend.list("packs/")}
+        self._sizes = {pack_stem(name): size for name, size in store.packs()}
         self._live: dict[str, int] = {}
         self._own: dict[str, dict[str, int]] = {}
         self._records: dict[str, int] = {}

@@ -19,13 +19,16 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store import part as parts
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import DamageFound, NoStore
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadNumber, DamageFound, NoStore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.options import open_place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+
+_MOST, _MOST_SECONDS = 1 << 62, 1_000_000
 
 
 def run(backend: Backend, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """`changed`, `id`, and what was done; `damage` is an error that is to be told with them."""
+    _refuse(params)
     try:
         opened = Store.open(backend, params["passphrase"])
     except NoStore:
@@ -35,6 +38,16 @@ def run(backend: Backend, params: Mapping[str, Any], check: bool) -> dict[str, A
         return {"changed": False, params["state"]: {}}
     with closing(opened) as store:
         return {"id": store.id, **CHORES[params["state"]](store, params, check)}
+
+
+def _refuse(params: Mapping[str, Any]) -> None:
+    """Numbers below zero, and those that are none."""
+    given = {name: params[name] for name in ("min_verified", "room_bytes", "observe_seconds")}
+    given.update({f"keep.{name}": value for name, value in (params["keep"] or {}).items()})
+    for name, value in given.items():
+        most = _MOST_SECONDS if name == "observe_seconds" else _MOST
+        if value is not None and not 0 <= value <= most:
+            raise BadNumber(name=name, value=value, most=most)
 
 
 def _collect(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any]:

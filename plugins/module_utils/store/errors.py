@@ -49,6 +49,13 @@ class BadSettings(StoreError):
     exit_code = 61
 
 
+class BadNumber(StoreError):
+    id = "store-bad-number"
+    template = "{name} cannot be {value}: it is a number from 0 to {most}"
+    hint = "Nothing was changed."
+    exit_code = 61
+
+
 class BadKeys(StoreError):
     id = "store-bad-keys"
     template = "The keys of the store {store} stay as they are: {reason}"
@@ -103,6 +110,13 @@ class BackendFailed(StoreError):
     template = "{store}: {name} could not be {done}: {reason}"
     hint = "Look at the file system or the object storage: room, rights, connection. What was committed is untouched."
     exit_code = 63
+    lasting = False
+    """Whether the device says that it has lost it. Else it may be there at the next look."""
+
+
+def passing(error: StoreError) -> bool:
+    """Whether it says nothing of what lies in the store: rights, a connection, a server under pressure."""
+    return isinstance(error, BackendFailed) and not error.lasting
 
 
 class WriterRevoked(StoreError):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
 from ansible_collections.stowage.esxi.plugins.module_utils.store import points, restore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ConverterMissing, TargetFailed
-from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap, StoredFile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.compose import flat_base
@@ -41,11 +41,13 @@ def to_disk(
     paranoid: bool = False,
     threads: int = 0,
     tally: Tally | None = None,
+    replace: bool = False,
 ) -> restore.Told:
     """A new disk in one of the `FORMS`; with `vmdk`, `path` is the descriptor and `…-flat.vmdk` lies beside it.
 
-    It appears under its name when it is whole and on the disk; nothing is replaced, and nothing stays of a failure. A
-    conversion needs a raw image beside the target for a while. All but `raw` have whole sectors: zeros are added.
+    It appears under its name when it is whole and on the disk; nothing stays of a failure, and nothing is replaced but
+    by a raw image, with `replace`. A conversion needs a raw image beside the target for a while. All but `raw` have
+    whole sectors: zeros are added.
     """
     if form not in FORMS:
         raise ValueError(f"unknown form {form!r}: one of {', '.join(FORMS)}")
@@ -55,11 +57,15 @@ def to_disk(
         raise ConverterMissing(path=path, form=form, program=program)
     flat = (name[: -len(".vmdk")] if name.lower().endswith(".vmdk") else name) + "-flat.vmdk"
     names = [flat, name] if form == "vmdk" else [name]
-    _free(path, names)
+    if not replace:
+        _free(path, names)
     needed = _needed(store, disk)
-    with _workshop(path) as shop:
+    with _shop(path) as shop:
         _room(path, shop, needed, form)
-        first = os.path.join(shop, ".raw" if form in _CONVERTED else names[0])
+        # A name of its own: the target's may be as long as a name can be.
+        first = os.path.join(shop, ".raw")
+        if tally is not None:
+            tally.expect(tally.done + needed)
         told = restore.to_file(store, disk, first, paranoid=paranoid, threads=threads, tally=tally)
         if form != "raw":
             with _told(path):
@@ -68,10 +74,29 @@ def to_disk(
             text = flat_base(flat, disk.size, adapter).render()
             with _told(path):
                 durable.write_text(os.path.join(shop, name), text)
-        elif form in _CONVERTED:
+        if form in _CONVERTED:
             _convert(program, form, first, os.path.join(shop, name), path, needed)
-        _appear(shop, path, names)
+        else:
+            with _told(path):
+                os.rename(first, os.path.join(shop, names[0]))
+        _appear(shop, path, names, replace)
     return told
+
+
+def to_file(store: Store, file: StoredFile, path: str, replace: bool = False) -> None:
+    """A small file, as whole and as new as a disk."""
+    data = store.read_record(file.id, file.size) if file.id is not None else b""
+    path = os.path.abspath(path)
+    name = os.path.basename(path)
+    if not replace:
+        _free(path, [name])
+    with _shop(path) as shop:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with _told(path), open(os.open(os.path.join(shop, name), flags, 0o600), "wb") as target:
+            target.write(data)
+            target.flush()
+            os.fsync(target.fileno())
+        _appear(shop, path, [name], replace)
 
 
 def _needed(store: Store, disk: DiskMap) -> int:
@@ -96,9 +121,10 @@ def _free(path: str, names: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _workshop(path: str) -> Iterator[str]:
+def _shop(path: str) -> Iterator[str]:
     """A folder beside the target, ours alone while we live. What a killed restore left in it goes."""
-    shop = os.path.join(os.path.dirname(path), f".{os.path.basename(path)[:200]}.stowage-restore")
+    short = os.fsdecode(os.fsencode(os.path.basename(path))[:200])
+    shop = os.path.join(os.path.dirname(path), f".{short}.stowage-restore")
     with _told(path):
         with contextlib.suppress(FileExistsError):
             os.mkdir(shop, 0o700)
@@ -152,19 +178,20 @@ def _convert(program: str, form: str, raw: str, target: str, path: str, needed: 
             os.close(handle)
 
 
-def _appear(shop: str, path: str, names: list[str]) -> None:
+def _appear(shop: str, path: str, names: list[str], replace: bool) -> None:
     """The last name is the one by which the disk exists."""
     folder = os.path.dirname(path)
     moved: list[str] = []
     try:
-        _free(path, names)
+        if not replace:
+            _free(path, names)
         with _told(path):
             for name in names:
                 os.rename(os.path.join(shop, name), os.path.join(folder, name))
                 moved.append(os.path.join(folder, name))
             durable.sync_folder(folder)
     except BaseException:
-        for name in moved:
+        for name in [] if replace else moved:
             with contextlib.suppress(OSError):
                 os.unlink(name)
         raise

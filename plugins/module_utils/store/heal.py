@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import copy
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError, passing
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index
 from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
@@ -31,7 +31,9 @@ def run(keeper: Keeper, lane: Lane, index: Index, other: Store, problems: list[s
     job = _Job(keeper, lane, index, other)
     twins: dict[copy.Key, Point] = {}
     for _name, theirs in other.look_at_points():
-        if not isinstance(theirs, StoreError):
+        if isinstance(theirs, StoreError):
+            _doubt(theirs)
+        else:
             twins[copy.key_of(other, theirs)] = theirs
     for _name, point in keeper.store.look_at_points():
         # A manifest that cannot be read is told elsewhere; a copy brings it back.
@@ -40,8 +42,15 @@ def run(keeper: Keeper, lane: Lane, index: Index, other: Store, problems: list[s
             try:
                 job.point(point, twin)
             except StoreError as error:
+                _doubt(error)
                 problems.append(error.message)
     return job.healed
+
+
+def _doubt(error: StoreError) -> None:
+    """What a second store does not give now may be there the next time."""
+    if passing(error):
+        raise error
 
 
 class _Job:

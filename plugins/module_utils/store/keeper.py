@@ -22,6 +22,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Segment
 from ansible_collections.stowage.esxi.plugins.module_utils.store.merge import Merged
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_number
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Registered
 
@@ -94,7 +95,7 @@ class Keeper(Registered):
 
 
 def _turns(store: Store) -> list[str]:
-    return sorted(name for name, _size in store.backend.list(TURNS) if name[len(TURNS) :].partition(".")[0].isdigit())
+    return sorted(name for name, _size in store.backend.list(TURNS) if is_number(name[len(TURNS) :].partition(".")[0]))
 
 
 def _number(name: str) -> int:

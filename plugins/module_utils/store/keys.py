@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadKeys
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadKeys, Damaged
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_number
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 FOLDER = "keys/"
-PASSPHRASE, RECOVERY = "passphrase", "recovery"
+PASSPHRASE, RECOVERY, DAMAGED = "passphrase", "recovery", "damaged"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
@@ -29,7 +30,7 @@ class Slot:
 
     name: str
     kind: str
-    """`passphrase` or `recovery`."""
+    """`passphrase` or `recovery`, or `damaged`: that one opens nothing any more."""
     object_name: str
 
 
@@ -37,18 +38,21 @@ def slots(backend: Backend) -> list[Slot]:
     """All keys, by name. Needs no key itself."""
     found = []
     for name, _size in sorted(backend.list(FOLDER)):
-        entry = textfile.parse(backend.read(name, 1 << 16), name, backend.name)
-        kind = RECOVERY if entry.get("kdf") == "none" else PASSPHRASE
+        try:
+            entry = textfile.parse(backend.read(name, 1 << 16), name, backend.name)
+            kind = RECOVERY if entry.get("kdf") == "none" else PASSPHRASE
+        except Damaged:
+            kind = DAMAGED
         found.append(Slot(name[len(FOLDER) :].partition(".")[0], kind, name))
     return found
 
 
 def opens(store: Store, slot: Slot, secret: str) -> bool:
     """Whether this very slot opens to the secret."""
-    entry = textfile.parse(store.backend.read(slot.object_name, 1 << 16), slot.object_name, store.name)
     try:
+        entry = textfile.parse(store.backend.read(slot.object_name, 1 << 16), slot.object_name, store.name)
         crypto.unlock([entry], _bytes(secret), store.id, store.name)
-    except crypto.WrongKey:
+    except (crypto.WrongKey, Damaged):
         return False
     return True
 
@@ -85,7 +89,7 @@ def remove(store: Store, name: str) -> None:
     going = [slot for slot in there if slot.name == name]
     if not going:
         raise BadKeys(store=store.name, reason=f"there is no key {name!r}, but {', '.join(sorted(_names(there)))}")
-    if len(going) == len(there):
+    if all(slot in going for slot in there if slot.kind != DAMAGED):
         raise BadKeys(store=store.name, reason=f"{name!r} is the only key; without one nobody can read the store again")
     for slot in going:
         store.backend.delete(slot.object_name)
@@ -106,7 +110,7 @@ def _replace(store: Store, name: str, data: bytes) -> None:
 
 def _number(object_name: str) -> int:
     parts = object_name[len(FOLDER) :].split(".")
-    return int(parts[1]) if len(parts) == 3 and parts[1].isdigit() else 1
+    return int(parts[1]) if len(parts) == 3 and is_number(parts[1]) else 1
 
 
 def _vault(store: Store) -> crypto.Vault:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 
 _PART = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*")
 _PACK = re.compile(r"[0-9a-z]+-[0-9]+")
@@ -34,7 +35,19 @@ def is_point_name(text: object) -> bool:
 
 
 def is_point_id(text: object) -> bool:
-    return isinstance(text, str) and re.fullmatch(_POINT_ID, text) is not None
+    if not isinstance(text, str) or re.fullmatch(_POINT_ID, text) is None:
+        return False
+    try:
+        # Keeping goes by the time in it.
+        datetime.strptime(text.partition("-")[0], "%Y%m%dT%H%M%S.%fZ")
+    except ValueError:
+        return False
+    return True
+
+
+def is_number(text: str) -> bool:
+    """Of a file that is one of several that follow each other: `00000007`."""
+    return text.isascii() and text.isdecimal()
 
 
 def names_in(value: object, wanted: Callable[[object], bool]) -> frozenset[str] | None:

@@ -16,10 +16,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import CHECK_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place
-from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_pack_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import ENTRY, FOOTER_BYTES, HEADER, RECORD
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_stem
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
 EMPTY_PACK = HEADER.size + FOOTER_BYTES
@@ -155,12 +154,7 @@ class Usage:
 def usage(store: Store, needed: Needed, tally: Tally | None = None) -> Usage:
     """Leaves out the packs of living writers, and those that are announced already."""
     # In this order: a pack that is listed belongs to somebody who is still registered, or whose point is listed after.
-    packs = {}
-    for name, size in store.backend.list("packs/"):
-        pack = name.rpartition("/")[2].partition(".")[0]
-        # What somebody else has put there is none of ours.
-        if name == pack_name(pack) and is_pack_name(pack):
-            packs[pack] = size
+    packs = {pack_stem(name): size for name, size in store.packs()}
     living = {writer.id for writer in registry.registrations(store.backend)}
     known = registry.condemned(store.backend)
     index = Index(store.index(fresh=True).segments)

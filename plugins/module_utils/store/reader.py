@@ -84,9 +84,9 @@ class Store:
             fail("this store is encrypted: put its passphrase or recovery key into STOWAGE_PASSPHRASE")
         typed = given.upper().replace("-", "").replace(" ", "")
         for name in sorted(os.listdir(os.path.join(self.root, "keys"))):
-            slot = first_line(os.path.join(self.root, "keys", name))
-            salt = bytes.fromhex(slot["salt"])
             try:
+                slot = first_line(os.path.join(self.root, "keys", name))
+                salt = bytes.fromhex(slot["salt"])
                 if slot["kdf"] == "none":
                     key = hkdf(base64.b32decode(typed + "=" * (-len(typed) % 8))[:32], b"recovery", salt)
                 else:

@@ -28,6 +28,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import (
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ChunkSizesDiffer,
     StoreError,
+    passing,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
@@ -76,7 +77,9 @@ def run(
     tally: Tally | None = None,
 ) -> Report:
     """Reads every pack. `other`: a second store with copies of these restore points, or their originals. `remove`:
-    restore points that cannot be restored are removed. `deep` proves every record by its hash, not its checksum."""
+    restore points that cannot be restored are removed. `deep` proves every record by its hash, not its checksum.
+
+    What the place does not give now, and may give the next time, is raised: nothing is taken for lost by that."""
     if other is not None and other.chunk_bytes != store.chunk_bytes:
         raise ChunkSizesDiffer(
             store=store.name, bytes=store.chunk_bytes, other=other.name, other_bytes=other.chunk_bytes
@@ -140,10 +143,10 @@ def _rebuilt(
             bad[segment.name] = error.message
     # A living writer's own index stays his.
     listed.update(bad)
-    sizes = dict(store.backend.list("packs/"))
+    sizes = dict(store.packs())
     tally.expect(sum(sizes.values()))
     living = {writer.id for writer in registry.registrations(store.backend)}
-    scan = Scan(store, deep, keep, sizes=sizes, tally=tally)
+    scan = Scan(store, deep, keep, sizes=sizes, tally=tally, strict=True)
     found = scan.run(sorted(sizes), threads)
     report.packs, report.records, report.bad_records = found.packs, found.records, len(found.bad)
     report.problems += [*bad.values(), *found.problems, *found.bad.values()]
@@ -175,6 +178,8 @@ def lost(store: Store) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, point in store.look_at_points():
         if isinstance(point, StoreError):
+            if passing(point):
+                raise point
             found[name] = [point.message]
             continue
         words = []
@@ -195,7 +200,8 @@ def _lost_of(store: Store, index: Index, disk: points.DiskMap, number: int) -> i
     try:
         if page in index:
             return sum(1 for _slot, one, _check in points.slots(store.page(disk, number)) if one not in index)
-    except StoreError:
+    except StoreError as error:
+        if passing(error):
+            raise
         # Its own checksum was right, and its bytes are not what they were.
-        pass
     return disk.slots_of(number)

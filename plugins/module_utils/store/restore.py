@@ -59,18 +59,13 @@ def to_file(
     `in_place` writes only what differs, into a file or block device that is there. Every chunk is checked by its
     XXH3-128; `paranoid` adds its id.
     """
-    if in_place:
-        return _Job(store, disk, path, paranoid, threads, tally).over()
     temporary = f"{path}.stowage-part"
     try:
-        told = _Job(store, disk, temporary, paranoid, threads, tally).anew()
-        os.rename(temporary, path)
+        if in_place:
+            return _Job(store, disk, path, paranoid, threads, tally).over()
+        return _Job(store, disk, temporary, paranoid, threads, tally).anew(path)
     except OSError as error:
         raise TargetFailed(path=path, reason=error.strerror or str(error)) from error
-    finally:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-    return told
 
 
 class _Job:
@@ -86,13 +81,19 @@ class _Job:
         self._failed = threading.Event()
         self._handle = -1
 
-    def anew(self) -> Told:
+    def anew(self, target: str) -> Told:
+        """What is half done has a name that must be free, and goes with a failure; one that is taken is another's."""
         with self._target(os.O_WRONLY | os.O_CREAT | os.O_EXCL):
-            os.ftruncate(self._handle, self.disk.size)
-            told = Told()
-            for pages in self._windows():
-                told.add(self._write(self._pieces(pages, None)))
-            os.fsync(self._handle)
+            try:
+                os.ftruncate(self._handle, self.disk.size)
+                told = Told()
+                for pages in self._windows():
+                    told.add(self._write(self._pieces(pages, None)))
+                os.fsync(self._handle)
+                os.rename(self.path, target)
+            except BaseException:
+                os.unlink(self.path)
+                raise
         return told
 
     def over(self) -> Told:
@@ -154,7 +155,10 @@ class _Job:
 
     def _write(self, pieces: list[_Piece]) -> Told:
         told = Told()
-        self.tally.expect(sum(piece.place.length * len(piece.slots) for piece in pieces))
+        due = self.tally.done + sum(piece.place.length * len(piece.slots) for piece in pieces)
+        # A large disk is written in several parts.
+        if self.tally.total is None or self.tally.total < due:
+            self.tally.expect(due)
         work = iter([pieces[at : at + SPAN_RECORDS] for at in range(0, len(pieces), SPAN_RECORDS)])
         with ThreadPoolExecutor(self.threads, thread_name_prefix="restore") as executor:
             try:

@@ -13,7 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ObjectMissing, StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    ObjectMissing,
+    StoreError,
+    passing,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import HEADER, NO_CHECK, Entry, PackReader
 from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
@@ -35,7 +39,8 @@ class Scan:
 
     `sizes`: bytes of each pack that will be read, for the `tally`. `wanted`: by pack, the marks of the records that
     are looked at; without it all are. `mine`: the packs that anything is said of; without it all. `each` gets every
-    record that was proven by its hash, from several threads.
+    record that was proven by its hash, from several threads. `strict`: what cannot be had now, and may be there the
+    next time, is no damage but the end of the look.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Scan:
         wanted: dict[str, array[int]] | None = None,
         mine: Callable[[str], bool] | None = None,
         each: Callable[[Entry, Any], None] | None = None,
+        strict: bool = False,
     ) -> None:
         self.store, self.deep = store, deep
         self.sizes = sizes or {}
@@ -57,7 +63,7 @@ class Scan:
         self.good: dict[str, array[int]] = {}
         self.damaged: set[str] = set()
         self.stopped = threading.Event()
-        self._keep, self._each = keep, each
+        self._keep, self._each, self._strict = keep, each, strict
         self._guard = threading.Lock()
 
     def run(self, names: Sequence[str], threads: int) -> Report:
@@ -95,6 +101,7 @@ class Scan:
             # It went since it was listed. If anything needs it, that is told there.
             report.packs -= 1
         except StoreError as error:
+            self._doubt(error)
             report.problems.append(error.message)
             self.damaged.add(pack_stem(name))
         report.packs += 1
@@ -134,7 +141,10 @@ class Scan:
         name, deep = pack_stem(pack.name), self.deep
         try:
             entries = pack.entries()
+        except ObjectMissing:
+            raise
         except StoreError as error:
+            self._doubt(error)
             # Nothing vouches for the header any more: only decoding shows whether the records can be had.
             report.problems.append(error.message)
             self.damaged.add(name)
@@ -152,7 +162,11 @@ class Scan:
             try:
                 self._record(pack, entry, report, deep)
                 good.append(entry)
+            except ObjectMissing:
+                # A collection has removed it since; of what was good in it nothing is there any more.
+                raise
             except StoreError as error:
+                self._doubt(error)
                 report.bad[entry.id] = error.message
                 self.damaged.add(name)
         report.stored += HEADER.size
@@ -161,6 +175,10 @@ class Scan:
             self.good[name] = array(MARK, (mark(entry.id, entry.offset) for entry in good))
             if self._keep is not None:
                 self._keep(name, good)
+
+    def _doubt(self, error: StoreError) -> None:
+        if self._strict and passing(error):
+            raise error
 
     def _record(self, pack: PackReader, entry: Entry, report: Report, deep: bool) -> None:
         record = pack.raw(entry.offset, entry.stored)

@@ -29,6 +29,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import HASHES, Identity
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, Index, Place, Segment
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_pack_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap, Point
 
@@ -77,6 +78,7 @@ class Store:
         self.codec = Codec(self.settings["codec"], self.settings["level"])
         self._index: Index | None = None
         self._from_packs: Index | None = None
+        self._index_names: frozenset[str] | None = None
         self.index_problems: dict[str, str] = {}
 
     # -- opening -------------------------------------------------------------------------------------------------
@@ -141,12 +143,7 @@ class Store:
         checks.check(config, CONFIG, backend.name)
         vault = None
         if config.get("encryption"):
-            slots = [
-                textfile.parse(backend.read(name, 1 << 16), name, backend.name) for name, _size in backend.list("keys/")
-            ]
-            if secret is None:
-                raise crypto.WrongKey(count=len(slots), store=backend.name)
-            vault = crypto.unlock(slots, secret.encode("utf-8", "surrogateescape"), config["id"], backend.name)
+            vault = _unlocked(backend, secret, config["id"])
         return Store(backend, config, vault, clock or SystemClock())
 
     def _newest_settings(self) -> dict[str, Any]:
@@ -166,12 +163,17 @@ class Store:
     def index(self, fresh: bool = False) -> Index:
         """All index files, mapped. `fresh` looks for those that came since."""
         if self._index is None or fresh:
+            self._index_names = self._names_of_index()
             self._index = Index(self._segments())
         return self._index
 
+    def _names_of_index(self) -> frozenset[str]:
+        """Its files never change, but come and go."""
+        return frozenset(name for name, _size in self.backend.list("index/"))
+
     def lean_on(self, index: Index) -> None:
         """Goes by this index until it is asked for a fresh one: the files may be damaged."""
-        self._index = index
+        self._index, self._index_names = index, None
 
     def _segments(self) -> list[Segment]:
         for _attempt in range(_ATTEMPTS):
@@ -194,7 +196,7 @@ class Store:
         """The index anew, from the packs' own tables of contents: what there is when an index file is damaged."""
         if self._from_packs is None:
             index = Index()
-            for name, _size in self.backend.list("packs/"):
+            for name, _size in self.packs():
                 stem = pack_stem(name)
                 with contextlib.suppress(StoreError), self.pack(stem).ranges as ranges:
                     reader = PackReader(name, ranges, self.name, self.codec, self.vault)
@@ -202,6 +204,10 @@ class Store:
                         index.added.setdefault(entry.id, Place(stem, entry.offset, entry.stored, entry.length))
             self._from_packs = index
         return self._from_packs
+
+    def packs(self) -> Iterator[tuple[str, int]]:
+        """Name and size of every pack's object. What lies elsewhere than its name says is found by no index: none."""
+        return ((name, size) for name, size in self.backend.list("packs/") if is_pack(name))
 
     def pack(self, name: str) -> PackReader:
         """A pack, its header checked. The caller closes its `ranges`."""
@@ -265,7 +271,13 @@ class Store:
         raise ChunkMissing(chunk=identity.hex(), store=self.name)
 
     def other_place(self, identity: bytes, than: Place) -> Place | None:
-        """Where a chunk lies by the packs' own word, when what the index says has proven wrong."""
+        """Where a chunk lies by a newer index, or by the packs' own word, when what the index says has proven wrong."""
+        if self._index_names not in (None, self._names_of_index()):
+            # A collection has moved it since.
+            self._from_packs = None
+            place = self.index(fresh=True).find(identity)
+            if place not in (None, than):
+                return place
         place = self.index_from_packs().find(identity)
         return place if place != than else None
 
@@ -320,8 +332,32 @@ class Store:
         self.backend.close()
 
 
+def _unlocked(backend: Backend, secret: str | None, store_id: str) -> crypto.Vault:
+    """By any key that can be read: one that is damaged locks nobody else out."""
+    slots: list[dict[str, Any]] = []
+    spoiled: list[Damaged] = []
+    for name, _size in backend.list("keys/"):
+        try:
+            slots.append(textfile.parse(backend.read(name, 1 << 16), name, backend.name))
+        except Damaged as error:
+            spoiled.append(error)
+    if secret is None:
+        raise crypto.WrongKey(count=len(slots), store=backend.name)
+    try:
+        return crypto.unlock(slots, secret.encode("utf-8", "surrogateescape"), store_id, backend.name)
+    except crypto.WrongKey:
+        if spoiled:
+            raise spoiled[0] from None
+        raise
+
+
 def pack_name(name: str) -> str:
     return f"packs/{name[:2]}/{name}.pack"
+
+
+def is_pack(name: str) -> bool:
+    """Whether an object lies where a pack of its name does."""
+    return is_pack_name(pack_stem(name)) and name == pack_name(pack_stem(name))
 
 
 def pack_stem(name: str) -> str:

@@ -1,7 +1,8 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What verify has found of each restore point: one small object a run. The newest that names a point counts."""
+"""What verify has found of each restore point: one small object a run. The newest that names a point counts, but what
+a deep look has found damaged only a deep one finds good: a checksum that is right over wrong bytes stays right."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.store import points, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectExists, ObjectMissing
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_number
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 FOLDER = "verified/"
@@ -27,16 +29,26 @@ class Finding:
 
 def findings(store: Store, problems: list[str] | None = None) -> dict[str, Finding]:
     """By the names of the points' objects. A damaged record is raised, or told in `problems` and left out."""
-    found: dict[str, Finding] = {}
+    return {point: one for point, (_name, one) in _counting(store, problems).items()}
+
+
+def _counting(store: Store, problems: list[str] | None) -> dict[str, tuple[str, Finding]]:
+    """Of each point the record that counts, and what it says."""
+    found: dict[str, tuple[str, Finding]] = {}
     for name, _number in _names(store):
         try:
-            found.update(_read(store, name))
+            said = _read(store, name)
         except ObjectMissing:
             continue
         except Damaged as error:
             if problems is None:
                 raise
             problems.append(error.message)
+            continue
+        for point, one in said.items():
+            before = found[point][1] if point in found else one
+            if one.deep or not one.good or before.good or not before.deep:
+                found[point] = name, one
     return found
 
 
@@ -55,17 +67,20 @@ def record(store: Store, deep: bool, good: Collection[str], bad: Collection[str]
             # Somebody else has verified at the same time.
             continue
     there = {name for name, _size in store.backend.list(points.FOLDER)}
-    said = {*good, *bad}
-    for name, _number in reversed(before):
+    counting = {name for point, (name, _one) in _counting(store, []).items() if point in there}
+    doubted: set[str] = set()
+    for name, _number in before:
         try:
-            own = set(_read(store, name))
+            said = _read(store, name)
         except ObjectMissing:
             continue
         except Damaged:
-            own = set()
-        if not (own & there) - said:
+            said = {}
+        # Also one that takes back what an older one says, as long as that stays for others.
+        if name in counting or any(one.good and one.deep and point in doubted for point, one in said.items()):
+            doubted |= {point for point, one in said.items() if one.deep and not one.good}
+        else:
             store.backend.delete(name)
-        said |= own
 
 
 def _names(store: Store) -> list[tuple[str, int]]:
@@ -73,7 +88,7 @@ def _names(store: Store) -> list[tuple[str, int]]:
     found = []
     for name, _size in store.backend.list(FOLDER):
         number = name[len(FOLDER) :].partition(".")[0]
-        if number.isdigit():
+        if is_number(number):
             found.append((name, int(number)))
     return sorted(found, key=lambda one: one[1])
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, registry, removal, verified
+from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, keys, registry, removal, verified
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectMissing, StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.hits import Hits
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Chosen, Part, Slice
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
 from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Scan
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_stem
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, is_pack, pack_stem
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 from ansible_collections.stowage.esxi.plugins.module_utils.store.wanted import Wanted
 
@@ -51,10 +52,19 @@ def run(
 def _packs(store: Store, part: Slice | None, deep: bool, threads: int, tally: Tally) -> Report:
     """All of them or those of a slice, and every restore point: what it needs of them."""
     mine = part.has if part is not None else None
-    sizes = {name: size for name, size in store.backend.list("packs/") if mine is None or mine(pack_stem(name))}
+    sizes, strays = {}, []
+    for name, size in store.backend.list("packs/"):
+        if mine is None or mine(pack_stem(name)):
+            if is_pack(name):
+                sizes[name] = size
+            else:
+                strays.append(
+                    Damaged(name=name, store=store.name, reason="no pack has this name in this place").message
+                )
     tally.expect(sum(sizes.values()))
     job = Scan(store, deep, sizes=sizes, tally=tally, mine=mine)
     report = job.run(sorted(sizes), threads)
+    report.problems += sorted(strays)
     _index(store, report)
     hits = Hits(store, job, report)
     for name, point in store.look_at_points():
@@ -88,9 +98,22 @@ def _chosen(store: Store, part: Chosen, deep: bool, threads: int, tally: Tally) 
     whole = wanted.complete and rest.complete()
     hits = Hits(store, rest, report)
     for point in part.points:
+        if not whole and _gone(store, point):
+            # What it alone needed went with it.
+            continue
         hit = not whole and hits.point(point)
         (report.bad_points if hit else report.good_points).append(point.object_name)
     return report
+
+
+def _gone(store: Store, point: Point) -> bool:
+    """Whether a prune has removed it meanwhile."""
+    try:
+        return store.read_point(point.object_name) is None
+    except ObjectMissing:
+        return True
+    except StoreError:
+        return False
 
 
 def _index(store: Store, report: Report) -> None:
@@ -120,6 +143,10 @@ def _others(store: Store, report: Report) -> None:
     """The small files that no restore needs, but a prune or a collection does."""
     verified.findings(store, report.problems)
     report.problems += spoiled_names(store).values()
+    for slot in keys.slots(store.backend):
+        if slot.kind == keys.DAMAGED:
+            reason = "it opens nothing any more; set the key anew, or remove it"
+            report.problems.append(Damaged(name=slot.object_name, store=store.name, reason=reason).message)
     looks: list[Callable[[], object]] = [
         lambda: holds.listed(store),
         lambda: removal.under_way(store.backend),

@@ -89,7 +89,7 @@ class Registered:
         without = registry.condemned(self.store.backend)
         index = Index(self.store.index(fresh=True).segments)
         # An index that is older than what it speaks of (a copy put back) names packs that are gone.
-        there = {pack_stem(name) for name, _size in self.store.backend.list("packs/")}
+        there = {pack_stem(name) for name, _size in self.store.packs()}
         named = frozenset(pack for segment in index.segments for pack in _packs(segment))
         index.without = without | (named - there)
         return index

@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_object_name
 
 TEMPORARY = ".tmp-"
+# What a device or a file system says of what it has lost.
+_LOST = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA)
 
 
 class LocalRanges(Ranges):
@@ -119,11 +122,20 @@ class LocalBackend(Backend):
         except FileNotFoundError as error:
             raise ObjectMissing(name=name, store=self.name) from error
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise BackendFailed(name=name, store=self.name, done=done, reason=reason) from error
+            failed = BackendFailed(name=name, store=self.name, done=done, reason=error.strerror or str(error))
+            failed.lasting = error.errno in _LOST
+            raise failed from error
+
+    def _handle(self, name: str) -> int:
+        """For reading. Nobody waits for the other end of a pipe that a stranger has put there."""
+        handle = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise Damaged(name=name, store=self.name, reason="it is no file")
+        return handle
 
     def read(self, name: str, limit: int = 1 << 26) -> bytes:
-        with self.told(name, "read"), open(self.path(name), "rb") as file:
+        with self.told(name, "read"), open(self._handle(name), "rb") as file:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise Damaged(name=name, store=self.name, reason=f"it is larger than {limit} bytes")
@@ -131,10 +143,10 @@ class LocalBackend(Backend):
 
     def open(self, name: str) -> Ranges:
         with self.told(name, "read"):
-            return LocalRanges(self, name, os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC))
+            return LocalRanges(self, name, self._handle(name))
 
     def map(self, name: str) -> Any:
-        with self.told(name, "read"), open(self.path(name), "rb") as file:
+        with self.told(name, "read"), open(self._handle(name), "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return b""
             return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)

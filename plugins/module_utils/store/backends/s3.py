@@ -132,18 +132,24 @@ class S3Backend(Backend):
             response_checksum_validation="when_required",
         )
         self._errors = imports.load("botocore.exceptions", purpose="a store in a bucket", name="boto3")
+        broken = imports.load("urllib3.exceptions", purpose="a store in a bucket", name="boto3").HTTPError
         self._cut = (
+            broken,
             self._errors.ResponseStreamingError,
             self._errors.IncompleteReadError,
             self._errors.ReadTimeoutError,
         )
         self._clock = clock or SystemClock()
-        self._client = boto3.session.Session(access_key, secret_key, region_name=region).client(
-            "s3", endpoint_url=endpoint, config=config
-        )
+        self._failed = (self._errors.BotoCoreError, self._errors.HTTPClientError, broken, OSError)
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.name = f"s3://{bucket}/{self._prefix}".rstrip("/")
+        try:
+            self._client = boto3.session.Session(access_key, secret_key, region_name=region).client(
+                "s3", endpoint_url=endpoint, config=config
+            )
+        except (*self._failed, ValueError) as error:
+            raise BackendFailed(name="the bucket", store=self.name, done="reached", reason=str(error)) from error
 
     @contextlib.contextmanager
     def told(self, name: str, done: str) -> Iterator[None]:
@@ -157,8 +163,10 @@ class S3Backend(Backend):
                 raise Damaged(name=name, store=self.name, reason="it ends before the bytes that are due") from error
             if code in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409"):
                 raise ObjectExists(name=name, store=self.name) from error
+            if code in ("InvalidRange", "416"):
+                raise Damaged(name=name, store=self.name, reason="it ends before what is to be read in it") from error
             raise BackendFailed(name=name, store=self.name, done=done, reason=str(error)) from error
-        except (self._errors.BotoCoreError, self._errors.HTTPClientError, OSError) as error:
+        except self._failed as error:
             raise BackendFailed(name=name, store=self.name, done=done, reason=str(error)) from error
 
     def _key(self, name: str) -> dict[str, str]:

@@ -245,3 +245,21 @@ def test_a_second_store_gets_copies_once_and_heals_the_first(store: Store, tmp_p
     assert healed["changed"] and healed["repaired"]["lost"] == {} and healed["repaired"]["healed"] >= 1
     assert run("dedup_store", location=store.name, state="verified", deep=True)["verified"]["ok"]
     assert run("dedup_store", **mend)["changed"] is False
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"state": "pruned", "keep": {"last": -1}},
+        {"state": "pruned", "keep": {"daily": 3, "min": -1}},
+        {"state": "pruned", "keep": {"daily": 3}, "min_verified": -1},
+        {"state": "pruned", "room_bytes": -1},
+        {"state": "collected", "observe_seconds": -1},
+        {"state": "collected", "observe_seconds": "nan"},
+        {"state": "repaired", "observe_seconds": "inf"},
+    ],
+)
+def test_a_number_that_cannot_be_meant_is_refused(tmp_path: Path, params: dict[str, Any]) -> None:
+    run("dedup_store", location=str(tmp_path / "s"))
+    found = run("dedup_store", location=str(tmp_path / "s"), **params)
+    assert found["failed"] and found["error"]["id"] == "store-bad-number"

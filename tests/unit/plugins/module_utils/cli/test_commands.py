@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from typing import Any
 
 import objectstore
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.cli import main
 from ansible_collections.stowage.esxi.plugins.module_utils.store import collect
 from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Slice
 from benches import BUCKET, CHUNK, image, local, new_store
@@ -92,6 +94,122 @@ def test_the_same_for_people(place: Path, point: str, disk: Path, stowage: Run) 
     assert stowage("verify", place).out.endswith("no damage found\n")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "verify {} --threads -1",
+        "verify {} --threads 100000",
+        "repair {} --threads -1",
+        "restore {} latest --to {}-out --threads -2",
+        "backup {} --machine m --file {}/config.json --threads -1",
+        "backup {} --machine= --file {}/config.json",
+        "gc {} --observe-seconds -1",
+        "gc {} --observe-seconds nan",
+        "prune {} --keep-last 1 --observe-seconds inf",
+        "settings {} --quota " + "9" * 400 + ".0",
+        "verify {} latest --machine a --machine b",
+        "verify {} --machine a",
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_done(place: Path, stowage: Run, words: str) -> None:
+    before = {path for path in place.rglob("*")}
+    found = stowage(*(word.replace("{}", str(place)) for word in words.split()), "--json")
+    assert found.code in (2, 61) and found.error["error"]["message"], found
+    assert {path for path in place.rglob("*")} == before
+
+
+def test_a_rule_of_more_days_than_there_were_keeps_all(place: Path, point: str, stowage: Run) -> None:
+    found = stowage("prune", place, "--keep-within-days", "9" * 30, "--dry-run", "--json")
+    assert (found.code, found.json["removed"]) == (0, [])
+
+
+def test_the_newest_of_several_machines_are_looked_at(place: Path, disk: Path, stowage: Run) -> None:
+    made = {}
+    for name in ("one", "two", "three"):
+        words = ["backup", place, "--machine", name, "--disk", f"scsi0:0={disk}", "--json"]
+        made[name] = stowage(*words).json["point"]
+    words = ["verify", place, "--newest", "--machine", "one", "--machine", "three", "--json"]
+    found = stowage(*words).json
+    assert set(found["looked_at"]["points"]) == {made["one"], made["three"]} and len(found["good_points"]) == 2
+
+
+def test_output_that_cannot_be_written_is_told(place: Path) -> None:
+    words = [sys.executable, "-m", main.__name__, "list", str(place)]
+    with open("/dev/full", "w") as full:
+        for more in ([], ["--json"]):
+            found = subprocess.run([*words, *more], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+            assert found.returncode == 1 and "No space left on device" in found.stderr, found
+            assert "Traceback" not in found.stderr and "ignored" not in found.stderr
+
+
+def test_a_passphrase_from_a_descriptor_that_cannot_be_is_told(place: Path, stowage: Run) -> None:
+    for number in ("-1", "987"):
+        found = stowage("list", place, f"--passphrase-fd={number}", "--json")
+        assert found.code == 1 and "could not be read" in found.error["error"]["message"]
+
+
+def test_an_interrupt_is_told_to_programs_too(place: Path, stowage: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_words: object, **_more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(collect, "run", interrupt)
+    found = stowage("gc", place, "--json")
+    assert (found.code, found.out) == (130, "")
+    assert (found.error["error"]["id"], found.error["error"]["exit_code"]) == ("cli-interrupted", 130)
+
+
+def test_what_is_no_file_is_never_replaced(place: Path, point: str, tmp_path: Path, stowage: Run) -> None:
+    """A device, a pipe: an image in its place is not what anybody means. Also behind a link, as logical volumes are."""
+    os.mkfifo(tmp_path / "device")
+    (tmp_path / "link").symlink_to("device")
+    for name in ("device", "link"):
+        for form in ([], ["--overwrite"]):
+            found = stowage("restore", place, point, "--disk", f"scsi0:0={tmp_path / name}", *form, "--json")
+            assert found.code == 66 and "--in-place writes into a device" in found.error["error"]["message"]
+    assert (tmp_path / "device").is_fifo() and (tmp_path / "link").is_symlink()
+    found = stowage("restore", place, point, "--disk", f"scsi0:0={tmp_path / 'device'}", "--in-place", "--json")
+    assert found.code == 66 and "Illegal seek" in found.error["error"]["message"]
+
+
+@pytest.mark.parametrize("how", ["--overwrite", "--in-place"])
+def test_two_to_one_place_is_no_restore(place: Path, point: str, tmp_path: Path, stowage: Run, how: str) -> None:
+    target = tmp_path / "one"
+    target.write_bytes(b"mine")
+    (tmp_path / "same").symlink_to("one")
+    words = ["--disk", f"scsi0:0={target}", "--file", f"web.vmx={tmp_path / 'same'}", how]
+    assert stowage("restore", place, point, *words).code == 2 and target.read_bytes() == b"mine"
+
+
+def test_what_a_killed_restore_left_stops_no_other(
+    place: Path, point: str, disk: Path, tmp_path: Path, stowage: Run
+) -> None:
+    """And a name may be as long as a name can be."""
+    long = "ä" * 120 + "x" * 15
+    for name, words in ((f"scsi0:0={tmp_path / long}", "--disk"), (f"web.vmx={tmp_path / 'web.vmx'}", "--file")):
+        target = Path(name.partition("=")[2])
+        shop = target.parent / os.fsdecode(b"." + os.fsencode(target.name)[:200] + b".stowage-restore")
+        for more in ([], ["--overwrite"]):
+            target.unlink(missing_ok=True)
+            shop.mkdir()
+            (shop / ".raw.stowage-part").write_bytes(b"half")
+            (shop / target.name[:100]).write_bytes(b"half")
+            assert stowage("restore", place, point, words, name, *more).code == 0
+            assert not shop.exists()
+    assert (tmp_path / long).read_bytes() == disk.read_bytes()
+    assert (tmp_path / "web.vmx").read_text() == "displayName = web"
+
+
+def test_a_file_does_not_take_the_place_of_a_disk_s_flat_one(
+    place: Path, disk: Path, tmp_path: Path, stowage: Run
+) -> None:
+    (tmp_path / "scsi0-0-flat.vmdk").write_bytes(b"from a stranger")
+    words = ["--machine", "id-1", "--disk", f"scsi0:0={disk}", "--file", tmp_path / "scsi0-0-flat.vmdk"]
+    assert stowage("backup", place, *words).code == 0
+    found = stowage("restore", place, "latest", "--to", tmp_path / "out", "--form", "vmdk")
+    assert found.code == 66 and "is there already" in found.err
+    assert (tmp_path / "out" / "scsi0-0-flat.vmdk").read_bytes()[:100] == disk.read_bytes()[:100]
+
+
 def test_a_point_is_named_by_what_is_enough_of_it(place: Path, point: str, disk: Path, stowage: Run) -> None:
     stowage("backup", place, "--machine", "id-2", "--name", "other", "--disk", f"scsi0:0={disk}")
     assert stowage("show", place, point[:20], "--json").json["point"] == point
@@ -144,7 +262,7 @@ def test_what_is_there_is_not_touched_unless_that_is_meant(
     assert (tmp_path / "there").read_text() == "displayName = web"
     (tmp_path / "folder").mkdir()
     assert stowage("restore", place, point, "--file", f"web.vmx={tmp_path / 'folder'}", "--overwrite").code == 66
-    assert not list(tmp_path.glob("*.stowage-part"))
+    assert not list(tmp_path.glob("*.stowage-*")) and not list(tmp_path.glob(".*.stowage-*"))
     changed = image(tmp_path / "live", [1, 7, 0, 3, 3], 5 * CHUNK - 999)
     done = stowage("restore", place, point, "--disk", f"scsi0:0={changed}", "--in-place", "--json").json
     assert done["disks"][0]["told"]["written"] == CHUNK and changed.read_bytes() == disk.read_bytes()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import signal
 import subprocess
@@ -17,12 +18,14 @@ from typing import Any
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.s3 import S3Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     BackendFailed,
     Damaged,
     ObjectExists,
     ObjectMissing,
 )
+from fakeclock import FakeClock
 
 from .benches import s3
 
@@ -224,3 +227,34 @@ def test_an_upload_that_is_tidied_away_at_its_birth_begins_again(
     upload.append([b"x"])
     upload.commit()
     assert tidied and folder.read("packs/aa/x.pack") == b"x"
+
+
+@pytest.mark.parametrize("wrong", ["endpoint", "region", "profile"])
+def test_a_bucket_that_cannot_be_asked_is_told(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    pytest.importorskip("boto3")
+    if wrong == "profile":
+        monkeypatch.setenv("AWS_PROFILE", "nobody-has-this")
+    more = {"endpoint": {"endpoint": "no address"}, "region": {"region": "a region/"}, "profile": {}}[wrong]
+    with pytest.raises(BackendFailed, match="could not be reached: "):
+        S3Backend("bucket", "x", **more)
+
+
+def test_an_encrypted_line_that_breaks_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("boto3")
+    from urllib3.exceptions import SSLError
+
+    backend = S3Backend("bucket", endpoint="http://127.0.0.1:1", access_key="a", secret_key="b", clock=FakeClock())
+    asked = []
+
+    class Body(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if len(asked) < 3:
+                raise SSLError("bad record mac")
+            return super().read(size)
+
+    def answer(**words: object) -> dict[str, object]:
+        asked.append(words)
+        return {"Body": Body(b"data"), "ContentLength": 4}
+
+    monkeypatch.setattr(backend._client, "get_object", answer)
+    assert backend.read("a/x") == b"data" and len(asked) == 3

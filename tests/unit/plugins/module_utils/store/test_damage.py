@@ -5,12 +5,24 @@
 
 from __future__ import annotations
 
+import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, pack, verify
+from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Keep
+from ansible_collections.stowage.esxi.plugins.module_utils.store import (
+    collect,
+    holds,
+    pack,
+    prune,
+    repair,
+    verify,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged
+from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Chosen
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 from .benches import back_up, image, local, restored
@@ -113,3 +125,67 @@ def test_a_pack_of_another_store_is_refused(plain: Store, root: Path, tmp_path: 
 
 def test_the_parts_of_a_pack_have_the_lengths_that_the_format_says() -> None:
     assert (pack.HEADER.size, pack.RECORD.size, pack.ENTRY.size, pack.FOOTER_BYTES) == (64, 64, 64, 48)
+
+
+@pytest.mark.parametrize("elsewhere", ["packs/zz/{}.pack", "packs/{}.pack", "packs/{}/{}.old.pack"])
+def test_a_pack_that_was_moved_is_missed_where_it_should_be(
+    plain: Store, root: Path, tmp_path: Path, elsewhere: str
+) -> None:
+    """An index says which pack, and the pack's name where that lies: a good one in another place helps no restore."""
+    point, _told = back_up(plain, image(tmp_path / "disk", [1, 2, 3]))
+    for path in [path for path in files(root) if path.suffix == ".pack"]:
+        target = root / elsewhere.format(path.stem[:2] if "old" in elsewhere else path.stem, path.stem)
+        target.parent.mkdir(exist_ok=True)
+        path.rename(target)
+    with pytest.raises(StowageError):
+        restored(plain, point, tmp_path)
+    report = verify.run(Store.open(local(root)))
+    assert report.bad_points == [point.object_name] and not report.good_points
+    assert any("name in this place" in problem for problem in report.problems)
+    report = verify.run(Store.open(local(root)), part=Chosen((point,)))
+    assert report.bad_points == [point.object_name]
+    lost = repair.run(Store.open(local(root)), check=True).lost
+    assert list(lost) == [point.object_name]
+
+
+def test_a_good_copy_beside_a_damaged_pack_is_not_taken_for_it(plain: Store, root: Path, tmp_path: Path) -> None:
+    point, _told = back_up(plain, image(tmp_path / "disk", [1, 2, 3]))
+    for path in [path for path in files(root) if path.suffix == ".pack"]:
+        path.with_suffix(".old.pack").write_bytes(path.read_bytes())
+        flip(path, 8 * 100)
+    report = verify.run(Store.open(local(root)), threads=1)
+    assert report.bad and report.bad_points == [point.object_name]
+    found = repair.run(Store.open(local(root)), check=True, threads=1)
+    assert found.bad_records and list(found.lost) == [point.object_name]
+
+
+@pytest.mark.folder
+@pytest.mark.parametrize("what", ["points/aa/{}.json", "packs/aa/aa-000001.pack", "index/aa.idx", "verified/{}.json"])
+def test_a_pipe_among_the_files_is_damage_and_no_wait(plain: Store, root: Path, tmp_path: Path, what: str) -> None:
+    disk = image(tmp_path / "disk", [1])
+    point, _told = back_up(plain, disk)
+    path = root / what.format(point.point if "points" in what else "7")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    sound, words = looked_at(root, None)
+    assert not sound and "it is no file" in words
+    assert restored(Store.open(local(root)), point, tmp_path) == disk.read_bytes()
+
+
+def test_a_manifest_of_a_day_that_never_was_is_damage(plain: Store, root: Path, tmp_path: Path) -> None:
+    point, _told = back_up(plain, image(tmp_path / "disk", [1]))
+    never = replace(point, point=f"20260230{point.point[8:]}")
+    plain.backend.create(never.object_name, never.render())
+    with pytest.raises(Damaged, match="another point"):
+        prune.run(plain, Keep(last=1))
+    assert never.object_name in verify.run(plain).bad_points
+
+
+@pytest.mark.folder
+@pytest.mark.parametrize("what", ["verified/²", "turns/²", "verified/٣", "turns/٣"])
+def test_numbers_that_are_none_are_left_alone(plain: Store, root: Path, tmp_path: Path, what: str) -> None:
+    back_up(plain, image(tmp_path / "disk", [1]))
+    (root / what).parent.mkdir(exist_ok=True)
+    (root / f"{what}.json").write_bytes(b"{}")
+    assert verify.run(plain).good_points
+    assert collect.run(plain, rewrite=["x"]).stopped is None

@@ -154,6 +154,35 @@ def test_the_newest_finding_that_names_a_point_counts_and_what_says_nothing_goes
     assert len(list((root / "verified").iterdir())) == 2
 
 
+def test_what_a_deep_look_found_damaged_only_a_deep_one_finds_good(plain: Store, root: Path, tmp_path: Path) -> None:
+    """A record whose checksum is right over wrong bytes: a scrub every night would hide what a deep verify finds."""
+    one, two = (back_up(plain, image(tmp_path / "d", [seed]), machine=f"vm-{seed}")[0] for seed in (1, 2))
+    names = [one.object_name, two.object_name]
+    verified.record(plain, True, [two.object_name], [one.object_name])
+    for _night in range(3):
+        assert verify.run(plain).good_points == sorted(names)
+        found = verified.findings(plain)
+        assert [(found[name].good, found[name].deep) for name in names] == [(False, True), (True, False)]
+    assert len(list((root / "verified").iterdir())) == 2
+    verified.record(plain, False, [], [two.object_name])
+    verified.record(plain, False, [two.object_name], [])
+    assert verified.findings(plain)[two.object_name].good
+    verify.run(plain, deep=True)
+    assert all(finding.good for finding in verified.findings(plain).values())
+    assert len(list((root / "verified").iterdir())) == 1
+
+
+def test_what_was_found_good_again_stays_so_when_notes_go(plain: Store, root: Path, tmp_path: Path) -> None:
+    one, two = (back_up(plain, image(tmp_path / "d", [seed]), machine=f"vm-{seed}")[0] for seed in (1, 2))
+    verified.record(plain, True, [], [one.object_name, two.object_name])
+    verified.record(plain, True, [two.object_name], [])
+    for _night in range(3):
+        verified.record(plain, False, [two.object_name], [])
+        found = verified.findings(plain)
+        assert (found[one.object_name].good, found[two.object_name].good) == (False, True)
+    assert len(list((root / "verified").iterdir())) == 3
+
+
 def test_a_damaged_finding_is_told_and_the_next_verify_replaces_it(plain: Store, root: Path, tmp_path: Path) -> None:
     back_up(plain, image(tmp_path / "a", [1]))
     verify.run(plain)

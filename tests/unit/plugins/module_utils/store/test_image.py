@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect
 from ansible_collections.stowage.esxi.plugins.module_utils.store import image as images
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.image import DiskImage, Reader
@@ -101,3 +102,23 @@ def test_damage_is_told_to_everyone_who_reads_it_and_what_is_whole_is_read(root:
     for _ in range(2):
         with pytest.raises(StoreError, match="is wrong"):
             shown.pread(10, CHUNK)
+
+
+def test_what_collections_move_meanwhile_is_found_again_and_again(root: Path, tmp_path: Path) -> None:
+    """A restore point that is mounted for days, and a collection every night."""
+    store = new_store(local(root), pack_bytes=64 << 20, repack_percent=100)
+    disks = [image(tmp_path / f"{count}", list(range(1, count + 1))) for count in (40, 12, 4)]
+    points = [back_up(store, disk)[0] for disk in disks]
+    opened = Store.open(local(root))
+    wanted = disks[-1].read_bytes()
+    last = store.identity.of(wanted[-CHUNK:])
+    for night in range(3):
+        # A reader of its own: a pack that is still open is still there.
+        shown = DiskImage(Reader(opened), points[-1].disks[0])
+        assert shown.pread(CHUNK, night * CHUNK) == wanted[night * CHUNK :][:CHUNK]
+        assert restored(opened, points[-1], tmp_path) == wanted
+        if night < 2:
+            store.backend.delete(points[night].object_name)
+            before = store.index(fresh=True).find(last)
+            collect.run(Store.open(local(root)))
+            assert store.index(fresh=True).find(last) != before

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import keys
+from ansible_collections.stowage.esxi.plugins.module_utils.store import keys, verify
 from ansible_collections.stowage.esxi.plugins.module_utils.store.crypto import WrongKey
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadKeys
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadKeys, Damaged
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from benches import SECRET, back_up, by_hand, image, local, new_store
 
@@ -70,6 +70,35 @@ def test_a_recovery_key_opens_by_us_and_by_hand_as_typed(locked: Store, root: Pa
     disk = image(tmp_path / "disk", [1])
     point, _told = back_up(Store.open(local(root), paper.lower().replace("-", " ")), disk)
     assert by_hand(root, point, tmp_path, secret=paper) == disk.read_bytes()
+
+
+def test_a_damaged_key_locks_nobody_out_and_is_told(locked: Store, root: Path, tmp_path: Path) -> None:
+    disk = image(tmp_path / "disk", [1])
+    point, _told = back_up(locked, disk)
+    paper = keys.add_recovery(locked)
+    keys.set_passphrase(locked, "night-shift", "second")
+    path = root / "keys" / "first.json"
+    for spoilt in (path.read_bytes()[:-9], b"", b"{}", b"\xff"):
+        path.write_bytes(spoilt)
+        for secret in (paper, "second"):
+            opened = Store.open(local(root), secret)
+            assert by_hand(root, point, tmp_path, secret=secret) == disk.read_bytes()
+        assert ("first", "damaged") in names(opened)
+        assert [problem for problem in verify.run(opened).problems if "keys/first.json" in problem]
+        with pytest.raises(Damaged, match=r"keys/first.json"):
+            Store.open(local(root), SECRET)
+    keys.remove(opened, "recovery")
+    # The damaged one is none that would be left.
+    with pytest.raises(BadKeys, match="only key"):
+        keys.remove(opened, "night-shift")
+    keys.remove(opened, "first")
+    assert names(opened) == [("night-shift", "passphrase")] and verify.run(opened).ok
+
+
+def test_a_damaged_key_is_set_anew(locked: Store, root: Path) -> None:
+    (root / "keys" / "first.json").write_bytes(b"")
+    keys.set_passphrase(locked, "first", "new")
+    assert names(Store.open(local(root), "new")) == [("first", "passphrase")]
 
 
 @pytest.mark.parametrize(

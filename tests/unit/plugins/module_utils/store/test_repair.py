@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +22,14 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     textfile,
     verify,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkMissing, KeeperBusy, StoreInUse
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Ranges
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    BackendFailed,
+    ChunkMissing,
+    KeeperBusy,
+    StoreInUse,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
@@ -151,6 +160,64 @@ def test_points_that_are_lost_go_when_told_and_held_ones_never(plain: Store, roo
     assert report.removed == [held.object_name] and report.lost == {}
     sound(Store.open(local(root)))
     assert restored(Store.open(local(root)), stays, tmp_path) == (tmp_path / "d").read_bytes()
+
+
+class Failing(LocalBackend):
+    """A place that does not give some objects now."""
+
+    def __init__(self, root: Path, begins: str, number: int = errno.EACCES) -> None:
+        super().__init__(str(root))
+        self._begins, self._number = begins, number
+
+    def _refuse(self, name: str) -> None:
+        if name.startswith(self._begins):
+            with self.told(name, "read"):
+                raise OSError(self._number, os.strerror(self._number))
+
+    def open(self, name: str) -> Ranges:
+        self._refuse(name)
+        return super().open(name)
+
+    def read(self, name: str, limit: int = 1 << 26) -> bytes:
+        self._refuse(name)
+        return super().read(name, limit)
+
+
+@pytest.mark.folder
+@pytest.mark.parametrize("what", ["packs/", "points/"])
+@pytest.mark.parametrize("check", [False, True])
+def test_what_cannot_be_read_now_is_not_taken_for_lost(
+    plain: Store, root: Path, tmp_path: Path, what: str, check: bool
+) -> None:
+    disk = image(tmp_path / "disk", [1, 2])
+    point, _told = back_up(plain, disk)
+    before = tree(root)
+    with pytest.raises(BackendFailed, match=f"{what}.*Permission denied"):
+        repair.run(Store.open(Failing(root, what)), remove=True, check=check)
+    after = tree(root)
+    assert all(after[path] == data for path, data in before.items() if path.parent.name != "index")
+    assert repair.run(Store.open(local(root)), remove=True).lost == {}
+    assert restored(Store.open(local(root)), point, tmp_path) == disk.read_bytes()
+
+
+@pytest.mark.folder
+def test_what_a_device_has_lost_is_lost(plain: Store, root: Path, tmp_path: Path) -> None:
+    point, _told = back_up(plain, image(tmp_path / "disk", [1, 2]))
+    report = repair.run(Store.open(Failing(root, "packs/", errno.EIO)))
+    assert list(report.lost) == [point.object_name] and "Input/output error" in report.problems[0]
+
+
+@pytest.mark.folder
+def test_a_second_store_that_cannot_be_read_now_makes_nothing_lost(plain: Store, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    point, _told = back_up(plain, image(tmp_path / "disk", [1, 2]))
+    copy.run(plain, new_store(local(tmp_path / "second")))
+    spoil(root)
+    for what in ("packs/", "points/"):
+        with pytest.raises(BackendFailed):
+            repair.run(plain, other=Store.open(Failing(tmp_path / "second", what)), remove=True)
+    assert repair.run(plain, other=Store.open(local(tmp_path / "second")), remove=True).lost == {}
+    assert plain.points() == [point]
 
 
 @pytest.mark.folder

@@ -10,7 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, restore, textfile, writer
+from ansible_collections.stowage.esxi.plugins.module_utils.store import (
+    crypto,
+    forms,
+    points,
+    restore,
+    textfile,
+    writer,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.crypto import WrongKey
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     NoStore,
@@ -22,6 +29,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -239,3 +247,24 @@ def test_in_place_the_holes_of_the_target_are_known_zeros(
     assert target.read_bytes() == disk.read_bytes()
     assert (told.written, told.same) == (3 * CHUNK, 3 * CHUNK - 100)
     assert sorted(read) == [0, 1, 4], "holes were read"
+
+
+def test_progress_of_a_disk_in_several_parts_goes_up_to_its_end(
+    plain: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore, "WINDOW_PAGES", 1)
+    size = 3 * points.PAGE_SLOTS * CHUNK
+    disk = image(tmp_path / "disk", [1, 2, *([0] * (points.PAGE_SLOTS - 2)), 3, *([0] * points.PAGE_SLOTS), 4], size)
+    point, _told = back_up(plain, disk)
+    seen = []
+
+    class Looked(Tally):
+        def add(self, count: int) -> None:
+            super().add(count)
+            seen.append((self.done, self.total))
+
+    forms.to_disk(plain, point.disks[0], str(tmp_path / "out"), tally=Looked())
+    assert seen[-1][0] == 4 * CHUNK and {total for _done, total in seen} == {4 * CHUNK}
+    seen.clear()
+    restore.to_file(plain, point.disks[0], str(tmp_path / "other"), tally=Looked())
+    assert seen[-1] == (4 * CHUNK, 4 * CHUNK) and all(done <= (total or 0) for done, total in seen)

@@ -22,6 +22,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     BadSlice,
     NoSuchMachine,
     NoSuchPoint,
+    ObjectMissing,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import (
@@ -543,3 +544,63 @@ def test_a_map_is_read_once_however_many_points_share_it(plain: Store, root: Pat
         report = verify.run(Store.open(local(root)), part=chosen, record=False)
         assert report.hit == [f"'name of vm-1' {one.point}: disk scsi0:0: 1 chunks" for one in made]
         assert report.bad_points == [one.object_name for one in made] and report.good_points == []
+
+
+def test_a_point_that_goes_while_it_is_looked_at_is_no_damage(
+    plain: Store, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = fleet(plain, tmp_path, 2)
+    look = Scan.run
+
+    def beside(self: Scan, *words: Any) -> Any:
+        if plain.backend.list("points/") and (root / made[0].object_name).exists():
+            plain.backend.delete(made[0].object_name)
+            monkeypatch.setattr(Scan, "run", look)
+            collect.run(Store.open(local(root)))
+        return look(self, *words)
+
+    monkeypatch.setattr(Scan, "run", beside)
+    report = verify.run(Store.open(local(root)), part=Chosen(tuple(made)))
+    assert report.ok, (report.problems, report.bad)
+    assert report.good_points == [made[1].object_name] and report.bad_points == []
+
+
+class Vanishing(LocalBackend):
+    """As in a bucket: an object that is open goes from under its reader. `dead`: packs, after so many reads."""
+
+    dead: tuple[str, ...] = ()
+    reads = 0
+
+    def open(self, name: str) -> LocalRanges:
+        ranges = super().open(name)
+        assert isinstance(ranges, LocalRanges)
+        if name in self.dead:
+            read, left = ranges.read, [self.reads]
+
+            def gone(offset: int, length: int) -> bytes:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise ObjectMissing(name=name, store=self.name)
+                return read(offset, length)
+
+            ranges.read = gone  # type: ignore[method-assign]
+        return ranges
+
+
+@pytest.mark.folder
+@DEEP
+@pytest.mark.parametrize("reads", [0, 1, 2, 3, 4, 5])
+def test_a_pack_that_a_collection_removes_under_the_eyes_is_no_damage(
+    plain: Store, root: Path, tmp_path: Path, deep: bool, reads: int
+) -> None:
+    made = fleet(plain, tmp_path, 2)
+    dead = [name for name, _size in plain.backend.list("packs/") if made[0].writer in name]
+    kept = {page for page in needs(plain, made[1])}
+    index = plain.index(fresh=True)
+    dead = [name for name in dead if not {index.find(one).pack for one in kept if index.find(one)} & {Path(name).stem}]
+    plain.backend.delete(made[0].object_name)
+    beside = Vanishing(str(root))
+    beside.dead, beside.reads = tuple(dead), reads
+    report = verify.run(Store.open(beside), deep=deep, threads=1, record=False)
+    assert dead and report.ok, (report.problems, report.bad)
+    assert report.good_points == [made[1].object_name]
