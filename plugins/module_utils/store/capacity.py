@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import PLACE
 from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import (
     EMPTY_PACK,
     Marks,
     Needed,
+    names_of_points,
     of_point,
     place_of,
     span_of,
@@ -28,10 +30,23 @@ class Forecast:
     this order, and for each of them what goes with it is known: what none of those after it needs."""
 
     def __init__(self, store: Store, gone: Collection[str], standing: Sequence[Point]) -> None:
+        self._percent: int = store.settings["repack_percent"]
+        while True:
+            before = names_of_points(store)
+            try:
+                self._look(store, gone, standing)
+                return
+            except StoreError:
+                # What a point needs may go while this looks at it, when somebody else removes and collects.
+                there = names_of_points(store)
+                if before <= there:
+                    raise
+                standing = [point for point in standing if point.object_name in there]
+
+    def _look(self, store: Store, gone: Collection[str], standing: Sequence[Point]) -> None:
         index = store.index(fresh=True)
         marks = Marks(index)
         seen: set[bytes] = set()
-        self._percent: int = store.settings["repack_percent"]
         self._sizes = {pack_stem(name): size for name, size in store.packs()}
         self._live: dict[str, int] = {}
         self._own: dict[str, dict[str, int]] = {}
@@ -57,9 +72,9 @@ class Forecast:
                 self._live[pack] = self._live.get(pack, 0) + count
 
     def remove(self, point: Point) -> None:
-        """The next of those that stand."""
-        self._count -= self._records[point.object_name]
-        for pack, count in self._own.pop(point.object_name).items():
+        """The next of those that stand. One that somebody else has removed meanwhile counts no more."""
+        self._count -= self._records.get(point.object_name, 0)
+        for pack, count in self._own.pop(point.object_name, {}).items():
             self._live[pack] -= count
 
     @property

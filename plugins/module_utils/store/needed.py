@@ -151,8 +151,25 @@ class Usage:
         )
 
 
+def names_of_points(store: Store) -> set[str]:
+    return {name for name, _size in store.backend.list(points.FOLDER)}
+
+
 def usage(store: Store, needed: Needed, tally: Tally | None = None) -> Usage:
-    """Leaves out the packs of living writers, and those that are announced already."""
+    """Leaves out the packs of living writers, and those that are announced already.
+
+    What a restore point needs may go while this looks at it, when somebody removes the point and somebody else
+    collects: then all is looked at again."""
+    while True:
+        before = names_of_points(store)
+        try:
+            return _usage(store, needed, tally)
+        except StoreError:
+            if before <= names_of_points(store):
+                raise
+
+
+def _usage(store: Store, needed: Needed, tally: Tally | None) -> Usage:
     # In this order: a pack that is listed belongs to somebody who is still registered, or whose point is listed after.
     packs = {pack_stem(name): size for name, size in store.packs()}
     living = {writer.id for writer in registry.registrations(store.backend)}

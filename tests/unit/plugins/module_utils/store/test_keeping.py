@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, merge, registry
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, merge, prune, registry
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     Damaged,
@@ -22,6 +22,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place, Segment, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
 from ansible_collections.stowage.esxi.plugins.module_utils.store.merge import Merged
+from ansible_collections.stowage.esxi.plugins.module_utils.store.prune import Keep
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from fakeclock import FakeClock
 from hypothesis import given, settings
@@ -262,6 +263,37 @@ def test_a_collection_that_runs_whole_at_any_moment_of_another_takes_nothing(
         shutil.rmtree(root)
         moment += step
     assert moment > 60 and (alive or stopped == {True, False})
+
+
+@pytest.mark.folder
+@pytest.mark.parametrize("room", [None, 10 * CHUNK])
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.soak)])
+def test_what_others_remove_and_collect_while_points_are_looked_at_is_no_damage(
+    tmp_path: Path, room: int | None, step: int
+) -> None:
+    scene = crowded(tmp_path / "scene").parent
+    moment, done = 1, False
+    while not done:
+        root = tmp_path / str(moment)
+        shutil.copytree(scene / "store", root)
+
+        def act(root: Path = root) -> None:
+            store = Store.open(local(root), clock=FakeClock())
+            for point in store.points("m1"):
+                store.backend.delete(point.object_name)
+            for _turn in range(2):
+                collect.run(Store.open(local(root), clock=FakeClock()))
+
+        backend = Interleaved(str(root), moment, act)
+        store = Store.open(backend, clock=FakeClock())
+        if room is None:
+            collect.run(store)
+        else:
+            prune.run(store, Keep(last=1), room=room)
+        done = backend.calls < moment
+        shutil.rmtree(root)
+        moment += step
+    assert moment > 40
 
 
 # -- the quota -------------------------------------------------------------------------------------------------------
