@@ -103,7 +103,7 @@ def _lines(report: Report, chosen: Part | None, deep: bool, seconds: float) -> I
         yield f"HIT: {text.printable(hit)}"
     if report.unrecorded is not None:
         yield f"the store could not keep what was found: {text.printable(report.unrecorded)}"
-    yield "no damage found" if report.ok else "DAMAGE FOUND"
+    yield "no damage found" if report.ok else "DAMAGE FOUND; next: repair, with --from where there is a second store"
 
 
 COMMANDS = (Command("verify", "look at records, index files and restore points: all, or a part", _arguments, _run),)

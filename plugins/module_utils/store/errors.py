@@ -94,7 +94,10 @@ class Damaged(StoreError):
 class DamageFound(StoreError):
     id = "store-damage-found"
     template = "The store {store} is damaged: {found}"
-    hint = "What was not named restores. The next backup of a disk that was hit brings back what it still has."
+    hint = (
+        "What was not named restores. Run repair, from a second store if there is one: it takes what is damaged out of"
+        " the index, and the next backup of a disk that was hit brings back what the disk still has."
+    )
     exit_code = 62
 
 

@@ -50,7 +50,9 @@ To restore with nothing but Python 3 and the library or the program zstd:
     python3 reader.py . POINT DISK-OR-FILE TARGET        one of them, to a new file (a raw image)
 
 An encrypted store also needs the library cryptography, and its passphrase or recovery key in STOWAGE_PASSPHRASE.
-Where stowage.pyz lies here, and Python 3.9 has the libraries zstandard and xxhash, there is the whole command line:
+A store with the hash blake3 needs the library blake3. POINT is the whole id of a restore point.
+Where stowage.pyz lies here, and Python 3.9 or newer has the libraries zstandard and xxhash, there is the whole
+command line:
 
     python3 stowage.pyz --help
 

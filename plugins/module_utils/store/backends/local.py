@@ -207,6 +207,13 @@ class LocalBackend(Backend):
             finally:
                 os.close(handle)
 
+    def check(self) -> None:
+        """A new store's folder is made; the one above it must be there."""
+        above = os.path.dirname(os.path.abspath(self.root))
+        if not os.path.isdir(above):
+            reason = f"the folder {above} is not there; make it first, then the store"
+            raise BackendFailed(name=self.root, store=self.name, done="made", reason=reason)
+
     def make_folder(self, folder: str) -> None:
         """With all above it, durably: a synced file in a folder that a power cut forgets is lost."""
         if os.path.isdir(folder):

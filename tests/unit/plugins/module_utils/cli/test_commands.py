@@ -303,7 +303,9 @@ def test_damage_is_told_by_its_own_code_and_named(place: Path, point: str, tmp_p
     found = stowage("verify", place, "--json")
     assert found.code == 3 and not found.json["ok"] and found.json["bad"] and point in found.json["hit"][0]
     people = stowage("verify", place)
-    assert people.code == 3 and "HIT: 'web'" in people.out and people.out.endswith("DAMAGE FOUND\n")
+    assert people.code == 3 and "HIT: 'web'" in people.out and "DAMAGE FOUND; next: repair" in people.out
+    listed = stowage("list", place)
+    assert listed.code == 3 and f"restore point {point} of 'web': verify found it damaged" in listed.out
     broken = stowage("restore", place, point, "--to", tmp_path / "out", "--json")
     assert broken.code == 62 and broken.error["error"]["id"] == "store-damaged"
     assert list((tmp_path / "out").iterdir()) == []
@@ -314,6 +316,12 @@ def test_damage_is_told_by_its_own_code_and_named(place: Path, point: str, tmp_p
         assert told.code == 3 and f"PROBLEM: points/{manifest.parent.name}/{point}.json" in told.out
     again = stowage("backup", place, "--machine", "id-1", "--disk", f"scsi0:0={tmp_path / 'disk'}", "--json")
     assert again.code == 0 and again.json["parent"] is None
+
+
+def test_the_folder_above_a_new_store_must_be_there_and_is_named(tmp_path: Path, stowage: Run) -> None:
+    refused = stowage("create", tmp_path / "nowhere" / "store", "--json")
+    assert refused.code == 63 and f"the folder {tmp_path / 'nowhere'} is not there" in refused.error["error"]["message"]
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_part_is_looked_at_and_named(place: Path, point: str, tmp_path: Path, stowage: Run) -> None:
