@@ -37,11 +37,11 @@ def all_points(opened: Store, found: Sequence[Point], problems: list[str]) -> li
     except StoreError as error:
         problems.append(error.message)
     findings = verified.findings(opened, problems)
-    for one in found:
-        finding = findings.get(one.object_name)
+    for made in found:
+        finding = findings.get(made.object_name)
         if finding is not None and not finding.good:
             problems.append(
-                f"restore point {one.point} of {one.machine_name!r}: verify found it damaged ({finding.at})"
+                f"restore point {made.point} of {made.machine_name!r}: verify found it damaged ({finding.at})"
             )
     return [
         {
