@@ -79,15 +79,19 @@ class Segment:
 
     def position(self, identity: bytes) -> int:
         """The number of the id in this file, or -1."""
+        fan, ids = self._fan, self._ids
         bucket = int.from_bytes(identity[:4], "big") >> self._shift
-        begin = self._ids + ID_BYTES * self._fan[bucket]
-        end = self._ids + ID_BYTES * self._fan[bucket + 1]
-        found: int = self._find(identity, begin, end)
+        end = ids + ID_BYTES * fan[bucket + 1]
+        found: int = self._find(identity, ids + ID_BYTES * fan[bucket], end)
+        if found < 0:
+            return -1
         # A match across two neighbours is no match.
-        while found >= 0 and (found - self._ids) % ID_BYTES:
+        while (found - ids) % ID_BYTES:
             found = self._find(identity, found + 1, end)
+            if found < 0:
+                return -1
         # A fan-out that lies may lead behind the ids.
-        return (found - self._ids) // ID_BYTES if 0 <= found < self._places else -1
+        return (found - ids) // ID_BYTES if found < self._places else -1
 
     def place(self, position: int) -> Place:
         pack, offset, stored, length = PLACE.unpack_from(self._data, self._places + PLACE.size * position)

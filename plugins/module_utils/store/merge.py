@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
+import tempfile
 from array import array
 from collections.abc import Collection, Iterator, Sequence
+from typing import IO, Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, TargetFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import (
     Segment,
     bits_for,
@@ -20,35 +23,52 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.index import (
 # Entries that are in memory at a time.
 PART_ENTRIES = 4096
 _NUMBER = struct.Struct("<I")
+_PREFIX = struct.Struct(">I28x")
+_PIECE = 1 << 17
 
 
 class Merged:
     """The index file of several segments, without what lies in some packs. Of several places the first segment's
-    stands. Every look at it goes through the segments anew."""
+    stands. The segments are gone through once; what comes of it waits in files without names."""
 
     def __init__(self, segments: Sequence[Segment], without: Collection[str] = ()) -> None:
         self._segments = segments
-        self._numbers: list[list[int]] = []
+        self._numbers: list[list[bytes]] = []
         self.packs: dict[str, int] = {}
         for segment in segments:
             self._numbers.append(
-                [-1 if name in without else self.packs.setdefault(name, len(self.packs)) for name in segment.packs]
+                [
+                    b"" if name in without else _NUMBER.pack(self.packs.setdefault(name, len(self.packs)))
+                    for name in segment.packs
+                ]
             )
         most = sum(segment.count for segment in segments)
         self._bits = bits_for(most)
         self._parts = 1 << min(24, (most // PART_ENTRIES).bit_length())
-        fan = array("I", bytes(4 * ((1 << self._bits) + 1)))
-        self.count = 0
+        self._fan = array("I", bytes(4 * ((1 << self._bits) + 1)))
+        try:
+            with tempfile.TemporaryFile() as ids, tempfile.TemporaryFile() as places:
+                self.count = self._spool(ids, places)
+                self._ids, self._places = _mapped(ids), _mapped(places)
+        except OSError as error:
+            raise TargetFailed(path=tempfile.gettempdir(), reason=error.strerror or str(error)) from error
+
+    def _spool(self, ids: IO[bytes], places: IO[bytes]) -> int:
+        count, fan, shift = 0, self._fan, 32 - self._bits
         for part in self._entries():
-            self.count += len(part)
-            for identity, _place in part:
-                fan[(int.from_bytes(identity[:4], "big") >> (32 - self._bits)) + 1] += 1
+            ordered = sorted(part)
+            joined = b"".join(ordered)
+            ids.write(joined)
+            places.write(b"".join(map(part.__getitem__, ordered)))
+            for (prefix,) in _PREFIX.iter_unpack(joined):
+                fan[(prefix >> shift) + 1] += 1
+            count += len(ordered)
         for bucket in range(1, len(fan)):
             fan[bucket] += fan[bucket - 1]
-        self._fan = fan
+        return count
 
-    def _entries(self) -> Iterator[list[tuple[bytes, bytes]]]:
-        """Id and place of all, ascending, in parts."""
+    def _entries(self) -> Iterator[dict[bytes, bytes]]:
+        """Id and place of all, in parts that ascend."""
         step = (1 << 32) // self._parts
         for part in range(self._parts):
             found: dict[bytes, bytes] = {}
@@ -59,24 +79,30 @@ class Merged:
                         raise Damaged(
                             name=segment.name, store=segment.store, reason="it names a pack that it does not list"
                         )
-                    if numbers[pack] >= 0 and identity not in found:
-                        found[identity] = _NUMBER.pack(numbers[pack]) + rest
+                    number = numbers[pack]
+                    if number and identity not in found:
+                        found[identity] = number + rest
             if found:
-                yield sorted(found.items())
+                yield found
 
     def _body(self) -> Iterator[bytes]:
         for at in range(0, len(self._fan), 1 << 16):
             yield struct.pack(f"<{len(self._fan[at : at + (1 << 16)])}I", *self._fan[at : at + (1 << 16)])
-        for part in self._entries():
-            yield b"".join(identity for identity, _place in part)
-        for part in self._entries():
-            yield b"".join(place for _identity, place in part)
+        for spooled in (self._ids, self._places):
+            for at in range(0, len(spooled), _PIECE):
+                yield spooled[at : at + _PIECE]
         yield b"".join(map(padded, self.packs))
 
     def pieces(self) -> Iterator[bytes]:
         """The file, in order. Its header has the checksum of the rest, so that comes twice."""
         yield header(self._bits, len(self.packs), self.count, self._body())
         yield from self._body()
+
+
+def _mapped(file: IO[bytes]) -> Any:
+    """Its pages are the kernel's, not ours."""
+    file.flush()
+    return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if file.tell() else b""
 
 
 def which(segments: Sequence[Segment], most: int) -> list[Segment]:

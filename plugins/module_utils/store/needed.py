@@ -15,7 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     StoreError,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import CHECK_BYTES
-from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import ENTRY, FOOTER_BYTES, HEADER, RECORD
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_stem
@@ -106,25 +106,43 @@ def place_of(store: Store, index: Index, identity: bytes) -> Place:
     return place
 
 
+def _place_at(entry: tuple[Segment | None, int], without: Collection[str]) -> Place | None:
+    """Without a second search; None where that does not do."""
+    segment, position = entry
+    if segment is None:
+        return None
+    try:
+        place = segment.place(position)
+    except Damaged:
+        # Another segment, or the packs themselves, know it.
+        return None
+    return None if place.pack in without else place
+
+
 class Marks:
     """Which entries of the index have been met: a byte for each."""
 
     def __init__(self, index: Index) -> None:
-        self._index = index
-        self._met = [bytearray(segment.count) for segment in index.segments]
+        self._pairs = [(segment, bytearray(segment.count)) for segment in index.segments]
         self._strays: set[bytes] = set()
 
     def first(self, identity: bytes) -> bool:
         """True the first time that it is asked for an id."""
-        for segment, met in zip(self._index.segments, self._met):
+        return self.entry(identity) is not None
+
+    def entry(self, identity: bytes) -> tuple[Segment | None, int] | None:
+        """The first time that it is asked for an id the segment that has it, or None, and its position there."""
+        for segment, met in self._pairs:
             position = segment.position(identity)
             if position >= 0:
-                before, met[position] = met[position], 1
-                return not before
+                if met[position]:
+                    return None
+                met[position] = 1
+                return segment, position
         if identity in self._strays:
-            return False
+            return None
         self._strays.add(identity)
-        return True
+        return None, -1
 
 
 def span_of(place: Place) -> int:
@@ -180,8 +198,10 @@ def _usage(store: Store, needed: Needed, tally: Tally | None) -> Usage:
     found = Usage(
         {pack: size for pack, size in packs.items() if pack not in known and pack.partition("-")[0] not in living}
     )
+    live = found.live
     for identity in needed.ids(tally):
-        if marks.first(identity):
-            place = place_of(store, index, identity)
-            found.live[place.pack] = found.live.get(place.pack, 0) + span_of(place)
+        entry = marks.entry(identity)
+        if entry is not None:
+            place = _place_at(entry, known) or place_of(store, index, identity)
+            live[place.pack] = live.get(place.pack, 0) + span_of(place)
     return found
