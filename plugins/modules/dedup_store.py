@@ -353,8 +353,10 @@ pruned:
   returned: O(state=pruned)
   type: dict
 copied:
-  description: V(copied) restore points with their copies, those that were V(there), and what was V(told) of the bytes.
-  returned: O(state=copied)
+  description:
+    - V(copied) restore points with their copies, those that were V(there), those that V(failed) because they cannot be
+      read whole, and what was V(told) of the bytes.
+  returned: O(state=copied), also on failure
   type: dict
 repaired:
   description:

@@ -123,6 +123,7 @@ def copied(report: copy.Report) -> dict[str, Any]:
             for old, new in report.copied
         ],
         "there": [point.point for point in report.there],
+        "failed": [{"point": point.point, "reason": reason} for point, reason in report.failed],
         "told": vars(report.told),
     }
 
@@ -151,7 +152,11 @@ def _repair(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, A
 def _copy(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     with _other(params["other"]) as other:
         report = copy.run(store, other, machines=params["machines"], check=check)
-    return {"changed": bool(report.copied), "copied": copied(report)}
+    result: dict[str, Any] = {"changed": bool(report.copied), "copied": copied(report)}
+    if report.failed:
+        names = [f"{point.machine_name!r} {point.point}: {reason}" for point, reason in report.failed]
+        result["damage"] = DamageFound(store=store.name, found=find.few(names, 3, "; "))
+    return result
 
 
 @contextmanager

@@ -14,7 +14,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import backup
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkSizesDiffer
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    ChunkMissing,
+    ChunkSizesDiffer,
+    Damaged,
+    ObjectMissing,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import (
     NOTHING,
     PAGE_SLOTS,
@@ -31,10 +36,12 @@ Key = tuple[str, str, str]
 
 @dataclass
 class Report:
-    """What a copy did, or with `check` would do. `copied`: originals and their copies; `there`: what the target has."""
+    """What a copy did, or with `check` would do. `copied`: originals and their copies; `there`: what the target has;
+    `failed`: what cannot be read whole, and why."""
 
     copied: list[tuple[Point, Point | None]] = field(default_factory=list)
     there: list[Point] = field(default_factory=list)
+    failed: list[tuple[Point, str]] = field(default_factory=list)
     told: backup.Told = field(default_factory=backup.Told)
 
 
@@ -67,7 +74,12 @@ def run(
         made = None
         if not check:
             base = _base(source, ours, theirs, point)
-            made, told = _copy(source, target, point, base, threads, tally)
+            try:
+                made, told = _copy(source, target, point, base, threads, tally)
+            except (ChunkMissing, Damaged, ObjectMissing) as error:
+                # Its writer has given it up. The others are no worse for it.
+                report.failed.append((point, error.message))
+                continue
             theirs[key] = made
             report.told.add(told)
         report.copied.append((point, made))

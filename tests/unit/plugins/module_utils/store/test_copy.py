@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import copy, prune
+from ansible_collections.stowage.esxi.plugins.module_utils.store import copy, prune, registry
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkSizesDiffer, QuotaReached
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.stored import StoredDisk
@@ -53,6 +53,27 @@ def test_a_copy_restores_and_the_next_one_costs_what_has_changed(plain: Store, s
     assert back is not None and report.told.new == 0 and report.told.read == 2 * CHUNK
     assert restored(plain, back, tmp_path) == disk.read_bytes()
     assert copy.run(plain, second).copied == []
+
+
+def test_what_cannot_be_read_whole_is_named_and_the_others_are_copied(
+    plain: Store, root: Path, second: Store, tmp_path: Path
+) -> None:
+    before = set(root.rglob("*.pack"))
+    bad, _told = back_up(plain, image(tmp_path / "bad", [1, 2, 3]), machine="bad")
+    spoiled = sorted(set(root.rglob("*.pack")) - before)
+    good, _told = back_up(plain, image(tmp_path / "good", [11, 12, 13]), machine="good")
+    for pack in spoiled:
+        data = bytearray(pack.read_bytes())
+        data[100] ^= 1
+        pack.write_bytes(data)
+    report = copy.run(Store.open(local(root)), second)
+    ((failed, reason),) = report.failed
+    assert failed.point == bad.point and "packs/" in reason
+    ((original, made),) = report.copied
+    assert original.point == good.point and made is not None
+    assert restored(second, made, tmp_path) == (tmp_path / "good").read_bytes()
+    assert [point.machine_id for point in second.points()] == ["good"]
+    assert not registry.registrations(second.backend)
 
 
 def test_a_copy_in_a_store_of_another_kind_is_read_by_hand(plain: Store, tmp_path: Path) -> None:
