@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Su
 
 # Records that a thread takes at a time.
 SPAN_RECORDS = 32
+# Spans that a thread has begun to write to the device and not yet given up.
+SPANS_BEHIND = 4
 # Pages of a map that are restored at a time: 64 GiB with chunks of 1 MiB.
 WINDOW_PAGES = 64
 
@@ -174,6 +177,7 @@ class _Job:
         told = Told()
         pack: PackReader | None = None
         name = ""
+        behind: deque[list[_Piece]] = deque()
         try:
             while not self._failed.is_set():
                 with self._guard:
@@ -190,7 +194,10 @@ class _Job:
                     if pack is not None and (number == 0 or span[number - 1].place.pack != name):
                         pack.expect((one.place.offset, one.place.stored) for one in span if one.place.pack == name)
                     self._piece(pack, piece, told)
-                self._start_writing_back(span)
+                self._advise(span)
+                behind.append(span)
+                if len(behind) > SPANS_BEHIND:
+                    self._advise(behind.popleft())
         except BaseException:
             self._failed.set()
             raise
@@ -199,9 +206,10 @@ class _Job:
                 pack.ranges.close()
         return told
 
-    def _start_writing_back(self, span: list[_Piece]) -> None:
-        """The device writes what this span has filled while the next one is decoded, and the sync at the end finds
-        little left. The advice starts it without waiting, and keeps a disk that nobody reads here out of the cache."""
+    def _advise(self, span: list[_Piece]) -> None:
+        """The first time the device begins to write what this span has filled, while the next one is decoded: the sync
+        at the end finds little left. The second time, when that is done, its pages can be used for what comes: a disk
+        that nobody reads here drives nothing out of the cache, and takes no memory that has to be found first."""
         with contextlib.suppress(OSError):
             for piece in span:
                 for slot in piece.slots:
