@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, recover
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
@@ -75,6 +75,8 @@ def test_a_first_backup_that_fails_leaves_no_folder_but_one_that_somebody_uses(s
 def test_a_full_datastore_keeps_no_snapshot_open_and_no_machine_off(story: Any, how: str) -> None:
     """The moment when our snapshot must go is the one when nothing can be written down any more."""
     job = story(how)
+    # Where its guest has filled blocks that a thin disk did not have, the merge needs room, too. It is waited for.
+    job.context.entry["policy"]["consolidation_timeout"] = 45
     job.start()
     job.bracket()
     journal = job.outside(job.log.path)
@@ -90,7 +92,13 @@ def test_a_full_datastore_keeps_no_snapshot_open_and_no_machine_off(story: Any, 
         if question is not None:
             retry = next(number for number, label in question.choices if "retry" in label.lower())
             job.host.vim("vmsvc/message", str(job.vm.vmid), question.id, str(retry))
-    assert (ended.error, ended.entry["status"]) == (None, "failed")
+    assert ended.entry["status"] == "failed"
+    if ended.error is not None:
+        assert "consolidation" in ended.error.message
+        job.cut()
+        (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 120)
+        assert (found.outcome, found.error) == ("recovered", None)
+    assert not job.vm.consolidation_needed() and not job.vm.snapshots().ids
 
 
 def test_a_machine_that_ran_during_a_cold_copy_gives_no_restore_point(story: Any) -> None:
