@@ -76,7 +76,7 @@ def test_a_full_datastore_keeps_no_snapshot_open_and_no_machine_off(story: Any, 
     """The moment when our snapshot must go is the one when nothing can be written down any more."""
     job = story(how)
     # Where its guest has filled blocks that a thin disk did not have, the merge needs room, too. It is waited for.
-    job.context.entry["policy"]["consolidation_timeout"] = 45
+    job.context.entry["policy"]["consolidation_timeout"] = 20
     job.start()
     job.bracket()
     journal = job.outside(job.log.path)

@@ -1,7 +1,9 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All commands, each loaded when it is wanted: half of what a short one takes would be the loading of the others."""
+"""All commands, each loaded when it is wanted: a short one would spend its time on loading the others.
+
+Each import stands as such: what travels with a module, and into `stowage.pyz`, is found by reading the imports."""
 
 from __future__ import annotations
 
@@ -64,25 +66,31 @@ def _keyring() -> tuple[Command, ...]:
     return COMMANDS
 
 
-_ALL = (_making, _looking, _restoring, _mounting, _verifying, _keeping, _pruning, _second, _keyring)
-# Those that are run by the clock, or in which somebody waits for a disk. Of the others all are loaded.
-_SOLE: dict[str, Callable[[], tuple[Command, ...]]] = {
-    "backup": _making,
+_OF: dict[str, Callable[[], tuple[Command, ...]]] = {
     "create": _making,
-    "gc": _keeping,
+    "settings": _making,
+    "backup": _making,
     "list": _looking,
-    "mount": _mounting,
-    "restore": _restoring,
     "show": _looking,
     "stats": _looking,
+    "restore": _restoring,
+    "mount": _mounting,
     "verify": _verifying,
+    "gc": _keeping,
+    "prune": _pruning,
+    "hold": _pruning,
+    "release": _pruning,
+    "holds": _pruning,
+    "copy": _second,
+    "repair": _second,
+    "keys": _keyring,
 }
 
 
 def every() -> tuple[Command, ...]:
-    return tuple(command for load in _ALL for command in load())
+    return tuple(command for load in dict.fromkeys(_OF.values()) for command in load())
 
 
 def of(word: str) -> tuple[Command, ...]:
     """The command of this name and those of its kind, or all when there is no such, for whoever is to be told so."""
-    return _SOLE[word]() if word in _SOLE else every()
+    return _OF[word]() if word in _OF else every()

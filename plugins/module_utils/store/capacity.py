@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import PLACE
 from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import (
     EMPTY_PACK,
     Marks,
     Needed,
-    names_of_points,
     of_point,
     place_of,
     span_of,
+    until_none_goes,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_stem
@@ -31,17 +30,11 @@ class Forecast:
 
     def __init__(self, store: Store, gone: Collection[str], standing: Sequence[Point]) -> None:
         self._percent: int = store.settings["repack_percent"]
-        while True:
-            before = names_of_points(store)
-            try:
-                self._look(store, gone, standing)
-                return
-            except StoreError:
-                # What a point needs may go while this looks at it, when somebody else removes and collects.
-                there = names_of_points(store)
-                if before <= there:
-                    raise
-                standing = [point for point in standing if point.object_name in there]
+
+        def look(there: set[str]) -> None:
+            self._look(store, gone, [point for point in standing if point.object_name in there])
+
+        until_none_goes(store, look)
 
     def _look(self, store: Store, gone: Collection[str], standing: Sequence[Point]) -> None:
         index = store.index(fresh=True)

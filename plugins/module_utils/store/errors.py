@@ -7,6 +7,11 @@ from __future__ import annotations
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 
+_WAY_OUT = (
+    "Run verify: it names the restore points that need it; repair, from a second store if there is one, brings back"
+    " what can be had."
+)
+
 
 class StoreError(StowageError):
     id = "store-error"
@@ -73,7 +78,7 @@ class UnknownFormat(StoreError):
 class ObjectMissing(StoreError):
     id = "store-object-missing"
     template = "{name} is not in the store {store}"
-    hint = "Run verify: it names the restore points that need it; repair and heal bring back what can be had."
+    hint = _WAY_OUT
     exit_code = 62
 
 
@@ -87,7 +92,7 @@ class ObjectExists(StoreError):
 class Damaged(StoreError):
     id = "store-damaged"
     template = "{name} in the store {store} is damaged: {reason}"
-    hint = "Run verify: it names the restore points that need it; repair and heal bring back what can be had."
+    hint = _WAY_OUT
     exit_code = 62
 
 
@@ -160,7 +165,16 @@ class SourceFailed(StoreError):
 class TargetFailed(StoreError):
     id = "store-target-failed"
     template = "{path} could not be written: {reason}"
-    hint = "Look at the room and the rights there; run the restore again."
+    hint = "Put right what the reason says (room, rights, a name that is taken, another size), and run it again."
+    exit_code = 66
+
+
+class SpoolFailed(StoreError):
+    id = "store-spool-failed"
+    template = "A temporary file in {folder} could not be written: {reason}"
+    hint = (
+        "An index takes 50 bytes there for each chunk. Make room, or name another folder in TMPDIR, and run it again."
+    )
     exit_code = 66
 
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import maps, points
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
-from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index
 from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import Marks
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, DiskMap, Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
@@ -27,7 +26,6 @@ class Hits:
         self._store, self._job, self._report = store, job, report
         self._marks = Marks(store.index())
         self._lost: dict[bytes, int] = {}
-        self._names: frozenset[str] | None = None
 
     def point(self, point: Point) -> bool:
         """Whether anything that it needs is not good."""
@@ -67,7 +65,7 @@ class Hits:
         return lost + sum(self._lost.get(page, 0) for page in seen)
 
     def _page(self, disk: DiskMap, number: int, found: maps.Found) -> int:
-        if isinstance(found, StoreError) and self._newer():
+        if isinstance(found, StoreError) and self._store.index_moved():
             ((_number, found),) = maps.pages(self._store, disk, [number])
         page = disk.pages[number] or b""
         if not isinstance(found, StoreError):
@@ -87,26 +85,15 @@ class Hits:
         return lost
 
     def _missing(self, ids: Sequence[bytes]) -> int:
-        index = self._store.index()
-        lost = self._without(index, ids)
-        if lost and self._newer():
-            # A collection may have moved them since.
-            index = self._store.index()
-            lost = self._without(index, lost)
+        lost = self._without(ids)
+        if lost and self._store.index_moved():
+            lost = self._without(lost)
         for identity in lost:
-            place = index.find(identity)
+            place = self._store.index().find(identity)
             where = "is in no pack of the index" if place is None else f"is not in {pack_name(place.pack)}"
             self._report.bad.setdefault(identity, f"chunk {identity.hex()} {where}")
         return len(lost)
 
-    def _without(self, index: Index, ids: Sequence[bytes]) -> list[bytes]:
+    def _without(self, ids: Sequence[bytes]) -> list[bytes]:
+        index = self._store.index()
         return [identity for identity in ids if not self._job.holds(identity, index.find(identity), self._report)]
-
-    def _newer(self) -> bool:
-        """Whether there is another index than at the last look: its files never change, but come and go."""
-        names = frozenset(name for name, _size in self._store.backend.list("index/"))
-        if names == self._names:
-            return False
-        self._names = names
-        self._store.index(fresh=True)
-        return True

@@ -16,7 +16,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import Pac
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
-# Pages that are sorted at a time: 64 GiB of a disk with chunks of 1 MiB.
+# Pages that are sorted, or whose chunks are, at a time: 64 GiB of a disk with chunks of 1 MiB.
 WINDOW = 64
 Found = Union[bytes, StoreError]
 

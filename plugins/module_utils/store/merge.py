@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import mmap
 import struct
-import tempfile
 from array import array
 from collections.abc import Collection, Iterator, Sequence
-from typing import IO, Any
+from typing import IO
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, TargetFailed
+from ansible_collections.stowage.esxi.plugins.module_utils.store import spool
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import (
     Segment,
     bits_for,
@@ -29,7 +28,7 @@ _PIECE = 1 << 17
 
 class Merged:
     """The index file of several segments, without what lies in some packs. Of several places the first segment's
-    stands. The segments are gone through once; what comes of it waits in files without names."""
+    stands. The segments are gone through once; what comes of it is spooled."""
 
     def __init__(self, segments: Sequence[Segment], without: Collection[str] = ()) -> None:
         self._segments = segments
@@ -46,12 +45,9 @@ class Merged:
         self._bits = bits_for(most)
         self._parts = 1 << min(24, (most // PART_ENTRIES).bit_length())
         self._fan = array("I", bytes(4 * ((1 << self._bits) + 1)))
-        try:
-            with tempfile.TemporaryFile() as ids, tempfile.TemporaryFile() as places:
-                self.count = self._spool(ids, places)
-                self._ids, self._places = _mapped(ids), _mapped(places)
-        except OSError as error:
-            raise TargetFailed(path=tempfile.gettempdir(), reason=error.strerror or str(error)) from error
+        with spool.opened() as ids, spool.opened() as places:
+            self.count = self._spool(ids, places)
+            self._ids, self._places = spool.mapped(ids), spool.mapped(places)
 
     def _spool(self, ids: IO[bytes], places: IO[bytes]) -> int:
         count, fan, shift = 0, self._fan, 32 - self._bits
@@ -97,12 +93,6 @@ class Merged:
         """The file, in order. Its header has the checksum of the rest, so that comes twice."""
         yield header(self._bits, len(self.packs), self.count, self._body())
         yield from self._body()
-
-
-def _mapped(file: IO[bytes]) -> Any:
-    """Its pages are the kernel's, not ours."""
-    file.flush()
-    return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if file.tell() else b""
 
 
 def which(segments: Sequence[Segment], most: int) -> list[Segment]:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import points, registry
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
@@ -20,6 +21,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import ENT
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_stem
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
+
+T = TypeVar("T")
 
 EMPTY_PACK = HEADER.size + FOOTER_BYTES
 
@@ -169,22 +172,25 @@ class Usage:
         )
 
 
-def names_of_points(store: Store) -> set[str]:
+def until_none_goes(store: Store, look: Callable[[set[str]], T]) -> T:
+    """`look` goes through restore points, of which it gets the names of all. What one needs may go meanwhile, when
+    somebody removes the point and somebody else collects: then it looks again."""
+    while True:
+        there = _names_of_points(store)
+        try:
+            return look(there)
+        except StoreError:
+            if there <= _names_of_points(store):
+                raise
+
+
+def _names_of_points(store: Store) -> set[str]:
     return {name for name, _size in store.backend.list(points.FOLDER)}
 
 
 def usage(store: Store, needed: Needed, tally: Tally | None = None) -> Usage:
-    """Leaves out the packs of living writers, and those that are announced already.
-
-    What a restore point needs may go while this looks at it, when somebody removes the point and somebody else
-    collects: then all is looked at again."""
-    while True:
-        before = names_of_points(store)
-        try:
-            return _usage(store, needed, tally)
-        except StoreError:
-            if before <= names_of_points(store):
-                raise
+    """Leaves out the packs of living writers, and those that are announced already."""
+    return until_none_goes(store, lambda _there: _usage(store, needed, tally))
 
 
 def _usage(store: Store, needed: Needed, tally: Tally | None) -> Usage:

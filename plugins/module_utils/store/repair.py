@@ -10,8 +10,6 @@ packs with damage are written anew without it, and verify finds nothing any more
 
 from __future__ import annotations
 
-import mmap
-import tempfile
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     points,
     registry,
     removal,
+    spool,
     verify,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
@@ -157,12 +156,10 @@ def _rebuilt(
 
 
 def _spooled(store: Store, pieces: Iterable[bytes]) -> Segment:
-    """In a file without a name: its pages are the kernel's, not ours."""
-    with tempfile.TemporaryFile() as file:
+    with spool.opened() as file:
         for piece in pieces:
             file.write(piece)
-        file.flush()
-        return Segment(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), "made anew", store.name)
+        return Segment(spool.mapped(file), "made anew", store.name)
 
 
 def _retire(store: Store, name: str, empty: bool) -> None:

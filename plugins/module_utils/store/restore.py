@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import points
+from ansible_collections.stowage.esxi.plugins.module_utils.store import maps, points
 from ansible_collections.stowage.esxi.plugins.module_utils.store.compare import Target
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkMissing, StoreError, TargetFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
@@ -26,8 +26,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Su
 SPAN_RECORDS = 32
 # Spans that a thread has begun to write to the device and not yet given up.
 SPANS_BEHIND = 4
-# Pages of a map that are restored at a time: 64 GiB with chunks of 1 MiB.
-WINDOW_PAGES = 64
 
 
 @dataclass
@@ -126,7 +124,7 @@ class _Job:
     def _windows(self) -> Iterator[range]:
         """Numbers of pages, as many at a time as their chunks may be sorted in memory."""
         count = len(self.disk.pages)
-        return (range(begin, min(begin + WINDOW_PAGES, count)) for begin in range(0, count, WINDOW_PAGES))
+        return (range(begin, min(begin + maps.WINDOW, count)) for begin in range(0, count, maps.WINDOW))
 
     def _pieces(self, pages: range, told: Told | None) -> list[_Piece]:
         """Every chunk of these pages, once, in the order of the packs. With `told`, only where the target differs."""

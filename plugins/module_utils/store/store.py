@@ -173,6 +173,13 @@ class Store:
         """Its files never change, but come and go."""
         return frozenset(name for name, _size in self.backend.list("index/"))
 
+    def index_moved(self) -> bool:
+        """Whether index files have come or gone since it was loaded, as by a collection; then it is loaded anew."""
+        if self._index_names in (None, self._names_of_index()):
+            return False
+        self.index(fresh=True)
+        return True
+
     def lean_on(self, index: Index) -> None:
         """Goes by this index until it is asked for a fresh one: the files may be damaged."""
         self._index, self._index_names = index, None
@@ -274,10 +281,9 @@ class Store:
 
     def other_place(self, identity: bytes, than: Place) -> Place | None:
         """Where a chunk lies by a newer index, or by the packs' own word, when what the index says has proven wrong."""
-        if self._index_names not in (None, self._names_of_index()):
-            # A collection has moved it since.
+        if self.index_moved():
             self._from_packs = None
-            place = self.index(fresh=True).find(identity)
+            place = self.index().find(identity)
             if place not in (None, than):
                 return place
         place = self.index_from_packs().find(identity)

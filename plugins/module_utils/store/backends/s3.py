@@ -163,8 +163,6 @@ class S3Backend(Backend):
                 raise Damaged(name=name, store=self.name, reason="it ends before the bytes that are due") from error
             if code in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409"):
                 raise ObjectExists(name=name, store=self.name) from error
-            if code in ("InvalidRange", "416"):
-                raise Damaged(name=name, store=self.name, reason="it ends before what is to be read in it") from error
             raise BackendFailed(name=name, store=self.name, done=done, reason=str(error)) from error
         except self._failed as error:
             raise BackendFailed(name=name, store=self.name, done=done, reason=str(error)) from error
@@ -218,7 +216,7 @@ class S3Backend(Backend):
 
     def map(self, name: str) -> Any:
         """By way of a file without a name: its pages are the kernel's, not ours."""
-        with tempfile.TemporaryFile() as file:
+        with self.told(name, "read"), tempfile.TemporaryFile() as file:
 
             def spool(body: Any, due: int) -> int:
                 file.seek(0)

@@ -27,10 +27,12 @@ import mirrored  # noqa: E402
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("soak") and not config.getoption("--soak", default=False):
-            item.add_marker(pytest.mark.skip(reason="full counts: run with --soak"))
         if item.get_closest_marker("folder") and config.getoption("--store-place", default="folder") != "folder":
-            item.add_marker(pytest.mark.skip(reason="of a folder alone: its file system, or processes that open it"))
+            item.add_marker(
+                pytest.mark.skip(
+                    reason="of a store in a folder: its file system, its processes, or a backend made from it"
+                )
+            )
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     KeeperBusy,
     KeeperRevoked,
     QuotaReached,
+    SpoolFailed,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place, Segment, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
@@ -71,6 +72,17 @@ def test_a_merge_needs_no_memory_for_its_entries(monkeypatch: pytest.MonkeyPatch
     finally:
         tracemalloc.stop()
     assert size > 48 * count and peak < size / 2
+
+
+def test_a_merge_without_room_for_its_spool_names_the_folder(
+    volume: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = [number.to_bytes(4, "big") * 8 for number in range(1, 1 << 31, (1 << 31) // 20000)]
+    segment = Segment(build((one, Place("a-1", 1, 2, 3)) for one in identity), "x.idx", "x")
+    room = volume(256)
+    monkeypatch.setattr("tempfile.tempdir", str(room))
+    with pytest.raises(SpoolFailed, match=f"{room} could not be written: No space left"):
+        Merged([segment])
 
 
 def test_a_file_that_names_packs_that_it_does_not_list_is_told() -> None:

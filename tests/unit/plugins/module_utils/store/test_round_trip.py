@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     crypto,
     forms,
+    maps,
     points,
     restore,
     textfile,
@@ -124,7 +125,7 @@ def test_in_place_only_what_differs_is_written(plain: Store, tmp_path: Path) -> 
 def test_a_large_disk_is_restored_a_window_at_a_time(
     plain: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restore, "WINDOW_PAGES", 1)
+    monkeypatch.setattr(maps, "WINDOW", 1)
     disk = image(tmp_path / "disk", [1, *[0] * 1022, 2, 1, *[0] * 1500, 3, 2])
     point, _told = back_up(plain, disk)
     assert restored(plain, point, tmp_path) == disk.read_bytes()
@@ -252,7 +253,7 @@ def test_in_place_the_holes_of_the_target_are_known_zeros(
 def test_progress_of_a_disk_in_several_parts_goes_up_to_its_end(
     plain: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restore, "WINDOW_PAGES", 1)
+    monkeypatch.setattr(maps, "WINDOW", 1)
     size = 3 * points.PAGE_SLOTS * CHUNK
     disk = image(tmp_path / "disk", [1, 2, *([0] * (points.PAGE_SLOTS - 2)), 3, *([0] * points.PAGE_SLOTS), 4], size)
     point, _told = back_up(plain, disk)
