@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Iterable
 from typing import Any, Callable
 
@@ -26,33 +27,34 @@ class Identity:
         self.name = name
         self.seed = seed
         self._xxh: Callable[..., bytes] = xxhash.xxh3_128_digest
-        self.of: Callable[[Any], bytes] = self._make(name, key)
+        self.plain: Callable[[Any], bytes] = _plain(name)
+        """The hash of some bytes as anyone can make it, without the key: 32 bytes."""
+        self._key = key
+
+    def named(self, digest: bytes) -> bytes:
+        """The id of the bytes that have this plain hash: whoever hashes them elsewhere needs no key."""
+        if self._key is None:
+            return digest
+        if self.name == "blake3":
+            blake3 = imports.load("blake3", purpose="a store with the hash blake3").blake3
+            keyed: bytes = blake3(digest, key=self._key).digest()
+            return keyed
+        return hmac.digest(self._key, digest, "sha256")
+
+    def of(self, data: Any) -> bytes:
         """The id of some bytes: 32 bytes."""
+        return self.named(self.plain(data))
 
     def check(self, data: Any) -> bytes:
         """XXH3-128 with the store's seed: near memory speed, against damage, not against malice."""
         return self._xxh(data, seed=self.seed)
 
-    def _make(self, name: str, key: bytes | None) -> Callable[[Any], bytes]:
-        if name == "blake3":
-            blake3 = imports.load("blake3", purpose="a store with the hash blake3").blake3
-            if key is None:
-                return lambda data: blake3(data).digest()
-            return lambda data: blake3(data, key=key).digest()
-        if key is None:
-            return lambda data: hashlib.sha256(data).digest()
-        # HMAC by hand: hashlib lets other threads run while it hashes a chunk, hmac does not in every version.
-        block = key.ljust(64, b"\0")
-        inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
-        outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
 
-        def keyed(data: Any) -> bytes:
-            first, second = inner.copy(), outer.copy()
-            first.update(data)
-            second.update(first.digest())
-            return second.digest()
-
-        return keyed
+def _plain(name: str) -> Callable[[Any], bytes]:
+    if name == "blake3":
+        blake3 = imports.load("blake3", purpose="a store with the hash blake3").blake3
+        return lambda data: blake3(data).digest()
+    return lambda data: hashlib.sha256(data).digest()
 
 
 def record_check(*parts: Any) -> bytes:

@@ -164,10 +164,12 @@ class Store:
     def identity(self, data: bytes) -> Optional[bytes]:
         key = hkdf(self.master, b"id") if self.master else b""
         if self.config["hash"] == "sha256":
-            return hmac.new(key, data, "sha256").digest() if key else hashlib.sha256(data).digest()
+            plain = hashlib.sha256(data).digest()
+            return hmac.new(key, plain, "sha256").digest() if key else plain
         if blake3 is None:
             return None
-        return bytes((blake3.blake3(data, key=key) if key else blake3.blake3(data)).digest())
+        plain = blake3.blake3(data).digest()
+        return bytes(blake3.blake3(plain, key=key).digest() if key else plain)
 
 
 def write_disk(store: Store, disk: Any, target: str) -> None:
