@@ -49,9 +49,9 @@ class Forecast:
         def needs(point: Point) -> dict[str, int]:
             found: dict[str, int] = {}
             self._records[point.object_name] = 0
-            for identity in of_point(store, point, seen):
-                if marks.first(identity):
-                    place = place_of(store, index, identity)
+            for ids in of_point(store, point, seen):
+                for met in marks.new(ids):
+                    place = met.place(()) or place_of(store, index, met.id)
                     found[place.pack] = found.get(place.pack, 0) + span_of(place)
                     self._records[point.object_name] += 1
             return found

@@ -78,13 +78,14 @@ def run(
     give_up_dead(store, observe_seconds, report)
     store.backend.tidy()
     try:
+        # First: what follows looks every chunk up that is needed.
+        _merge(store, needed, report)
         _finish(store, needed, report)
         found = usage(store, needed.fresh(), tally)
         _announce(store, needed, found.dead(), report)
         packs = _candidates(store, found, rewrite)
         tally.expect(tally.done + sum(found.live[pack] for pack in packs))
         _repack(store, needed, packs, report, tally)
-        _merge(store, needed, report)
     except (KeeperBusy, KeeperRevoked) as error:
         report.stopped = error.message
     return report
@@ -146,8 +147,8 @@ def _sweep(keeper: Keeper, needed: Needed, ready: list[Announcement], report: Re
     # What another one has announced is no reason for this one to go: he might go by the same reason.
     others.without = keeper.index.without | registry.condemned(store.backend) | going
     rescued: set[str] = set()
-    for identity in needed:
-        if identity not in others:
+    for ids in needed:
+        for identity in others.missing(ids):
             places = list(index.places(identity)) or list(store.index(fresh=True).places(identity))
             if not places:
                 raise ChunkMissing(chunk=identity.hex(), store=store.name)

@@ -10,7 +10,7 @@ it is needed. All files together are the index, and any of them can be made anew
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ HEADER = struct.Struct("<8sHHIQ16s24s")
 PLACE = struct.Struct("<IIII")
 RAW_PLACE = struct.Struct("<I12s")
 ONE_ID = struct.Struct("32s")
+_FIRST_FOUR = struct.Struct(">I28x")
+_NUMBER = struct.Struct("<I")
 NAME_BYTES = 32
 _MOST_BITS = 22
 # An index file without entries takes the name of one that must never come. Its length tells it: others are longer.
@@ -93,6 +95,27 @@ class Segment:
         # A fan-out that lies may lead behind the ids.
         return (found - ids) // ID_BYTES if found < self._places else -1
 
+    def positions(self, ids: Sequence[bytes]) -> Iterator[int]:
+        """The same for many, in half the time for each."""
+        fan, base, find, shift, end = self._fan, self._ids, self._find, self._shift, self._places
+        for identity, (prefix,) in zip(ids, _FIRST_FOUR.iter_unpack(b"".join(ids))):
+            bucket = prefix >> shift
+            found = find(identity, base + ID_BYTES * fan[bucket], base + ID_BYTES * fan[bucket + 1])
+            if found < 0:
+                yield -1
+            elif (found - base) % ID_BYTES or found >= end:
+                yield self.position(identity)
+            else:
+                yield (found - base) // ID_BYTES
+
+    def among(self, position: int, packs: Collection[int]) -> bool:
+        """Whether that entry lies in one of these packs, by their numbers."""
+        return _NUMBER.unpack_from(self._data, self._places + PLACE.size * position)[0] in packs
+
+    def numbers(self, packs: Collection[str]) -> frozenset[int]:
+        """Of those of these packs that it knows."""
+        return frozenset(number for number, name in enumerate(self.packs) if name in packs) if packs else frozenset()
+
     def place(self, position: int) -> Place:
         pack, offset, stored, length = PLACE.unpack_from(self._data, self._places + PLACE.size * position)
         if pack >= self._packs:
@@ -150,6 +173,7 @@ class Index:
         self.added: dict[bytes, Place] = {}
         self.without: frozenset[str] = frozenset()
         """Packs that are about to go: what lies in them counts as not there."""
+        self._numbers: dict[tuple[str, frozenset[str]], frozenset[int] | None] = {}
 
     def find(self, identity: bytes) -> Place | None:
         place = self.added.get(identity)
@@ -175,12 +199,43 @@ class Index:
             if position >= 0:
                 yield segment.place(position)
 
+    def missing(self, ids: Sequence[bytes]) -> Sequence[bytes]:
+        """Those of many that have no place."""
+        if self.added:
+            ids = [identity for identity in ids if identity not in self.added]
+        for segment in self.segments:
+            if not ids:
+                break
+            gone = self._gone(segment)
+            if gone is None:
+                continue
+            ids = [
+                identity
+                for identity, position in zip(ids, segment.positions(ids))
+                if position < 0 or (gone and segment.among(position, gone))
+            ]
+        return ids
+
+    def _gone(self, segment: Segment) -> frozenset[int] | None:
+        """The numbers of the packs in it that are about to go; None where nothing in it can be trusted."""
+        key = (segment.name, self.without)
+        if key not in self._numbers:
+            try:
+                self._numbers[key] = segment.numbers(self.without)
+            except Damaged:
+                self._numbers[key] = None
+        return self._numbers[key]
+
     def __contains__(self, identity: bytes) -> bool:
         if identity in self.added:
             return True
         if self.without:
             return self.find(identity) is not None
-        return any(segment.position(identity) >= 0 for segment in self.segments)
+        # A loop of `any` costs as much as one search.
+        for segment in self.segments:  # noqa: SIM110
+            if segment.position(identity) >= 0:
+                return True
+        return False
 
 
 def build(items: Iterable[tuple[bytes, Place]]) -> bytes:

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import points, registry
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
@@ -57,11 +57,11 @@ class Needed:
             name=name, store=self._store.name, reason=f"nothing is collected with a damaged index ({reason})"
         )
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[list[bytes]]:
         return self.ids()
 
-    def ids(self, tally: Tally | None = None) -> Iterator[bytes]:
-        """Pages are shared between restore points: each is read once, and counted in `tally`."""
+    def ids(self, tally: Tally | None = None) -> Iterator[list[bytes]]:
+        """Many at a time. Pages are shared between restore points: each is read once, and counted in `tally`."""
         seen: set[bytes] = set()
         for point in self.points():
             yield from of_point(self._store, point, seen, tally)
@@ -79,22 +79,18 @@ class Needed:
             yield point
 
 
-def of_point(store: Store, point: Point, seen: set[bytes], tally: Tally | None = None) -> Iterator[bytes]:
-    """The ids that a point needs, except for pages that were seen before, and what is in them."""
+def of_point(store: Store, point: Point, seen: set[bytes], tally: Tally | None = None) -> Iterator[list[bytes]]:
+    """The ids that a point needs, page by page, except for pages that were seen before, and what is in them."""
     for disk in point.disks:
         for number, page in enumerate(disk.pages):
             if page is None or page in seen:
                 continue
             seen.add(page)
-            yield page
             data = store.page(disk, number)
             if tally is not None:
                 tally.add(len(data))
-            for _slot, identity, _check in points.slots(data):
-                yield identity
-    for file in point.files:
-        if file.id is not None:
-            yield file.id
+            yield [page, *(identity for _slot, identity, _check in points.slots(data))]
+    yield [file.id for file in point.files if file.id is not None]
 
 
 def place_of(store: Store, index: Index, identity: bytes) -> Place:
@@ -109,17 +105,23 @@ def place_of(store: Store, index: Index, identity: bytes) -> Place:
     return place
 
 
-def _place_at(entry: tuple[Segment | None, int], without: Collection[str]) -> Place | None:
-    """Without a second search; None where that does not do."""
-    segment, position = entry
-    if segment is None:
-        return None
-    try:
-        place = segment.place(position)
-    except Damaged:
-        # Another segment, or the packs themselves, know it.
-        return None
-    return None if place.pack in without else place
+class Met(NamedTuple):
+    """An id that was asked for the first time, and where in the index it is; nowhere without a segment."""
+
+    id: bytes
+    segment: Segment | None
+    position: int
+
+    def place(self, without: Collection[str]) -> Place | None:
+        """Without a second search; None where that does not do."""
+        if self.segment is None:
+            return None
+        try:
+            place = self.segment.place(self.position)
+        except Damaged:
+            # Another segment, or the packs themselves, know it.
+            return None
+        return None if place.pack in without else place
 
 
 class Marks:
@@ -131,21 +133,25 @@ class Marks:
 
     def first(self, identity: bytes) -> bool:
         """True the first time that it is asked for an id."""
-        return self.entry(identity) is not None
+        return any(True for _met in self.new([identity]))
 
-    def entry(self, identity: bytes) -> tuple[Segment | None, int] | None:
-        """The first time that it is asked for an id the segment that has it, or None, and its position there."""
+    def new(self, ids: Sequence[bytes]) -> Iterator[Met]:
+        """Those of many that it is asked for the first time."""
         for segment, met in self._pairs:
-            position = segment.position(identity)
-            if position >= 0:
-                if met[position]:
-                    return None
-                met[position] = 1
-                return segment, position
-        if identity in self._strays:
-            return None
-        self._strays.add(identity)
-        return None, -1
+            left = []
+            for identity, position in zip(ids, segment.positions(ids)):
+                if position < 0:
+                    left.append(identity)
+                elif not met[position]:
+                    met[position] = 1
+                    yield Met(identity, segment, position)
+            ids = left
+            if not ids:
+                return
+        for identity in ids:
+            if identity not in self._strays:
+                self._strays.add(identity)
+                yield Met(identity, None, -1)
 
 
 def span_of(place: Place) -> int:
@@ -205,9 +211,8 @@ def _usage(store: Store, needed: Needed, tally: Tally | None) -> Usage:
         {pack: size for pack, size in packs.items() if pack not in known and pack.partition("-")[0] not in living}
     )
     live = found.live
-    for identity in needed.ids(tally):
-        entry = marks.entry(identity)
-        if entry is not None:
-            place = _place_at(entry, known) or place_of(store, index, identity)
+    for ids in needed.ids(tally):
+        for met in marks.new(ids):
+            place = met.place(known) or place_of(store, index, met.id)
             live[place.pack] = live.get(place.pack, 0) + span_of(place)
     return found

@@ -46,8 +46,8 @@ def _wanted(keeper: Keeper, needed: Needed, old: frozenset[str]) -> dict[str, li
     others.without = condemned | old
     marks = Marks(index)
     wanted: dict[str, list[tuple[bytes, Place]]] = {}
-    for identity in needed:
-        if marks.first(identity) and identity not in others:
+    for ids in needed:
+        for identity in others.missing([met.id for met in marks.new(ids)]):
             place = place_of(store, index, identity)
             if place.pack in old:
                 wanted.setdefault(place.pack, []).append((identity, place))

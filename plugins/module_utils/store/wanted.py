@@ -8,12 +8,13 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import points
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import CHECK_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index
-from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import Marks
+from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import Marks, Met
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import HEADER, RECORD, Entry
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, SLOT_BYTES, Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import MARK, mark
@@ -33,17 +34,20 @@ class Wanted:
         """Whether all of it has a place, and every page was as long as it must be."""
 
     def add(self, ids: Iterable[bytes]) -> None:
-        with self._guard:
-            for identity in ids:
-                if not self._marks.first(identity):
-                    continue
-                place = self._index.find(identity)
-                if place is None:
-                    self.complete = False
-                    continue
-                self._marks_of.setdefault(place.pack, array(MARK)).append(mark(identity, place.offset))
-                span = RECORD.size + place.stored + CHECK_BYTES
-                self._sizes[place.pack] = self._sizes.get(place.pack, HEADER.size) + span
+        left = iter(ids)
+        while some := list(islice(left, PAGE_SLOTS)):
+            with self._guard:
+                for met in self._marks.new(some):
+                    self._add(met)
+
+    def _add(self, met: Met) -> None:
+        place = met.place(()) or self._index.find(met.id)
+        if place is None:
+            self.complete = False
+            return
+        self._marks_of.setdefault(place.pack, array(MARK)).append(mark(met.id, place.offset))
+        span = RECORD.size + place.stored + CHECK_BYTES
+        self._sizes[place.pack] = self._sizes.get(place.pack, HEADER.size) + span
 
     def add_pages(self, chosen: Sequence[Point]) -> None:
         disks = [disk for point in chosen for disk in point.disks]
