@@ -143,7 +143,8 @@ options:
         default: 1
   machines:
     description:
-      - With O(state=pruned), O(state=copied) and O(newest), ids of the machines that are meant. Without it, all.
+      - With O(state=pruned), O(state=copied) and O(newest), the machines that are meant, by their ids, or by
+        their names where no machine has it as its id. Without it, all.
     type: list
     elements: str
   min_verified:

@@ -25,7 +25,8 @@ attributes:
     platforms: posix
 options:
   machine:
-    description: Only this machine's restore points, by its id, or by its name where no machine has it as its id.
+    description: Only this machine's restore points, by its id, or by its name where no machine has it as its id. Of
+      one that is not there, none.
     type: str
   gather:
     description:

@@ -40,10 +40,11 @@ def _gc(session: Session) -> int:
 
 
 def gc_lines(report: collect.Report, dry_run: bool) -> Iterator[str]:
-    would = "would be announced" if dry_run else "announced, to go when the writers at work have ended"
-    yield f"{text.count(len(report.removed), 'pack')} removed, {text.size(report.freed_bytes)} freed"
-    if report.announced:
-        yield f"{text.count(len(report.announced), 'pack')} {would}"
+    going = report.announced if dry_run else report.removed
+    size, would = text.size(report.freed_bytes), "would be " if dry_run else ""
+    yield f"{text.count(len(going), 'pack')} {would}removed, {size} {would}freed" if going else "no pack to remove"
+    if report.announced and not dry_run:
+        yield f"{text.count(len(report.announced), 'pack')} announced, to go when the writers at work have ended"
     if report.rescued:
         yield f"{text.count(len(report.rescued), 'pack')} needed again, kept"
     if report.repacked:

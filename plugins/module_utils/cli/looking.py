@@ -44,7 +44,7 @@ def _list_lines(
     rows = [
         [
             one.point,
-            one.machine_name,
+            text.machine(one.machine_name, one.machine_id),
             text.moment(one.created_at, now),
             str(len(one.disks)),
             text.size(sum(disk.size for disk in one.disks)),
@@ -76,7 +76,7 @@ def _show(session: Session) -> int:
 def _show_lines(session: Session, point: Point) -> Iterator[str]:
     rows = [
         ("restore point", point.point),
-        ("machine", f"{point.machine_name} ({point.machine_id})"),
+        ("machine", text.machine(point.machine_name, point.machine_id)),
         ("made", text.moment(point.created_at, session.console.clock.now())),
         ("parent", point.parent or "none"),
     ]

@@ -12,7 +12,7 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import DAMAGE, OK
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.keeping import gc_lines, observe_argument
-from ansible_collections.stowage.esxi.plugins.module_utils.cli.pruning import machine_argument, machine_ids
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.pruning import machine_argument
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session, threads
 from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, copy, repair
 
@@ -41,7 +41,7 @@ def _copy_arguments(parser: Any) -> None:
 def _copy(session: Session) -> int:
     args = session.args
     with session.open() as store, session.open_other(args.target) as target:
-        machines = machine_ids(store, args.machine)
+        machines = args.machine or None
         with session.console.progress("copy", "") as tally:
             report = copy.run(store, target, machines=machines, threads=args.threads, check=args.dry_run, tally=tally)
         document = {"store": store.name, "target": target.name, "dry_run": args.dry_run, **chores.copied(report)}
@@ -50,11 +50,15 @@ def _copy(session: Session) -> int:
 
 
 def _copy_lines(report: copy.Report, dry_run: bool) -> Iterator[str]:
-    rows = [[old.point, old.machine_name, new.point if new is not None else ""] for old, new in report.copied]
+    rows = [
+        [old.point, text.machine(old.machine_name, old.machine_id), new.point if new is not None else ""]
+        for old, new in report.copied
+    ]
     if rows:
         yield from text.table(["POINT", "MACHINE", "COPY"], rows)
     done = "would be copied" if dry_run else f"copied, {text.size(report.told.stored)} stored"
-    yield f"{text.count(len(report.copied), 'restore point')} {done}; {len(report.there)} there already"
+    copied = f"{text.count(len(report.copied), 'restore point')} {done}" if report.copied else "nothing to copy"
+    yield f"{copied}; {len(report.there)} there already"
     for point, reason in report.failed:
         yield f"NOT COPIED: {point.machine_name!r} {point.point}: {text.printable(reason)}"
 

@@ -43,6 +43,11 @@ def count(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
+def machine(name: str, identity: str) -> str:
+    """`web01 (52f1c3a4-0c1d)`: commands take either."""
+    return identity if name == identity else f"{name} ({identity})"
+
+
 def moment(text: str, now: datetime) -> str:
     """`2026-11-26 15:00:00 UTC (3 days ago)`."""
     try:

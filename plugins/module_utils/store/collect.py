@@ -71,6 +71,7 @@ def run(
     if check:
         found = usage(store, Needed(store, without).fresh(), tally)
         report.announced = found.dead()
+        report.freed_bytes = sum(found.sizes[pack] for pack in report.announced)
         report.repacked = _candidates(store, found, rewrite)
         report.merged = [segment.name for segment in _mergeable(store)]
         return report

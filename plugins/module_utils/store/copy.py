@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import backup
+from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, find
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ChunkMissing,
     ChunkSizesDiffer,
@@ -55,13 +55,15 @@ def run(
     check: bool = False,
     tally: Tally | None = None,
 ) -> Report:
-    """Copies restore points (all, or those of some machines, by their ids), oldest first. What the target has already
-    is left; so a copy that was cut short is taken up where it was."""
+    """Copies restore points (all, or those of some machines, by ids or names), oldest first. What the target has
+    already is left; so a copy that was cut short is taken up where it was."""
     if source.chunk_bytes != target.chunk_bytes:
         raise ChunkSizesDiffer(
             store=source.name, bytes=source.chunk_bytes, other=target.name, other_bytes=target.chunk_bytes
         )
     ours = source.points()
+    if machines is not None:
+        machines = find.machine_ids(source, ours, machines)
     theirs = {key_of(target, point): point for point in target.points()}
     report = Report()
     for point in sorted(ours if chosen is None else chosen, key=lambda one: one.point):

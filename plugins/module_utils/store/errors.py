@@ -243,8 +243,8 @@ class KeeperRevoked(StoreError):
 
 class NoSuchMachine(StoreError):
     id = "store-no-such-machine"
-    template = "The store {store} has no restore point of a machine {machine!r}"
-    hint = "Give the machine's id as the list of restore points shows it. Nothing was changed."
+    template = "The store {store} has no restore point of a machine {machine!r}; it has some of: {present}"
+    hint = "Give the machine's id, or its name, as the list of restore points shows them. Nothing was changed."
     exit_code = 65
 
 

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import points
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     AmbiguousPoint,
+    NoSuchMachine,
     NoSuchPart,
     NoSuchPoint,
     StoreError,
@@ -20,14 +21,14 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.store import St
 
 LATEST = "latest"
 # What says that no restore point, or no single one, is meant.
-NOT_MEANT = (AmbiguousPoint, NoSuchPoint)
+NOT_MEANT = (AmbiguousPoint, NoSuchMachine, NoSuchPoint)
 
 
 def all_points(store: Store, machine: str | None = None) -> tuple[list[Point], list[str]]:
     """The restore points, oldest first, and what is wrong with those that cannot be read.
 
-    `machine` is an id, or a name where no machine has it as its id.
-    """
+    `machine` is an id, or a name where no machine has it as its id; `NoSuchMachine`, unless it has one that cannot be
+    read."""
     found, problems = [], []
     for _name, point in store.look_at_points():
         if isinstance(point, StoreError):
@@ -35,18 +36,42 @@ def all_points(store: Store, machine: str | None = None) -> tuple[list[Point], l
         else:
             found.append(point)
     if machine is not None:
+        there = found
         by_id = [point for point in found if point.machine_id == machine]
         found = by_id or [point for point in found if point.machine_name == machine]
+        if not found and not any(store.backend.list(points.folder_of(machine))):
+            raise no_such_machine(store, machine, there)
     return sorted(found, key=lambda point: point.point), problems
 
 
+def machine_ids(store: Store, found: Iterable[Point], machines: Iterable[str]) -> frozenset[str]:
+    """The ids of machines that are named by these, or by their names where no machine has it as its id."""
+    there = list(found)
+    ids = {point.machine_id for point in there}
+    chosen: set[str] = set()
+    for machine in machines:
+        meant = {machine} & ids or {point.machine_id for point in there if point.machine_name == machine}
+        if not meant:
+            raise no_such_machine(store, machine, there)
+        chosen |= meant
+    return frozenset(chosen)
+
+
+def no_such_machine(store: Store, machine: str, found: Iterable[Point]) -> NoSuchMachine:
+    names = {point.machine_id: point.machine_name for point in found}
+    present = few([f"{name!r} ({one})" for one, name in sorted(names.items(), key=lambda pair: pair[::-1])])
+    return NoSuchMachine(store=store.name, machine=machine, present=present or "none")
+
+
 def point(store: Store, wanted: str, machine: str | None = None) -> Point:
-    """`NoSuchPoint`, `AmbiguousPoint`, or whatever is wrong with the one that was meant."""
+    """`NoSuchPoint`, `NoSuchMachine`, `AmbiguousPoint`, or whatever is wrong with the one that was meant."""
     if wanted == LATEST:
         return _latest(store, machine)
     read = [store.read_point(name) for name in named(store, wanted)]
     found = [one for one in read if one is not None and machine in (None, one.machine_id, one.machine_name)]
     if not found:
+        if machine is not None:
+            all_points(store, machine)
         raise NoSuchPoint(store=store.name, point=wanted)
     if len(found) > 1:
         raise AmbiguousPoint(store=store.name, point=wanted, candidates=few([one.point for one in found]))

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import describe, find, registry, stats
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoStore, StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoStore, NoSuchMachine, StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
@@ -29,7 +29,7 @@ def run(
         found: dict[str, Any] = {"exists": True, "store": describe.store(store)}
         problems: dict[str, None] = {}
         if "points" in gather:
-            points, unreadable = find.all_points(store, machine)
+            points, unreadable = _points(store, machine)
             found["points"] = describe.all_points(store, points, unreadable)
             problems.update(dict.fromkeys(unreadable))
             found["machines"] = _machines(points)
@@ -41,6 +41,14 @@ def run(
             }
         found["health"] = _health(store, list(problems))
     return found
+
+
+def _points(store: Store, machine: str | None) -> tuple[list[Point], list[str]]:
+    """A machine without restore points is no error either."""
+    try:
+        return find.all_points(store, machine)
+    except NoSuchMachine:
+        return [], find.all_points(store)[1]
 
 
 def _nothing(gather: Sequence[str]) -> dict[str, Any]:

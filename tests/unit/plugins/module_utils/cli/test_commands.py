@@ -86,7 +86,7 @@ def test_the_same_for_people(place: Path, point: str, disk: Path, stowage: Run) 
     assert re.match(r"restore point \S+\nread +255 KiB", made.out)
     listed = stowage("list", place)
     assert re.search(
-        rf"^{point} +web +\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC \(just now\) +1  319 KiB$", listed.out, re.M
+        rf"^{point} +web \(id-1\) +\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC \(just now\) +1  319 KiB$", listed.out, re.M
     )
     assert listed.out.endswith("2 restore points\n") and listed.err == ""
     assert "FILE     SIZE\nweb.vmx  17 B  17 bytes" in stowage("show", place, point).out
@@ -219,11 +219,39 @@ def test_a_point_is_named_by_what_is_enough_of_it(place: Path, point: str, disk:
         (["2"], "may be several"),
         (["latest"], "may be several"),
         (["1999"], "no restore point 1999"),
-        (["latest", "--machine", "nobody"], "no restore point latest"),
         ([point, "--machine", "id-2"], "no restore point"),
     ):
         found = stowage("show", place, *words, "--json")
         assert (found.code, found.json) == (65, None) and said in found.error["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "list S",
+        "show S latest",
+        "show S POINT",
+        "restore S latest --to S-out",
+        "hold S POINT --as a --reason b",
+        "verify S POINT",
+        "verify S --newest",
+        "prune S --keep-last 1 --dry-run",
+        "copy S S2",
+    ],
+)
+def test_a_machine_that_is_not_there_has_one_answer_and_id_and_name_are_both_good(
+    place: Path, point: str, tmp_path: Path, stowage: Run, words: str
+) -> None:
+    assert stowage("create", tmp_path / "store2", "--chunk-size", "64KiB").code == 0
+    given = [
+        word.replace("S", str(place)) if word[0] == "S" else word.replace("POINT", point) for word in words.split()
+    ]
+    found = stowage(*given, "--machine", "nobody", "--json")
+    message = f"The store {place} has no restore point of a machine 'nobody'; it has some of: 'web' (id-1)"
+    assert (found.code, found.out, found.error["error"]["message"]) == (65, "", message)
+    for number, name in enumerate(("id-1", "web")):
+        named = [word.replace(f"{place}-out", f"{place}-out{number}") for word in given]
+        assert stowage(*named, "--machine", name).code == 0
 
 
 def test_only_what_may_differ_is_read_when_that_is_known(
@@ -384,12 +412,17 @@ def test_a_terminal_shows_how_far_the_store_is_looked_through(
 def test_what_no_point_needs_is_collected(place: Path, point: str, tmp_path: Path, stowage: Run) -> None:
     before = stowage("stats", place, "--json").json["stats"]["stored_bytes"]
     next(place.glob("points/*/*.json")).unlink()
+    people = stowage("gc", place, "--dry-run").out
+    assert re.match(r"[2-9] packs would be removed, \d+ KiB would be freed\n", people) and "announced" not in people
     told = stowage("gc", place, "--dry-run", "--json").json
-    assert told["dry_run"] and len(told["announced"]) == len(list(place.rglob("*.pack")))
+    assert (
+        told["freed_bytes"] == before and told["dry_run"] and len(told["announced"]) == len(list(place.rglob("*.pack")))
+    )
     assert stowage("stats", place, "--json").json["stats"]["dead_bytes"] > 0
     done = stowage("gc", place, "--json").json
     assert done["freed_bytes"] == before and list(place.rglob("*.pack")) == []
-    assert "0 packs removed" in stowage("gc", place).out
+    for more in ([], ["--dry-run"]):
+        assert stowage("gc", place, *more).out == "no pack to remove\n"
     assert collect.OBSERVE_SECONDS == 60
 
 
@@ -571,11 +604,14 @@ def test_prune_says_why_and_removes_what_it_said(place: Path, point: str, disk: 
     assert stowage("list", place, "--json").json["points"][0]["point"] == points[0] == point
     people = stowage(*words, "--dry-run").out
     assert re.search(rf"^{points[1]} .* keep +held$", people, re.M) and "REMOVE  no rule keeps it" in people
-    assert "2 restore points would be removed" in people
+    assert "2 restore points would be removed" in people and f"{points[1]}  web (id-1)" in people
+    assert f"{points[1]}  web (id-1)  audit" in stowage("holds", place).out
     happened = stowage(*words, "--json").json
     assert happened["decisions"] == predicted["decisions"]
     assert sorted(happened["removed"]) == sorted(predicted["removed"]) == sorted([points[0], points[2]])
     assert [one["point"] for one in stowage("list", place, "--json").json["points"]] == [points[1], points[3]]
+    for more in ([], ["--dry-run"]):
+        assert "no restore point to remove\n" in stowage(*words, *more).out
     assert stowage(*words, "--json").json["removed"] == []
     assert stowage("release", place, points[1], "--as", "audit", "--json").json["holds"] == []
     assert stowage("release", place, points[1], "--as", "audit").code == 65
@@ -614,6 +650,7 @@ def test_a_second_store_gets_copies_and_gives_back_what_is_lost(
     assert done["copied"][0]["point"] == point and done["told"]["stored"] > 0
     again = stowage("copy", place, second, *other, "--machine", "web", "--json").json
     assert (again["copied"], again["there"]) == ([], [point])
+    assert stowage("copy", place, second, *other, "--dry-run").out == "nothing to copy; 1 there already\n"
     monkeypatch.setenv("STOWAGE_PASSPHRASE", "of the second")
     stowage("restore", second, "latest", "--disk", f"scsi0:0={tmp_path / 'twin'}")
     monkeypatch.delenv("STOWAGE_PASSPHRASE")
