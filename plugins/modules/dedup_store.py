@@ -70,8 +70,8 @@ options:
     type: int
   reserve_bytes:
     description:
-      - What of O(quota_bytes) no backup takes, so that a collection can work. A new store has 0, which means a
-        twentieth.
+      - What of O(quota_bytes) no backup takes, so that a collection can work; less than all of it. A new store has 0,
+        which means a twentieth.
     type: int
   repack_percent:
     description: A pack of which less is needed is written anew by a collection. A new store has 50.
@@ -144,7 +144,7 @@ options:
   machines:
     description:
       - With O(state=pruned), O(state=copied) and O(newest), the machines that are meant, by their ids, or by
-        their names where no machine has it as its id. Without it, all.
+        their names where no machine has it as its id. Without it, all. An empty list is refused.
     type: list
     elements: str
   min_verified:
@@ -207,7 +207,7 @@ options:
     description:
       - With O(state=verified), the restore points that are looked at, by their ids, the beginnings of their ids where
         these are enough, or V(latest) in a store of one machine. What is recorded is as with O(newest).
-      - Of an empty list, the index and the small files alone are looked at.
+      - An empty list is refused, for it proves nothing.
     type: list
     elements: str
   observe_seconds:

@@ -19,7 +19,12 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store import part as parts
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadNumber, DamageFound, NoStore
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    BadNumber,
+    DamageFound,
+    EmptyList,
+    NoStore,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.options import open_place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
@@ -41,7 +46,11 @@ def run(backend: Backend, params: Mapping[str, Any], check: bool) -> dict[str, A
 
 
 def _refuse(params: Mapping[str, Any]) -> None:
-    """Numbers below zero, and those that are none."""
+    """Numbers below zero, and those that are none; lists that name nothing, as a template makes them: a proof of
+    nothing would look like one of all."""
+    for name in ("machines", "points"):
+        if params[name] == []:
+            raise EmptyList(name=name)
     given = {name: params[name] for name in ("min_verified", "room_bytes", "observe_seconds")}
     given.update({f"keep.{name}": value for name, value in (params["keep"] or {}).items()})
     for name, value in given.items():

@@ -19,6 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ChunkSizesDiffer,
     Damaged,
     ObjectMissing,
+    SameStore,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import (
     NOTHING,
@@ -57,10 +58,7 @@ def run(
 ) -> Report:
     """Copies restore points (all, or those of some machines, by ids or names), oldest first. What the target has
     already is left; so a copy that was cut short is taken up where it was."""
-    if source.chunk_bytes != target.chunk_bytes:
-        raise ChunkSizesDiffer(
-            store=source.name, bytes=source.chunk_bytes, other=target.name, other_bytes=target.chunk_bytes
-        )
+    check_pair(source, target)
     ours = source.points()
     if machines is not None:
         machines = find.machine_ids(source, ours, machines)
@@ -86,6 +84,16 @@ def run(
             report.told.add(told)
         report.copied.append((point, made))
     return report
+
+
+def check_pair(source: Store, target: Store) -> None:
+    """`SameStore`, `ChunkSizesDiffer`: between these nothing can be copied."""
+    if source.backend.same_place(target.backend):
+        raise SameStore(store=source.name, other=target.name)
+    if source.chunk_bytes != target.chunk_bytes:
+        raise ChunkSizesDiffer(
+            store=source.name, bytes=source.chunk_bytes, other=target.name, other_bytes=target.chunk_bytes
+        )
 
 
 def key_of(store: Store, point: Point) -> Key:

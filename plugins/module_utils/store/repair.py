@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     collect,
+    copy,
     heal,
     mend,
     points,
@@ -24,11 +25,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     spool,
     verify,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
-    ChunkSizesDiffer,
-    StoreError,
-    passing,
-)
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError, passing
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
 from ansible_collections.stowage.esxi.plugins.module_utils.store.merge import Merged
@@ -79,10 +76,8 @@ def run(
     restore points that cannot be restored are removed. `deep` proves every record by its hash, not its checksum.
 
     What the place does not give now, and may give the next time, is raised: nothing is taken for lost by that."""
-    if other is not None and other.chunk_bytes != store.chunk_bytes:
-        raise ChunkSizesDiffer(
-            store=store.name, bytes=store.chunk_bytes, other=other.name, other_bytes=other.chunk_bytes
-        )
+    if other is not None:
+        copy.check_pair(store, other)
     report, tally = Report(), tally or Tally()
     if check:
         report.mended = mend.damaged(store)

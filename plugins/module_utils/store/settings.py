@@ -24,6 +24,9 @@ def check(wanted: Mapping[str, Any], store: str) -> dict[str, Any]:
     whole = {**DEFAULTS, **wanted}
     unknown = sorted(set(whole) - set(DEFAULTS))
     reason = f"{', '.join(unknown)}: not known" if unknown else settings_problem(whole)
+    if reason is None and 0 < whole["quota_bytes"] <= whole["reserve_bytes"]:
+        quota, kept = whole["quota_bytes"], whole["reserve_bytes"]
+        reason = f"of a quota of {quota} bytes a reserve of {kept} leaves no room for backups"
     if reason is not None:
         raise BadSettings(store=store, reason=reason)
     return whole

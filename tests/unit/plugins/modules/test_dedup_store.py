@@ -96,6 +96,9 @@ def test_a_recovery_key_is_told_once_and_opens(tmp_path: Path) -> None:
         ({"location": "/x", "state": "verified", "slice": "1/7", "points": ["latest"]}, "mutually exclusive"),
         ({"location": "/x", "state": "verified", "newest": True, "points": ["latest"]}, "mutually exclusive"),
         ({"location": "/x", "state": "verified", "machines": ["a"], "points": ["latest"]}, "mutually exclusive"),
+        ({"location": "/x", "state": "verified", "points": []}, "points is an empty list"),
+        ({"location": "/x", "state": "verified", "newest": True, "machines": []}, "machines is an empty list"),
+        ({"location": "/x", "state": "pruned", "room_bytes": 1, "machines": []}, "machines is an empty list"),
     ],
 )
 def test_a_wish_that_cannot_be_is_refused_with_its_reason(params: dict[str, Any], said: str) -> None:

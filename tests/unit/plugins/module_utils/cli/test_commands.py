@@ -438,6 +438,11 @@ def test_what_no_point_needs_is_collected(place: Path, point: str, tmp_path: Pat
         (["create", "S"], 61, "is a store already"),
         (["create", "S/new", "--level", "99"], 61, "levels from -7 to 19"),
         (["create", "S/new", "--pack-size", "4GiB"], 61, "between 65536"),
+        (["create", "S/new", "--quota", "1GiB", "--reserve", "2GiB"], 61, "leaves no room for backups"),
+        (["settings", "S", "--quota", "1GiB", "--reserve", "1GiB"], 61, "leaves no room for backups"),
+        (["copy", "S", "S"], 61, "the same place"),
+        (["copy", "S", "S/../store"], 61, "the same place"),
+        (["repair", "S", "--from", "S"], 61, "the same place"),
         (["create", "S/new", "--recovery-key"], 2, "needs --encrypt"),
         (["create", "S/new", "--passphrase-file", "/dev/null"], 2, "not --encrypt"),
         (["create", "S/new", "--encrypt", "--passphrase-file", "/dev/null"], 2, "is needed"),
@@ -513,7 +518,10 @@ def test_a_passphrase_comes_by_file_descriptor_or_environment(
     os.write(write, b"correct horse\n")
     os.close(write)
     assert stowage("list", locked, "--passphrase-fd", read).code == 0
-    assert stowage("list", locked).code == 67
+    told = stowage("list", locked)
+    assert told.code == 67 and f"{locked} is encrypted, and no passphrase was given" in told.err
+    for way in ("--passphrase-file PATH", "--passphrase-fd N", "STOWAGE_PASSPHRASE", "terminal"):
+        assert way in told.err
     assert stowage("list", locked, "--passphrase-fd", 99).code == 1
     monkeypatch.setenv("STOWAGE_PASSPHRASE", "correct horse")
     assert stowage("list", locked).code == 0
@@ -642,7 +650,8 @@ def test_a_second_store_gets_copies_and_gives_back_what_is_lost(
     monkeypatch.setenv("STOWAGE_PASSPHRASE", "of the second")
     assert stowage("create", second, "--chunk-size", "64KiB", "--encrypt").code == 0
     monkeypatch.delenv("STOWAGE_PASSPHRASE")
-    assert stowage("copy", place, second).code == 67
+    told = stowage("copy", place, second)
+    assert told.code == 67 and "--other-passphrase-fd N, in STOWAGE_OTHER_PASSPHRASE" in told.err
     (tmp_path / "other").write_text("of the second\n")
     other = ["--other-passphrase-file", tmp_path / "other"]
     assert len(stowage("copy", place, second, *other, "--dry-run", "--json").json["copied"]) == 1
