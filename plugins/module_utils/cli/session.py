@@ -49,6 +49,8 @@ class Session:
     def open(self) -> Iterator[Store]:
         """The store; a person is asked for its passphrase only where it has one and none was given."""
         with closing(_opened(self.backend(), self.secret)) as store:
+            for reason in store.settings_problems.values():
+                self.console.warn(f"{reason}; the settings before it are used; repair removes it")
             yield store
 
     @contextmanager

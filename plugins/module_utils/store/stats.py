@@ -74,7 +74,7 @@ def gather(store: Store) -> Stats:
         stats.packs += 1
         stats.stored_bytes += size
     stats.index_bytes = sum(size for _name, size in store.backend.list("index/"))
-    stats.problems += store.index_problems.values()
+    stats.problems += [*store.index_problems.values(), *store.settings_problems.values()]
     stats.dead_bytes = max(0, stats.stored_bytes - stats.live_bytes - stats.packs * _PACK_COST)
     stats.writers = sum(one.point is not None for one in registry.registrations(store.backend))
     return stats

@@ -29,6 +29,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ObjectMissing,
     StoreError,
     UnknownFormat,
+    passing,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.founding import CONFIG, VERSION
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import Identity
@@ -55,10 +56,9 @@ class Store:
         self.chunk_bytes: int = config["chunk_bytes"]
         seed = vault.seed if vault else int(config["seed"], 16)
         self.identity = Identity(config["hash"], seed, vault.id_key if vault else None)
-        self.settings = {**DEFAULTS, **self._newest_settings()}
-        reason = checks.settings_problem(self.settings)
-        if reason is not None:
-            raise Damaged(name="settings", store=self.name, reason=reason)
+        self.settings_problems: dict[str, str] = {}
+        """Settings that are damaged and would count, by the names of their files: those before them count instead."""
+        self.settings = self.newest_settings()
         self.codec = Codec(self.settings["codec"], self.settings["level"])
         self._index: Index | None = None
         self._from_packs: Index | None = None
@@ -101,11 +101,27 @@ class Store:
             vault = _unlocked(backend, secret, config["id"])
         return Store(backend, config, vault, clock or SystemClock())
 
-    def _newest_settings(self) -> dict[str, Any]:
-        names = sorted(name for name, _size in self.backend.list("settings/"))
-        if not names:
-            return {}
-        return textfile.parse(self.backend.read(names[-1], 1 << 16), names[-1], self.name)
+    def newest_settings(self) -> dict[str, Any]:
+        """The last ones that can be had: what is stored is to be read whatever has become of them."""
+        self.settings_problems = {}
+        for name in sorted((name for name, _size in self.backend.list(checks.SETTINGS)), reverse=True):
+            try:
+                return self.settings_in(name)
+            except ObjectMissing:
+                continue
+            except StoreError as error:
+                if passing(error):
+                    raise
+                self.settings_problems[name] = error.message
+        return dict(DEFAULTS)
+
+    def settings_in(self, name: str) -> dict[str, Any]:
+        """The settings in a file; `Damaged` when no store can have them."""
+        found = {**DEFAULTS, **textfile.parse(self.backend.read(name, 1 << 16), name, self.name)}
+        reason = checks.settings_problem(found)
+        if reason is not None:
+            raise Damaged(name=name, store=self.name, reason=reason)
+        return found
 
     # -- objects -------------------------------------------------------------------------------------------------
 

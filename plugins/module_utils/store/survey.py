@@ -74,7 +74,8 @@ def _machines(points: Sequence[Point]) -> list[dict[str, Any]]:
 def _health(store: Store, problems: list[str]) -> dict[str, Any]:
     writers = announced = 0
     store.index(fresh=True)
-    problems += [reason for reason in store.index_problems.values() if reason not in problems]
+    told = (*store.index_problems.values(), *store.settings_problems.values())
+    problems += [reason for reason in told if reason not in problems]
     try:
         writers = sum(one.point is not None for one in registry.registrations(store.backend))
         announced = len(registry.condemned(store.backend))

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, keys, registry, removal, verified
+from ansible_collections.stowage.esxi.plugins.module_utils.store import (
+    holds,
+    keys,
+    mend,
+    registry,
+    removal,
+    verified,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectMissing, StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.hits import Hits
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, build
@@ -152,6 +159,7 @@ def _others(store: Store, report: Report) -> None:
         lambda: removal.under_way(store.backend),
         lambda: registry.condemned(store.backend),
         lambda: registry.registrations(store.backend),
+        lambda: report.problems.extend(mend.damaged_settings(store).values()),
     ]
     for look in looks:
         try:

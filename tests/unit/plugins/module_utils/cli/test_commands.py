@@ -346,6 +346,23 @@ def test_damage_is_told_by_its_own_code_and_named(place: Path, point: str, tmp_p
     assert again.code == 0 and again.json["parent"] is None
 
 
+def test_damaged_settings_are_told_at_every_command_and_stop_none(
+    place: Path, point: str, disk: Path, tmp_path: Path, stowage: Run
+) -> None:
+    assert stowage("settings", place, "--level", 4).code == 0
+    bad = max((place / "settings").iterdir())
+    bad.write_bytes(b"")
+    for words, code in ((["list"], 0), (["restore", point, "--to", tmp_path / "out"], 0), (["verify"], 3)):
+        found = stowage(words[0], place, *words[1:])
+        assert found.code == code and f"stowage: warning: settings/{bad.name} in the store {place}" in found.err
+    assert (tmp_path / "out" / "scsi0-0.raw").read_bytes() == disk.read_bytes()
+    assert f"DAMAGED: settings/{bad.name}" in stowage("verify", place).out
+    mended = stowage("repair", place, "--observe-seconds", 0)
+    assert mended.code == 0 and f"DAMAGED: settings/{bad.name} removed" in mended.out
+    again = stowage("verify", place)
+    assert (again.code, again.err) == (0, "")
+
+
 def test_the_folder_above_a_new_store_must_be_there_and_is_named(tmp_path: Path, stowage: Run) -> None:
     refused = stowage("create", tmp_path / "nowhere" / "store", "--json")
     assert refused.code == 63 and f"the folder {tmp_path / 'nowhere'} is not there" in refused.error["error"]["message"]
