@@ -363,12 +363,15 @@ repaired:
   description:
     - What was found and done; V(damaged_packs), V(replaced) index files, V(mended) small files, V(healed) records,
       V(lost) parts of restore points by the names of their files, V(removed) restore points, and V(collected).
+    - Of what is damaged and lost a thousand of each kind are named, and in V(untold) is how many more there are.
   returned: O(state=repaired), also on failure
   type: dict
 verified:
   description:
     - V(ok), V(packs), V(records), V(stored_bytes), V(proven_bytes), V(bad) records and V(problems) with their reasons,
       and V(hit), the disks and files of restore points that need what is damaged.
+    - Of V(bad), V(problems) and V(hit) the first thousand are returned, and in V(untold) how many more there are of
+      each; V(bad_records) counts all.
     - V(looked_at) says what was looked at. Its V(part) is V(all), V(slice), V(newest) or V(points), with the V(slice)
       or the ids of the V(points).
     - V(good_points) and V(bad_points) are the names of the files of the restore points that were found so;

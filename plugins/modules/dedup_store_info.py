@@ -274,6 +274,11 @@ health:
       type: bool
       returned: success
       sample: true
+    untold:
+      description: V(problems) where there are more than are returned, and how many more.
+      type: dict
+      returned: success
+      sample: {}
     problems:
       description: What is, in words.
       type: list

@@ -14,7 +14,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import DAM
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.keeping import gc_lines, observe_argument
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.pruning import machine_argument
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session, threads
-from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, copy, repair
+from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, copy, find, repair
 
 
 def _other_arguments(parser: Any) -> None:
@@ -103,20 +103,17 @@ def _repair(session: Session) -> int:
 
 def _repair_lines(report: repair.Report, dry_run: bool) -> Iterator[str]:
     yield f"{text.count(report.records, 'record')} in {text.count(report.packs, 'pack')}, {report.bad_records} damaged"
-    for name in report.damaged_packs:
-        yield f"DAMAGED: packs/{name[:2]}/{name}.pack"
-    for name in report.mended:
-        yield f"DAMAGED: {text.printable(name)} {'would be removed' if dry_run else 'removed'}"
+    yield from text.told("DAMAGED", [f"packs/{name[:2]}/{name}.pack" for name in report.damaged_packs])
+    done = "would be removed" if dry_run else "removed"
+    yield from text.told("DAMAGED", [f"{name} {done}" for name in report.mended])
     if report.replaced:
         yield f"the index was made anew, in place of {text.count(len(report.replaced), 'file')}"
     if report.healed:
         yield f"{text.count(report.healed, 'record')} brought back from the second store"
-    for name, words in sorted(report.lost.items()):
-        yield f"LOST: {name}: {text.printable(', '.join(words))}"
+    yield from text.told("LOST", [f"{name}: {find.few(words, 20)}" for name, words in sorted(report.lost.items())])
     for name in report.removed:
         yield f"removed {name}"
-    for problem in report.problems:
-        yield f"PROBLEM: {text.printable(problem)}"
+    yield from text.told("PROBLEM", report.problems)
     if report.collected is not None:
         yield from gc_lines(report.collected, dry_run)
     yield "every restore point can be restored" if not report.lost else "NOT EVERYTHING CAN BE RESTORED"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import points
+from ansible_collections.stowage.esxi.plugins.module_utils.store import bounds, points
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     AmbiguousPoint,
     NoSuchMachine,
@@ -113,13 +113,13 @@ def latest_of(store: Store, machine_id: str) -> Point | None:
 def few(words: Sequence[str], most: int = 5, between: str = ", ") -> str:
     """The first of them, and how many more there are."""
     more = f" and {len(words) - most} more" if len(words) > most else ""
-    return between.join(words[:most]) + more
+    return between.join(map(bounds.shortened, words[:most])) + more
 
 
 def disk(point: Point, key: str) -> DiskMap:
     found = point.disk(key)
     if found is None:
-        present = ", ".join(one.key for one in point.disks) or "none"
+        present = few([one.key for one in point.disks], 20) or "none"
         raise NoSuchPart(point=point.point, what="disk", name=key, present=present)
     return found
 
@@ -127,6 +127,6 @@ def disk(point: Point, key: str) -> DiskMap:
 def file(point: Point, name: str) -> StoredFile:
     found = next((one for one in point.files if one.name == name), None)
     if found is None:
-        present = ", ".join(one.name for one in point.files) or "none"
+        present = few([one.name for one in point.files], 20) or "none"
         raise NoSuchPart(point=point.point, what="file", name=name, present=present)
     return found

@@ -30,7 +30,7 @@ class Hits:
     def point(self, point: Point) -> bool:
         """Whether anything that it needs is not good."""
         before = len(self._report.hit)
-        title = f"{point.machine_name!r} {point.point}"
+        title = f"{point.machine_name!r:.200} {point.point}"
         for disk in point.disks:
             count = len(disk.pages)
             lost = sum(
@@ -76,7 +76,7 @@ class Hits:
             if found.message not in self._report.problems:
                 self._report.problems.append(found.message)
             return 0
-        self._report.bad.setdefault(page, found.message)
+        self._report.damaged(page, found.message)
         return self._note(page, disk.slots_of(number))
 
     def _note(self, page: bytes, lost: int) -> int:
@@ -91,7 +91,7 @@ class Hits:
         for identity in lost:
             place = self._store.index().find(identity)
             where = "is in no pack of the index" if place is None else f"is not in {pack_name(place.pack)}"
-            self._report.bad.setdefault(identity, f"chunk {identity.hex()} {where}")
+            self._report.damaged(identity, f"chunk {identity.hex()} {where}")
         return len(lost)
 
     def _without(self, ids: Sequence[bytes]) -> list[bytes]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, registry, removal, textfile
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, find, registry, removal, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.config import SETTINGS
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     Damaged,
@@ -79,7 +79,7 @@ def run(store: Store, observe_seconds: float) -> list[str]:
     left = [name for name in names if name not in unknown]
     writers = [name for name, _size in store.backend.list(registry.WRITERS)]
     if writers and (alive or any(name.startswith(registry.ANNOUNCED) for name in left)):
-        raise StoreInUse(store=store.name, name=names[0], writers=", ".join(writers))
+        raise StoreInUse(store=store.name, name=names[0], writers=find.few(writers, 20))
     for name in left:
         store.backend.delete(name)
     return names

@@ -143,7 +143,7 @@ def _rebuilt(
     scan = Scan(store, deep, keep, sizes=sizes, tally=tally, strict=True)
     found = scan.run(sorted(sizes), threads)
     report.packs, report.records, report.bad_records = found.packs, found.records, len(found.bad)
-    report.problems += [*bad.values(), *found.problems, *found.bad.values()]
+    report.problems += [*bad.values(), *found.problems, *found.reasons]
     report.damaged_packs = sorted(scan.damaged)
     segments.append(_spooled(store, [build(batch)]))
     old = sorted(name for name in listed if name.rpartition("/")[2].partition(".")[0] not in living)

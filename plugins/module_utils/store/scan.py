@@ -167,7 +167,7 @@ class Scan:
                 raise
             except StoreError as error:
                 self._doubt(error)
-                report.bad[entry.id] = error.message
+                report.damaged(entry.id, error.message)
                 self.damaged.add(name)
         report.stored += HEADER.size
         self.tally.add(HEADER.size)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import describe, find, registry, stats
+from ansible_collections.stowage.esxi.plugins.module_utils.store import bounds, describe, find, registry, stats
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoStore, NoSuchMachine, StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
@@ -23,7 +23,7 @@ def run(
     try:
         store = Store.open(backend, secret)
     except NoStore:
-        health = {"ok": True, "problems": [], "writers": 0, "announced_packs": 0}
+        health = {"ok": True, "problems": [], "writers": 0, "announced_packs": 0, "untold": {}}
         return {"exists": False, "store": {}, "health": health, **_nothing(gather)}
     with closing(store):
         found: dict[str, Any] = {"exists": True, "store": describe.store(store)}
@@ -81,4 +81,5 @@ def _health(store: Store, problems: list[str]) -> dict[str, Any]:
         announced = len(registry.condemned(store.backend))
     except StoreError as error:
         problems.append(error.message)
-    return {"ok": not problems, "problems": problems, "writers": writers, "announced_packs": announced}
+    health = {"ok": not problems, "problems": problems, "writers": writers, "announced_packs": announced}
+    return bounds.bounded(health, "problems")
