@@ -109,14 +109,17 @@ def _repair_lines(report: repair.Report, dry_run: bool) -> Iterator[str]:
     if report.replaced:
         yield f"the index was made anew, in place of {text.count(len(report.replaced), 'file')}"
     if report.healed:
-        yield f"{text.count(report.healed, 'record')} brought back from the second store"
+        done = "would be brought back" if dry_run else "brought back"
+        yield f"{text.count(report.healed, 'record')} {done} from the second store"
     yield from text.told("LOST", [f"{name}: {find.few(words, 20)}" for name, words in sorted(report.lost.items())])
     for name in report.removed:
         yield f"removed {name}"
     yield from text.told("PROBLEM", report.problems)
     if report.collected is not None:
         yield from gc_lines(report.collected, dry_run)
-    yield "every restore point can be restored" if not report.lost else "NOT EVERYTHING CAN BE RESTORED"
+    then = " then" if dry_run and report.healed else ""
+    whole = f"every restore point can be restored{then}"
+    yield whole if not report.lost else f"NOT EVERYTHING CAN BE RESTORED{then.upper()}"
 
 
 COMMANDS = (

@@ -11,8 +11,9 @@ packs with damage are written anew without it, and verify finds nothing any more
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     collect,
@@ -82,8 +83,11 @@ def run(
     if check:
         report.mended = mend.damaged(store)
         rebuilt, _old, _bad = _rebuilt(store, report, deep, threads, tally)
-        store.lean_on(Index([rebuilt]))
-        report.lost = lost(store)
+        index = Index([rebuilt])
+        store.lean_on(index)
+        healed = heal.run(store, None, index, other, report.problems) if other is not None else {}
+        report.healed = len(healed)
+        report.lost = lost(store, healed)
         store.index(fresh=True)
         return report
     report.mended = mend.run(store, observe_seconds)
@@ -93,7 +97,7 @@ def run(
         store.lean_on(index)
         if other is not None:
             with keeper.lane() as lane:
-                report.healed = heal.run(keeper, lane, index, other, report.problems)
+                report.healed = len(heal.run(store, lane, index, other, report.problems))
         own = Segment(build(keeper.settle()), "its own", store.name)
         keeper.publish(Merged([own, rebuilt]))
         for name in old:
@@ -164,8 +168,9 @@ def _retire(store: Store, name: str, empty: bool) -> None:
         store.backend.create(name, build(()))
 
 
-def lost(store: Store) -> dict[str, list[str]]:
-    """What cannot be restored, in words, for every restore point that is not whole by the index that the store has."""
+def lost(store: Store, healed: Mapping[bytes, bytes | None] = MappingProxyType({})) -> dict[str, list[str]]:
+    """What cannot be restored, in words, for every restore point that is not whole by the index that the store has.
+    `healed`: records that would be there by then, and the bytes of pages."""
     index = store.index()
     found: dict[str, list[str]] = {}
     for name, point in store.look_at_points():
@@ -176,22 +181,27 @@ def lost(store: Store) -> dict[str, list[str]]:
             continue
         words = []
         for disk in point.disks:
-            count = sum(_lost_of(store, index, disk, number) for number in range(len(disk.pages)))
+            count = sum(_lost_of(store, index, healed, disk, number) for number in range(len(disk.pages)))
             if count:
                 words.append(f"disk {disk.key}: {count} chunks")
-        words += [f"file {file.name}" for file in point.files if file.id and file.id not in index]
+        words += [
+            f"file {file.name}" for file in point.files if file.id and file.id not in index and file.id not in healed
+        ]
         if words:
             found[name] = words
     return found
 
 
-def _lost_of(store: Store, index: Index, disk: points.DiskMap, number: int) -> int:
+def _lost_of(
+    store: Store, index: Index, healed: Mapping[bytes, bytes | None], disk: points.DiskMap, number: int
+) -> int:
     page = disk.pages[number]
     if page is None:
         return 0
     try:
-        if page in index:
-            return sum(1 for _slot, one, _check in points.slots(store.page(disk, number)) if one not in index)
+        if page in index or page in healed:
+            slots = points.slots(healed.get(page) or store.page(disk, number))
+            return sum(1 for _slot, one, _check in slots if one not in index and one not in healed)
     except StoreError as error:
         if passing(error):
             raise

@@ -689,6 +689,11 @@ def test_a_second_store_gets_copies_and_gives_back_what_is_lost(
     assert stowage("repair", place, "--dry-run", "--json").code == 3
     lost = stowage("repair", place, "--observe-seconds", 0)
     assert lost.code == 3 and f"{point}.json" in lost.out and lost.out.endswith("NOT EVERYTHING CAN BE RESTORED\n")
+    before = {path: path.read_bytes() for path in [*place.rglob("*"), *second.rglob("*")] if path.is_file()}
+    dry = stowage("repair", place, "--from", second, *other, "--dry-run")
+    assert dry.code == 3 and "1 record would be brought back from the second store\n" in dry.out
+    assert dry.out.endswith("every restore point can be restored then\n")
+    assert {path: path.read_bytes() for path in [*place.rglob("*"), *second.rglob("*")] if path.is_file()} == before
     healed = stowage("repair", place, "--from", second, *other, "--observe-seconds", 0, "--json")
     assert healed.code == 0 and healed.json["healed"] == 1 and healed.json["lost"] == {}
     assert stowage("verify", place, "--deep").code == 0
