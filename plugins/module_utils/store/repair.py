@@ -32,7 +32,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import K
 from ansible_collections.stowage.esxi.plugins.module_utils.store.merge import Merged
 from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_point_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import Entry
-from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Scan
+from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Scan, claim
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
@@ -82,17 +82,17 @@ def run(
     report, tally = Report(), tally or Tally()
     if check:
         report.mended = mend.damaged(store)
-        rebuilt, _old, _bad = _rebuilt(store, report, deep, threads, tally)
+        rebuilt, _old, _bad, scan = _rebuilt(store, report, deep, threads, tally)
         index = Index([rebuilt])
         store.lean_on(index)
         healed = heal.run(store, None, index, other, report.problems) if other is not None else {}
         report.healed = len(healed)
-        report.lost = lost(store, healed)
+        report.lost = lost(store, scan, healed)
         store.index(fresh=True)
         return report
     report.mended = mend.run(store, observe_seconds)
     with Keeper(store) as keeper:
-        rebuilt, old, bad = _rebuilt(store, report, deep, threads, tally)
+        rebuilt, old, bad, scan = _rebuilt(store, report, deep, threads, tally)
         index = Index([rebuilt])
         store.lean_on(index)
         if other is not None:
@@ -104,7 +104,7 @@ def run(
             _retire(store, name, empty=name in bad)
             report.replaced.append(name)
         store.index(fresh=True)
-        report.lost = lost(store)
+        report.lost = lost(store, scan)
     if remove and report.lost:
         report.removed, report.held = removal.remove(store.backend, filter(is_point_name, report.lost))
         report.lost = {name: words for name, words in report.lost.items() if name not in report.removed}
@@ -117,8 +117,9 @@ def run(
 
 def _rebuilt(
     store: Store, report: Report, deep: bool, threads: int, tally: Tally
-) -> tuple[Segment, list[str], dict[str, str]]:
-    """One index of all good records, the index files that it can stand for, and which of them are damaged."""
+) -> tuple[Segment, list[str], dict[str, str], Scan]:
+    """One index of all good records, the index files that it can stand for, which of them are damaged, and the look at
+    the packs."""
     guard = threading.Lock()
     batch: list[tuple[bytes, Place]] = []
     segments: list[Segment] = []
@@ -151,7 +152,7 @@ def _rebuilt(
     report.damaged_packs = sorted(scan.damaged)
     segments.append(_spooled(store, [build(batch)]))
     old = sorted(name for name in listed if name.rpartition("/")[2].partition(".")[0] not in living)
-    return _spooled(store, Merged(segments).pieces()), old, bad
+    return _spooled(store, Merged(segments).pieces()), old, bad, scan
 
 
 def _spooled(store: Store, pieces: Iterable[bytes]) -> Segment:
@@ -168,7 +169,7 @@ def _retire(store: Store, name: str, empty: bool) -> None:
         store.backend.create(name, build(()))
 
 
-def lost(store: Store, healed: Mapping[bytes, bytes | None] = MappingProxyType({})) -> dict[str, list[str]]:
+def lost(store: Store, scan: Scan, healed: Mapping[bytes, bytes | None] = MappingProxyType({})) -> dict[str, list[str]]:
     """What cannot be restored, in words, for every restore point that is not whole by the index that the store has.
     `healed`: records that would be there by then, and the bytes of pages."""
     index = store.index()
@@ -181,7 +182,7 @@ def lost(store: Store, healed: Mapping[bytes, bytes | None] = MappingProxyType({
             continue
         words = []
         for disk in point.disks:
-            count = sum(_lost_of(store, index, healed, disk, number) for number in range(len(disk.pages)))
+            count = sum(_lost_of(store, scan, healed, disk, number) for number in range(len(disk.pages)))
             if count:
                 words.append(f"disk {disk.key}: {count} chunks")
         words += [
@@ -192,16 +193,22 @@ def lost(store: Store, healed: Mapping[bytes, bytes | None] = MappingProxyType({
     return found
 
 
-def _lost_of(
-    store: Store, index: Index, healed: Mapping[bytes, bytes | None], disk: points.DiskMap, number: int
-) -> int:
-    page = disk.pages[number]
+def _lost_of(store: Store, scan: Scan, healed: Mapping[bytes, bytes | None], disk: points.DiskMap, number: int) -> int:
+    page, index = disk.pages[number], store.index()
     if page is None:
         return 0
+
+    def is_lost(slot: int, identity: bytes, check: bytes) -> bool:
+        place = index.find(identity)
+        if place is None:
+            return identity not in healed
+        claimed = claim(check, disk.length_of(number * points.PAGE_SLOTS + slot))
+        return scan.contradicts(identity, place, claimed)
+
     try:
         if page in index or page in healed:
             slots = points.slots(healed.get(page) or store.page(disk, number))
-            return sum(1 for _slot, one, _check in slots if one not in index and one not in healed)
+            return sum(is_lost(*one) for one in slots)
     except StoreError as error:
         if passing(error):
             raise

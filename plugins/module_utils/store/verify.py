@@ -98,11 +98,11 @@ def _chosen(store: Store, part: Chosen, deep: bool, threads: int, tally: Tally) 
         wanted.add_files(point)
     marks, sizes = wanted.take()
     tally.expect(tally.done + sum(sizes.values()))
-    rest = Scan(store, deep, sizes=sizes, tally=tally, wanted=marks)
+    rest = Scan(store, deep, sizes=sizes, tally=tally, wanted=marks, claims=wanted.claims)
     report.add(rest.run(sorted(sizes), threads))
     report.packs = len({*pages.good, *rest.good})
+    whole = wanted.complete and pages.complete() and rest.complete()
     rest.take_over(pages)
-    whole = wanted.complete and rest.complete()
     hits = Hits(store, rest, report)
     for point in part.points:
         if not whole and _gone(store, point):
