@@ -28,7 +28,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.store import St
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
 OBSERVE_SECONDS = 60.0
-MOST_SEGMENTS = 8
+# Whoever looks a chunk up that is new goes through all of them.
+MOST_SEGMENTS = 4
 
 
 @dataclass
