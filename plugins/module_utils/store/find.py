@@ -29,17 +29,18 @@ def all_points(store: Store, machine: str | None = None) -> tuple[list[Point], l
 
     `machine` is an id, or a name where no machine has it as its id; `NoSuchMachine`, unless it has one that cannot be
     read."""
-    found, problems = [], []
-    for _name, point in store.look_at_points():
+    found, problems, unreadable = [], [], []
+    for name, point in store.look_at_points():
         if isinstance(point, StoreError):
             problems.append(point.message)
+            unreadable.append(name)
         else:
             found.append(point)
     if machine is not None:
         there = found
         by_id = [point for point in found if point.machine_id == machine]
         found = by_id or [point for point in found if point.machine_name == machine]
-        if not found and not any(store.backend.list(points.folder_of(machine))):
+        if not found and not any(name.startswith(points.folder_of(machine)) for name in unreadable):
             raise no_such_machine(store, machine, there)
     return sorted(found, key=lambda point: point.point), problems
 

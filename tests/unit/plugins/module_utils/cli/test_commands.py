@@ -18,8 +18,11 @@ from typing import Any
 import objectstore
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import main
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, registry
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Slice
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Writer
 from benches import BUCKET, CHUNK, image, local, new_store
 
 Run = Callable[..., SimpleNamespace]
@@ -252,6 +255,21 @@ def test_a_machine_that_is_not_there_has_one_answer_and_id_and_name_are_both_goo
     for number, name in enumerate(("id-1", "web")):
         named = [word.replace(f"{place}-out", f"{place}-out{number}") for word in given]
         assert stowage(*named, "--machine", name).code == 0
+
+
+def test_a_machine_whose_points_cannot_be_read_is_there_and_one_that_never_had_any_is_not(
+    place: Path, point: str, stowage: Run
+) -> None:
+    with pytest.raises(ZeroDivisionError), Writer(Store.open(local(place)), "id-2", "db") as writer:
+        registry.revoke(writer.store.backend, registry.registrations(writer.store.backend)[0], build(()))
+        raise ZeroDivisionError
+    assert len(list(place.glob("points/*/*.json"))) == 2
+    assert stowage("list", place, "--machine", "id-2").code == 65
+    for path in place.glob(f"points/*/{point}.json"):
+        path.write_bytes(b"x")
+    found = stowage("list", place, "--machine", "id-1")
+    assert found.code == 3 and f"{point}.json" in found.out
+    assert "it has some of: none" in stowage("list", place, "--machine", "web").err
 
 
 def test_only_what_may_differ_is_read_when_that_is_known(
