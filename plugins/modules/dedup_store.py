@@ -70,8 +70,8 @@ options:
     type: int
   reserve_bytes:
     description:
-      - What of O(quota_bytes) no backup takes, so that a collection can work. A new store has 0, which means a
-        twentieth.
+      - What of O(quota_bytes) no backup takes, so that a collection can work; less than all of it. A new store has 0,
+        which means a twentieth.
     type: int
   repack_percent:
     description: A pack of which less is needed is written anew by a collection. A new store has 50.
@@ -143,7 +143,8 @@ options:
         default: 1
   machines:
     description:
-      - With O(state=pruned), O(state=copied) and O(newest), ids of the machines that are meant. Without it, all.
+      - With O(state=pruned), O(state=copied) and O(newest), the machines that are meant, by their ids, or by
+        their names where no machine has it as its id. Without it, all. An empty list is refused.
     type: list
     elements: str
   min_verified:
@@ -206,7 +207,7 @@ options:
     description:
       - With O(state=verified), the restore points that are looked at, by their ids, the beginnings of their ids where
         these are enough, or V(latest) in a store of one machine. What is recorded is as with O(newest).
-      - Of an empty list, the index and the small files alone are looked at.
+      - An empty list is refused, for it proves nothing.
     type: list
     elements: str
   observe_seconds:
@@ -362,12 +363,15 @@ repaired:
   description:
     - What was found and done; V(damaged_packs), V(replaced) index files, V(mended) small files, V(healed) records,
       V(lost) parts of restore points by the names of their files, V(removed) restore points, and V(collected).
+    - Of what is damaged and lost a thousand of each kind are named, and in V(untold) is how many more there are.
   returned: O(state=repaired), also on failure
   type: dict
 verified:
   description:
     - V(ok), V(packs), V(records), V(stored_bytes), V(proven_bytes), V(bad) records and V(problems) with their reasons,
       and V(hit), the disks and files of restore points that need what is damaged.
+    - Of V(bad), V(problems) and V(hit) the first thousand are returned, and in V(untold) how many more there are of
+      each; V(bad_records) counts all.
     - V(looked_at) says what was looked at. Its V(part) is V(all), V(slice), V(newest) or V(points), with the V(slice)
       or the ids of the V(points).
     - V(good_points) and V(bad_points) are the names of the files of the restore points that were found so;

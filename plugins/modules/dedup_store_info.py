@@ -25,7 +25,8 @@ attributes:
     platforms: posix
 options:
   machine:
-    description: Only this machine's restore points, by its id, or by its name where no machine has it as its id.
+    description: Only this machine's restore points, by its id, or by its name where no machine has it as its id. Of
+      one that is not there, none.
     type: str
   gather:
     description:
@@ -273,6 +274,11 @@ health:
       type: bool
       returned: success
       sample: true
+    untold:
+      description: V(problems) where there are more than are returned, and how many more.
+      type: dict
+      returned: success
+      sample: {}
     problems:
       description: What is, in words.
       type: list

@@ -4,7 +4,8 @@
 """A store of millions of chunks: what it costs to open it, to look chunks up, to prune and to collect.
 
 The chunks' bytes are not there (their packs are empty files); index, maps and restore points are real, and made by the
-store's own writer: one machine for each million, two restore points each, of which the second has a tenth new chunks.
+store's own writer: one machine for each million, two restore points each, of which the second has a tenth new chunks;
+with `--days` so many such second ones, each with an index file of its own.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("act", choices=["make", "lookup", "prune", "collect"])
     parser.add_argument("store")
     parser.add_argument("--chunks", type=int, default=10 * MACHINE_CHUNKS)
+    parser.add_argument("--days", type=int, default=1)
     words = parser.parse_args()
     {"make": _make, "lookup": _lookup, "prune": _prune, "collect": _collect}[words.act](words)
 
@@ -45,10 +47,11 @@ def _make(words: argparse.Namespace) -> None:
         count = min(MACHINE_CHUNKS, words.chunks - number * MACHINE_CHUNKS)
         pages = [bytearray() for _page in range(-(-count // PAGE_SLOTS))]
         _point(store, f"machine{number}", pages, range(len(pages)), count, chance)
-        tenth = range(0, len(pages), 10)
-        for page in tenth:
-            pages[page] = bytearray()
-        _point(store, f"machine{number}", pages, tenth, count, chance)
+        for day in range(words.days):
+            tenth = range(day % 10, len(pages), 10)
+            for page in tenth:
+                pages[page] = bytearray()
+            _point(store, f"machine{number}", pages, tenth, count, chance)
 
 
 def _point(store: Store, machine: str, pages: list[bytearray], fresh: range, count: int, chance: random.Random) -> None:
@@ -130,7 +133,10 @@ def _collect(words: argparse.Namespace) -> None:
     store = Store.open(LocalBackend(words.store))
     begin = time.perf_counter()
     report = collect.run(store)
-    print(f"{len(report.removed)} packs collected in {time.perf_counter() - begin:.2f} s")
+    print(
+        f"{len(report.removed)} packs collected and {len(report.merged)} index files merged in"
+        f" {time.perf_counter() - begin:.2f} s"
+    )
 
 
 def _anonymous() -> int:

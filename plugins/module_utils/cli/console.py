@@ -56,6 +56,11 @@ class Console:
         if not self.as_json and not self.quiet:
             self._write(self._err, text)
 
+    def warn(self, text: str) -> None:
+        """What is no failure of this run, but is to be put right."""
+        if not self.as_json:
+            self._write(self._err, f"stowage: warning: {printable(text)}")
+
     def error(self, error: StowageError) -> None:
         if self.as_json:
             document = {"error": {**error.as_dict(), "exit_code": exit_code(error)}}

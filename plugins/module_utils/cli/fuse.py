@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import shutil
 import signal
 import stat
+from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import imports
@@ -25,14 +28,22 @@ class Operations:
     # Times are given as whole nanoseconds.
     use_ns = True
 
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
+    def __init__(self, folder: Folder, mounted: Callable[[], None] | None = None) -> None:
+        """`mounted` is called when it can be read."""
+        self._folder, self._mounted = folder, mounted
         self.served = False
+        self.trouble: Exception | None = None
         self._stamps = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), int(folder.made_at * 10**9))
         self._owner = {"st_uid": os.getuid(), "st_gid": os.getgid()}
 
     def init(self, path: str) -> None:
         self.served = True
+        try:
+            if self._mounted is not None:
+                self._mounted()
+        except Exception as error:
+            # It can be read all the same; libfuse knows no exceptions.
+            self.trouble = error
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
         if path == "/":
@@ -71,15 +82,22 @@ class Operations:
         return entry
 
 
-def serve(folder: Folder, path: str, allow_other: bool = False) -> None:
-    """Returns when it is unmounted, or the process interrupted or terminated; `MountFailed`."""
+def way_out(path: str) -> str:
+    """The command that unmounts it."""
+    program = "umount" if os.geteuid() == 0 else "fusermount3 -u" if shutil.which("fusermount3") else "fusermount -u"
+    return f"{program} {shlex.quote(path)}"
+
+
+def serve(folder: Folder, path: str, allow_other: bool = False, mounted: Callable[[], None] | None = None) -> None:
+    """Returns when it is unmounted, or the process interrupted or terminated; `MountFailed`. `mounted` is called when
+    it can be read; what that raises is raised at the end."""
     try:
         mfusepy = imports.load("mfusepy", purpose="mounting a restore point")
     except OSError as error:
         raise MountFailed(path=path, reason=f"libfuse is not there ({error})") from error
     if not os.path.isdir(path) or os.listdir(path):
         raise MountFailed(path=path, reason="it is no empty folder")
-    operations = Operations(folder)
+    operations = Operations(folder, mounted)
     # libfuse ends well on these signals, but only where nobody else has a handler.
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
@@ -101,3 +119,5 @@ def serve(folder: Folder, path: str, allow_other: bool = False) -> None:
             raise MountFailed(path=path, reason=reason) from error
     finally:
         signal.signal(signal.SIGTERM, before)
+    if operations.trouble is not None:
+        raise operations.trouble

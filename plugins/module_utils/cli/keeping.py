@@ -11,7 +11,7 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import DAMAGE, OK
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session, seconds
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect
+from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, collect
 
 
 def _gc_arguments(parser: Any) -> None:
@@ -34,16 +34,17 @@ def _gc(session: Session) -> int:
     with session.open() as store:
         with session.console.progress("gc", "") as tally:
             report = collect.run(store, observe_seconds=args.observe_seconds, check=args.dry_run, tally=tally)
-        document = {"store": store.name, "dry_run": args.dry_run, **vars(report)}
+        document = {"store": store.name, "dry_run": args.dry_run, **chores.collected(report)}
         session.console.result(document, gc_lines(report, args.dry_run))
     return DAMAGE if report.problems else OK
 
 
 def gc_lines(report: collect.Report, dry_run: bool) -> Iterator[str]:
-    would = "would be announced" if dry_run else "announced, to go when the writers at work have ended"
-    yield f"{text.count(len(report.removed), 'pack')} removed, {text.size(report.freed_bytes)} freed"
-    if report.announced:
-        yield f"{text.count(len(report.announced), 'pack')} {would}"
+    going = report.announced if dry_run else report.removed
+    size, would = text.size(report.freed_bytes), "would be " if dry_run else ""
+    yield f"{text.count(len(going), 'pack')} {would}removed, {size} {would}freed" if going else "no pack to remove"
+    if report.announced and not dry_run:
+        yield f"{text.count(len(report.announced), 'pack')} announced, to go when the writers at work have ended"
     if report.rescued:
         yield f"{text.count(len(report.rescued), 'pack')} needed again, kept"
     if report.repacked:
@@ -53,8 +54,7 @@ def gc_lines(report: collect.Report, dry_run: bool) -> Iterator[str]:
         yield f"{text.count(len(report.merged), 'index file')} {'would be merged' if dry_run else 'merged'}"
     if report.stopped:
         yield f"not through: {text.printable(report.stopped)}"
-    for problem in report.problems:
-        yield f"PROBLEM: {text.printable(problem)}"
+    yield from text.told("PROBLEM", report.problems)
     for writer in report.given_up:
         yield f"writer {writer} showed no life and was given up"
     for writer in report.waiting_for:

@@ -11,7 +11,7 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import DAMAGE, OK
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
-from ansible_collections.stowage.esxi.plugins.module_utils.store import describe, find, stats
+from ansible_collections.stowage.esxi.plugins.module_utils.store import bounds, describe, find, stats
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 
 
@@ -32,7 +32,7 @@ def _list(session: Session) -> int:
     with session.open() as store:
         found, problems = find.all_points(store, session.args.machine)
         shown = describe.all_points(store, found, problems)
-        document = {"store": store.name, "points": shown, "problems": problems}
+        document = bounds.bounded({"store": store.name, "points": shown, "problems": problems}, "problems")
         session.console.result(document, _list_lines(session, found, shown, problems))
     return DAMAGE if problems else OK
 
@@ -44,7 +44,7 @@ def _list_lines(
     rows = [
         [
             one.point,
-            one.machine_name,
+            text.machine(one.machine_name, one.machine_id),
             text.moment(one.created_at, now),
             str(len(one.disks)),
             text.size(sum(disk.size for disk in one.disks)),
@@ -54,8 +54,7 @@ def _list_lines(
     ]
     yield from text.table(["POINT", "MACHINE", "MADE", "DISKS", "SIZE", ""], rows, right=(3, 4))
     yield text.count(len(found), "restore point")
-    for problem in problems:
-        yield f"PROBLEM: {text.printable(problem)}"
+    yield from text.told("PROBLEM", problems)
 
 
 def _notes(told: dict[str, Any]) -> Iterator[str]:
@@ -76,7 +75,7 @@ def _show(session: Session) -> int:
 def _show_lines(session: Session, point: Point) -> Iterator[str]:
     rows = [
         ("restore point", point.point),
-        ("machine", f"{point.machine_name} ({point.machine_id})"),
+        ("machine", text.machine(point.machine_name, point.machine_id)),
         ("made", text.moment(point.created_at, session.console.clock.now())),
         ("parent", point.parent or "none"),
     ]
@@ -93,7 +92,7 @@ def _show_lines(session: Session, point: Point) -> Iterator[str]:
 def _stats(session: Session) -> int:
     with session.open() as store:
         found = stats.gather(store)
-        document = {"store": describe.store(store), "stats": found.as_dict()}
+        document = {"store": describe.store(store), "stats": bounds.bounded(found.as_dict(), "problems")}
         session.console.result(document, _stats_lines(found))
     return DAMAGE if found.problems else OK
 
@@ -113,8 +112,7 @@ def _stats_lines(found: stats.Stats) -> Iterator[str]:
         ("writers at work", str(found.writers)),
     ]
     yield from text.pairs(rows)
-    for problem in found.problems:
-        yield f"PROBLEM: {text.printable(problem)}"
+    yield from text.told("PROBLEM", found.problems)
 
 
 def _ratio(value: float | None) -> str:

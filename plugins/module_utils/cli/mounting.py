@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.cli import fuse
+from ansible_collections.stowage.esxi.plugins.module_utils.cli import fuse, text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import OK
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.looking import point_arguments
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session
@@ -32,10 +32,12 @@ def _run(session: Session) -> int:
         reader = Reader(store, args.cache_mib << 20)
         shown = folder.Folder(reader, point)
         path = os.path.abspath(args.folder)
-        session.console.note(f"mounting {point.point} at {path}; unmount it, or interrupt this, to end")
-        fuse.serve(shown, path, allow_other=args.allow_other)
-        document = {"point": point.point, "folder": path, "files": sorted(shown.names())}
-        session.console.result(document, [f"unmounted {path}"])
+        unmount = fuse.way_out(path)
+        document = {"point": point.point, "folder": path, "files": sorted(shown.names()), "unmount": unmount}
+        lines = [f"mounted {point.point} at {text.printable(path)}", *map(text.printable, document["files"])]
+        lines.append(f"to unmount it: {text.printable(unmount)}, or interrupt this command")
+        fuse.serve(shown, path, args.allow_other, lambda: session.console.result(document, lines))
+        session.console.note(f"unmounted {text.printable(path)}")
         reader.close()
     return OK
 

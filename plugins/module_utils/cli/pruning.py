@@ -16,8 +16,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.cli.keeping import gc
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.looking import point_arguments
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session, size
 from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, find, holds, prune
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoSuchMachine
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 # -- prune ---------------------------------------------------------------------------------------------------------
 
@@ -61,7 +59,7 @@ def _prune(session: Session) -> int:
         report = prune.run(
             store,
             keep,
-            machines=machine_ids(store, args.machine),
+            machines=args.machine or None,
             min_verified=args.min_verified,
             room=args.room,
             check=args.dry_run,
@@ -72,23 +70,12 @@ def _prune(session: Session) -> int:
     return OK
 
 
-def machine_ids(store: Store, wanted: list[str]) -> list[str] | None:
-    """None for all machines; `NoSuchMachine`."""
-    found = []
-    for machine in wanted:
-        points, _problems = find.all_points(store, machine)
-        if not points:
-            raise NoSuchMachine(store=store.name, machine=machine)
-        found += sorted({point.machine_id for point in points})
-    return found or None
-
-
 def _prune_lines(session: Session, report: prune.Report) -> Iterator[str]:
     now = session.console.clock.now()
     rows = [
         [
             one.point.point,
-            one.point.machine_name,
+            text.machine(one.point.machine_name, one.point.machine_id),
             text.moment(one.point.created_at, now),
             "keep" if one.keep else "REMOVE",
             ", ".join(one.reasons),
@@ -97,7 +84,8 @@ def _prune_lines(session: Session, report: prune.Report) -> Iterator[str]:
     ]
     yield from text.table(["POINT", "MACHINE", "MADE", "", "WHY"], rows)
     done = "would be removed" if session.args.dry_run else "removed"
-    yield f"{text.count(len(report.removed), 'restore point')} {done}"
+    count = text.count(len(report.removed), "restore point")
+    yield f"{count} {done}" if report.removed else "no restore point to remove"
     for name in report.held:
         yield f"{name} was held meanwhile, and stays"
     if report.over_bytes:
@@ -146,7 +134,17 @@ def _holds(session: Session) -> int:
     with session.open() as store:
         there = holds.listed(store)
         now = session.console.clock.now()
-        rows = [[one.point, one.machine_id, one.name, text.moment(one.created_at, now), one.reason] for one in there]
+        names = {point.machine_id: point.machine_name for point in find.all_points(store)[0]}
+        rows = [
+            [
+                one.point,
+                text.machine(names.get(one.machine_id, one.machine_id), one.machine_id),
+                one.name,
+                text.moment(one.created_at, now),
+                one.reason,
+            ]
+            for one in there
+        ]
         document = {
             "store": store.name,
             "holds": [{one.name: getattr(hold, one.name) for one in fields(hold)} for hold in there],

@@ -12,9 +12,9 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import DAMAGE, OK
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.keeping import gc_lines, observe_argument
-from ansible_collections.stowage.esxi.plugins.module_utils.cli.pruning import machine_argument, machine_ids
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.pruning import machine_argument
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session, threads
-from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, copy, repair
+from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, copy, find, repair
 
 
 def _other_arguments(parser: Any) -> None:
@@ -41,7 +41,7 @@ def _copy_arguments(parser: Any) -> None:
 def _copy(session: Session) -> int:
     args = session.args
     with session.open() as store, session.open_other(args.target) as target:
-        machines = machine_ids(store, args.machine)
+        machines = args.machine or None
         with session.console.progress("copy", "") as tally:
             report = copy.run(store, target, machines=machines, threads=args.threads, check=args.dry_run, tally=tally)
         document = {"store": store.name, "target": target.name, "dry_run": args.dry_run, **chores.copied(report)}
@@ -50,11 +50,15 @@ def _copy(session: Session) -> int:
 
 
 def _copy_lines(report: copy.Report, dry_run: bool) -> Iterator[str]:
-    rows = [[old.point, old.machine_name, new.point if new is not None else ""] for old, new in report.copied]
+    rows = [
+        [old.point, text.machine(old.machine_name, old.machine_id), new.point if new is not None else ""]
+        for old, new in report.copied
+    ]
     if rows:
         yield from text.table(["POINT", "MACHINE", "COPY"], rows)
     done = "would be copied" if dry_run else f"copied, {text.size(report.told.stored)} stored"
-    yield f"{text.count(len(report.copied), 'restore point')} {done}; {len(report.there)} there already"
+    copied = f"{text.count(len(report.copied), 'restore point')} {done}" if report.copied else "nothing to copy"
+    yield f"{copied}; {len(report.there)} there already"
     for point, reason in report.failed:
         yield f"NOT COPIED: {point.machine_name!r} {point.point}: {text.printable(reason)}"
 
@@ -99,23 +103,23 @@ def _repair(session: Session) -> int:
 
 def _repair_lines(report: repair.Report, dry_run: bool) -> Iterator[str]:
     yield f"{text.count(report.records, 'record')} in {text.count(report.packs, 'pack')}, {report.bad_records} damaged"
-    for name in report.damaged_packs:
-        yield f"DAMAGED: packs/{name[:2]}/{name}.pack"
-    for name in report.mended:
-        yield f"DAMAGED: {text.printable(name)} {'would be removed' if dry_run else 'removed'}"
+    yield from text.told("DAMAGED", [f"packs/{name[:2]}/{name}.pack" for name in report.damaged_packs])
+    done = "would be removed" if dry_run else "removed"
+    yield from text.told("DAMAGED", [f"{name} {done}" for name in report.mended])
     if report.replaced:
         yield f"the index was made anew, in place of {text.count(len(report.replaced), 'file')}"
     if report.healed:
-        yield f"{text.count(report.healed, 'record')} brought back from the second store"
-    for name, words in sorted(report.lost.items()):
-        yield f"LOST: {name}: {text.printable(', '.join(words))}"
+        done = "would be brought back" if dry_run else "brought back"
+        yield f"{text.count(report.healed, 'record')} {done} from the second store"
+    yield from text.told("LOST", [f"{name}: {find.few(words, 20)}" for name, words in sorted(report.lost.items())])
     for name in report.removed:
         yield f"removed {name}"
-    for problem in report.problems:
-        yield f"PROBLEM: {text.printable(problem)}"
+    yield from text.told("PROBLEM", report.problems)
     if report.collected is not None:
         yield from gc_lines(report.collected, dry_run)
-    yield "every restore point can be restored" if not report.lost else "NOT EVERYTHING CAN BE RESTORED"
+    then = " then" if dry_run and report.healed else ""
+    whole = f"every restore point can be restored{then}"
+    yield whole if not report.lost else f"NOT EVERYTHING CAN BE RESTORED{then.upper()}"
 
 
 COMMANDS = (

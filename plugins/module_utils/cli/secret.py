@@ -26,6 +26,12 @@ class Secret:
     variable: str
     path: str | None = None
     descriptor: int | None = None
+    option: str = "--passphrase"
+
+    @property
+    def ways(self) -> str:
+        """How it can be given, for whoever has not."""
+        return f"by {self.option}-file PATH, by {self.option}-fd N, in {self.variable}, or at a terminal"
 
     def given(self) -> str | None:
         """What was given without asking anybody; None when nothing was."""
@@ -49,7 +55,7 @@ class Secret:
         if secret is None:
             secret = self.asked(twice)
         if not secret:
-            reason = f"{self.what} is needed: by a file, a file descriptor, {self.variable}, or at a terminal"
+            reason = f"{self.what} is needed: give it {self.ways}"
             raise Usage(reason=reason, program="stowage")
         return secret
 

@@ -20,7 +20,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.cli.secret import (
     Secret,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
-from ansible_collections.stowage.esxi.plugins.module_utils.store.crypto import WrongKey
+from ansible_collections.stowage.esxi.plugins.module_utils.store.crypto import KeyNeeded
 from ansible_collections.stowage.esxi.plugins.module_utils.store.location import S3Access, backend_at
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
@@ -39,7 +39,8 @@ class Session:
     @property
     def new_secret(self) -> Secret:
         args = self.args
-        return Secret("New passphrase", NEW_VARIABLE, args.new_passphrase_file, args.new_passphrase_fd)
+        given = args.new_passphrase_file, args.new_passphrase_fd
+        return Secret("New passphrase", NEW_VARIABLE, *given, "--new-passphrase")
 
     def backend(self) -> Backend:
         return backend_at(self.args.store, S3Access(self.args.endpoint, self.args.region))
@@ -48,15 +49,16 @@ class Session:
     def open(self) -> Iterator[Store]:
         """The store; a person is asked for its passphrase only where it has one and none was given."""
         with closing(_opened(self.backend(), self.secret)) as store:
+            for reason in store.settings_problems.values():
+                self.console.warn(f"{reason}; the settings before it are used; repair removes it")
             yield store
 
     @contextmanager
     def open_other(self, location: str) -> Iterator[Store]:
         """The second store of a command that has two."""
         args = self.args
-        secret = Secret(
-            "Passphrase of the second store", OTHER_VARIABLE, args.other_passphrase_file, args.other_passphrase_fd
-        )
+        given = args.other_passphrase_file, args.other_passphrase_fd
+        secret = Secret("Passphrase of the second store", OTHER_VARIABLE, *given, "--other-passphrase")
         backend = backend_at(location, S3Access(args.other_endpoint, args.other_region))
         with closing(_opened(backend, secret)) as store:
             yield store
@@ -81,10 +83,10 @@ def _opened(backend: Backend, secret: Secret) -> Store:
     given = secret.given()
     try:
         return Store.open(backend, given)
-    except WrongKey:
-        typed = secret.asked() if given is None else None
+    except KeyNeeded as error:
+        typed = secret.asked()
         if typed is None:
-            raise
+            raise KeyNeeded(store=backend.name, ways=secret.ways) from error
         return Store.open(backend, typed)
 
 

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from fractions import Fraction
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
+from ansible_collections.stowage.esxi.plugins.module_utils.store import bounds
 
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 
@@ -41,6 +42,21 @@ def parse_size(word: str) -> int:
 def count(number: int, word: str) -> str:
     """`1 disk`, `2 disks`."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def machine(name: str, identity: str) -> str:
+    """`web01 (52f1c3a4-0c1d)`: commands take either."""
+    return identity if name == identity else f"{name} ({identity})"
+
+
+def told(prefix: str, found: Sequence[str], count: int | None = None) -> Iterator[str]:
+    """A line for each of the first sentences, and how many more there are; of `count`, where these are not all."""
+    lines = bounds.first(found)
+    for line in lines:
+        yield f"{prefix}: {printable(line)}"
+    more = (len(found) if count is None else count) - len(lines)
+    if more:
+        yield f"{prefix}: and {more} more"
 
 
 def moment(text: str, now: datetime) -> str:

@@ -97,10 +97,8 @@ def _lines(report: Report, chosen: Part | None, deep: bool, seconds: float) -> I
         f"{text.count(report.records, 'record')} in {text.count(report.packs, 'pack')}, {text.size(report.stored)}"
         f" read{proven}, in {format_seconds(seconds)}"
     )
-    for reason in [*report.problems, *report.bad.values()]:
-        yield f"DAMAGED: {text.printable(reason)}"
-    for hit in report.hit:
-        yield f"HIT: {text.printable(hit)}"
+    yield from text.told("DAMAGED", [*report.problems, *report.reasons], len(report.problems) + len(report.bad))
+    yield from text.told("HIT", report.hit)
     if report.unrecorded is not None:
         yield f"the store could not keep what was found: {text.printable(report.unrecorded)}"
     yield "no damage found" if report.ok else "DAMAGE FOUND; next: repair, with --from where there is a second store"

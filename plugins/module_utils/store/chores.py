@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import (
+    bounds,
     collect,
     copy,
     find,
@@ -19,7 +20,12 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store import part as parts
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadNumber, DamageFound, NoStore
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    BadNumber,
+    DamageFound,
+    EmptyList,
+    NoStore,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.options import open_place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
@@ -41,7 +47,11 @@ def run(backend: Backend, params: Mapping[str, Any], check: bool) -> dict[str, A
 
 
 def _refuse(params: Mapping[str, Any]) -> None:
-    """Numbers below zero, and those that are none."""
+    """Numbers below zero, and those that are none; lists that name nothing, as a template makes them: a proof of
+    nothing would look like one of all."""
+    for name in ("machines", "points"):
+        if params[name] == []:
+            raise EmptyList(name=name)
     given = {name: params[name] for name in ("min_verified", "room_bytes", "observe_seconds")}
     given.update({f"keep.{name}": value for name, value in (params["keep"] or {}).items()})
     for name, value in given.items():
@@ -52,7 +62,7 @@ def _refuse(params: Mapping[str, Any]) -> None:
 
 def _collect(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     report = collect.run(store, observe_seconds=params["observe_seconds"], check=check)
-    return {"changed": _changed(report), "collected": vars(report), "diff": _diff(report, check)}
+    return {"changed": _changed(report), "collected": collected(report), "diff": _diff(report, check)}
 
 
 def _changed(report: collect.Report) -> bool:
@@ -82,7 +92,7 @@ def pruned(report: prune.Report) -> dict[str, Any]:
         "held": report.held,
         "room_bytes": report.room_bytes,
         "over_bytes": report.over_bytes,
-        "collected": vars(report.collected) if report.collected is not None else None,
+        "collected": collected(report.collected) if report.collected is not None else None,
     }
 
 
@@ -101,14 +111,19 @@ def _prune(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, An
     told = pruned(report)
     before = sorted(one["point"] for one in told["decisions"])
     after = sorted(set(before) - set(told["removed"]))
-    collected = report.collected or collect.Report()
-    changed = bool(told["removed"]) or _changed(collected)
+    changed = bool(told["removed"]) or _changed(report.collected or collect.Report())
     return {"changed": changed, "pruned": told, "diff": {"before": {"points": before}, "after": {"points": after}}}
 
 
 def repaired(report: repair.Report) -> dict[str, Any]:
     """What a repair did or would do, as plain data."""
-    return {**vars(report), "collected": vars(report.collected) if report.collected is not None else None}
+    document = {**vars(report), "collected": collected(report.collected) if report.collected is not None else None}
+    return bounds.bounded(document, "damaged_packs", "mended", "lost", "problems")
+
+
+def collected(report: collect.Report) -> dict[str, Any]:
+    """What a collection did or would do, as plain data."""
+    return bounds.bounded(vars(report), "problems")
 
 
 def copied(report: copy.Report) -> dict[str, Any]:
@@ -144,7 +159,7 @@ def _repair(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, A
     if report.lost:
         result["damage"] = DamageFound(
             store=store.name,
-            found=find.few([f"{name}: {', '.join(words)}" for name, words in sorted(report.lost.items())], 3, "; "),
+            found=find.few([f"{name}: {find.few(words)}" for name, words in sorted(report.lost.items())], 3, "; "),
         )
     return result
 
@@ -171,7 +186,7 @@ def _verify(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, A
     told = {"looked_at": parts.shown(part), **report.shown()}
     if report.ok:
         return {"changed": False, "verified": told}
-    first = [*report.hit, *report.problems, *report.bad.values()]
+    first = [*report.hit, *report.problems, *report.reasons]
     error = DamageFound(store=store.name, found=find.few(first, 3, "; "))
     return {"changed": False, "verified": told, "damage": error}
 

@@ -28,7 +28,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.store import St
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
 OBSERVE_SECONDS = 60.0
-MOST_SEGMENTS = 8
+# Whoever looks a chunk up that is new goes through all of them.
+MOST_SEGMENTS = 4
 
 
 @dataclass
@@ -71,6 +72,7 @@ def run(
     if check:
         found = usage(store, Needed(store, without).fresh(), tally)
         report.announced = found.dead()
+        report.freed_bytes = sum(found.sizes[pack] for pack in report.announced)
         report.repacked = _candidates(store, found, rewrite)
         report.merged = [segment.name for segment in _mergeable(store)]
         return report

@@ -27,6 +27,7 @@ DEFAULTS: dict[str, Any] = {
 }
 # Below 0 zstd is faster than at its level 1, and packs less.
 LEVELS = {"zstd": (-7, 19), "zlib": (1, 9), "none": (-7, 19)}
+SETTINGS = "settings/"
 PACK_BYTES = (1 << 16, 1 << 31)
 
 

@@ -13,12 +13,13 @@ import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import backup
+from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, find
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ChunkMissing,
     ChunkSizesDiffer,
     Damaged,
     ObjectMissing,
+    SameStore,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import (
     NOTHING,
@@ -55,13 +56,12 @@ def run(
     check: bool = False,
     tally: Tally | None = None,
 ) -> Report:
-    """Copies restore points (all, or those of some machines, by their ids), oldest first. What the target has already
-    is left; so a copy that was cut short is taken up where it was."""
-    if source.chunk_bytes != target.chunk_bytes:
-        raise ChunkSizesDiffer(
-            store=source.name, bytes=source.chunk_bytes, other=target.name, other_bytes=target.chunk_bytes
-        )
+    """Copies restore points (all, or those of some machines, by ids or names), oldest first. What the target has
+    already is left; so a copy that was cut short is taken up where it was."""
+    check_pair(source, target)
     ours = source.points()
+    if machines is not None:
+        machines = find.machine_ids(source, ours, machines)
     theirs = {key_of(target, point): point for point in target.points()}
     report = Report()
     for point in sorted(ours if chosen is None else chosen, key=lambda one: one.point):
@@ -84,6 +84,16 @@ def run(
             report.told.add(told)
         report.copied.append((point, made))
     return report
+
+
+def check_pair(source: Store, target: Store) -> None:
+    """`SameStore`, `ChunkSizesDiffer`: between these nothing can be copied."""
+    if source.backend.same_place(target.backend):
+        raise SameStore(store=source.name, other=target.name)
+    if source.chunk_bytes != target.chunk_bytes:
+        raise ChunkSizesDiffer(
+            store=source.name, bytes=source.chunk_bytes, other=target.name, other_bytes=target.chunk_bytes
+        )
 
 
 def key_of(store: Store, point: Point) -> Key:

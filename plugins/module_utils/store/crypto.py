@@ -30,6 +30,12 @@ class WrongKey(StowageError):
     exit_code = 67
 
 
+class KeyNeeded(WrongKey):
+    id = "store-key-needed"
+    template = "The store {store} is encrypted, and no passphrase was given"
+    hint = "Give its passphrase or its recovery key {ways}."
+
+
 def hkdf(key: bytes, info: bytes, salt: bytes = b"", length: int = 32) -> bytes:
     """RFC 5869 with SHA-256."""
     extracted = hmac.digest(salt or b"\0" * 32, key, "sha256")

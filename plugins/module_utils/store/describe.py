@@ -10,8 +10,9 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, keys, verified
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.founding import VERSION
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import VERSION, Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 
 def store(opened: Store) -> dict[str, Any]:

@@ -54,6 +54,20 @@ class BadSettings(StoreError):
     exit_code = 61
 
 
+class EmptyList(StoreError):
+    id = "store-empty-list"
+    template = "{name} is an empty list: nothing is meant by it"
+    hint = "Leave it out to mean all, or name some. Nothing was looked at, and nothing changed."
+    exit_code = 61
+
+
+class SameStore(StoreError):
+    id = "store-same-store"
+    template = "{store} and {other} are the same place: a store has no copies in itself"
+    hint = "Name another place for the second store. Nothing was changed."
+    exit_code = 61
+
+
 class BadNumber(StoreError):
     id = "store-bad-number"
     template = "{name} cannot be {value}: it is a number from 0 to {most}"
@@ -243,8 +257,8 @@ class KeeperRevoked(StoreError):
 
 class NoSuchMachine(StoreError):
     id = "store-no-such-machine"
-    template = "The store {store} has no restore point of a machine {machine!r}"
-    hint = "Give the machine's id as the list of restore points shows it. Nothing was changed."
+    template = "The store {store} has no restore point of a machine {machine!r}; it has some of: {present}"
+    hint = "Give the machine's id, or its name, as the list of restore points shows them. Nothing was changed."
     exit_code = 65
 
 

@@ -11,7 +11,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import copy
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError, passing
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index
-from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import CHUNK, FILE, PAGE
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import (
     NOTHING,
@@ -26,18 +25,19 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.stored import S
 from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Lane
 
 
-def run(keeper: Keeper, lane: Lane, index: Index, other: Store, problems: list[str]) -> int:
-    """Writes what restore points need and `index` does not have. Returns how many records that were."""
-    job = _Job(keeper, lane, index, other)
+def run(store: Store, lane: Lane | None, index: Index, other: Store, problems: list[str]) -> dict[bytes, bytes | None]:
+    """Writes what restore points need and `index` does not have; without a lane it only proves that it could. Returns
+    the ids of these records, and the bytes of those that are pages of a map."""
+    job = _Job(store, lane, index, other)
     twins: dict[copy.Key, Point] = {}
     for _name, theirs in other.look_at_points():
         if isinstance(theirs, StoreError):
             _doubt(theirs)
         else:
             twins[copy.key_of(other, theirs)] = theirs
-    for _name, point in keeper.store.look_at_points():
+    for _name, point in store.look_at_points():
         # A manifest that cannot be read is told elsewhere; a copy brings it back.
-        twin = None if isinstance(point, StoreError) else twins.get(copy.key_of(keeper.store, point))
+        twin = None if isinstance(point, StoreError) else twins.get(copy.key_of(store, point))
         if not isinstance(point, StoreError) and twin is not None:
             try:
                 job.point(point, twin)
@@ -54,10 +54,9 @@ def _doubt(error: StoreError) -> None:
 
 
 class _Job:
-    def __init__(self, keeper: Keeper, lane: Lane, index: Index, other: Store) -> None:
-        self._store, self._lane, self._index, self._other = keeper.store, lane, index, other
-        self._new: set[bytes] = set()
-        self.healed = 0
+    def __init__(self, store: Store, lane: Lane | None, index: Index, other: Store) -> None:
+        self._store, self._lane, self._index, self._other = store, lane, index, other
+        self.healed: dict[bytes, bytes | None] = {}
 
     def point(self, point: Point, twin: Point) -> None:
         for disk in point.disks:
@@ -94,12 +93,12 @@ class _Job:
         return bytes(page) if self._add(identity, bytes(page), PAGE) else None
 
     def _lacks(self, identity: bytes) -> bool:
-        return identity not in self._index and identity not in self._new
+        return identity not in self._index and identity not in self.healed
 
     def _add(self, identity: bytes, data: bytes, kind: int) -> bool:
         if self._store.identity.of(data) != identity:
             return False
-        self._lane.add(identity, self._store.identity.check(data), data, kind)
-        self._new.add(identity)
-        self.healed += 1
+        if self._lane is not None:
+            self._lane.add(identity, self._store.identity.check(data), data, kind)
+        self.healed[identity] = data if kind == PAGE else None
         return True

@@ -12,7 +12,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import S
 from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import Marks
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, DiskMap, Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.report import Report
-from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Scan
+from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import BARE, Scan, claim
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
 
 
@@ -30,7 +30,7 @@ class Hits:
     def point(self, point: Point) -> bool:
         """Whether anything that it needs is not good."""
         before = len(self._report.hit)
-        title = f"{point.machine_name!r} {point.point}"
+        title = f"{point.machine_name!r:.200} {point.point}"
         for disk in point.disks:
             count = len(disk.pages)
             lost = sum(
@@ -40,7 +40,7 @@ class Hits:
             if lost:
                 self._report.hit.append(f"{title}: disk {disk.key}: {lost} chunks")
         for file in point.files:
-            if file.id is not None and self._missing([file.id]):
+            if file.id is not None and self._missing([(file.id, BARE)]):
                 self._report.hit.append(f"{title}: file {file.name}")
         return len(self._report.hit) > before
 
@@ -53,10 +53,10 @@ class Hits:
             page = disk.pages[number]
             if page is None:
                 continue
-            # A shorter one is the end of this disk, and may not fit another.
-            if disk.slots_of(number) == PAGE_SLOTS and not self._marks.first(page):
+            # One with a shorter end is the end of this disk, and may not fit another.
+            if _is_whole(disk, number) and not self._marks.first(page):
                 seen.append(page)
-            elif self._missing([page]):
+            elif self._missing([(page, BARE)]):
                 lost += self._note(page, disk.slots_of(number))
             else:
                 there.append(number)
@@ -69,14 +69,16 @@ class Hits:
             ((_number, found),) = maps.pages(self._store, disk, [number])
         page = disk.pages[number] or b""
         if not isinstance(found, StoreError):
-            return self._note(page, self._missing([one for _slot, one, _check in points.slots(found)]))
+            first, length = number * PAGE_SLOTS, disk.length_of
+            named = [(one, claim(check, length(first + slot))) for slot, one, check in points.slots(found)]
+            return self._note(page, self._missing(named))
         place = self._store.index().find(page)
         if place is not None and self._job.mine is not None and not self._job.mine(place.pack):
             # Who is hit by it is told by the slice that its pack is in.
             if found.message not in self._report.problems:
                 self._report.problems.append(found.message)
             return 0
-        self._report.bad.setdefault(page, found.message)
+        self._report.damaged(page, found.message)
         return self._note(page, disk.slots_of(number))
 
     def _note(self, page: bytes, lost: int) -> int:
@@ -84,16 +86,23 @@ class Hits:
             self._lost[page] = lost
         return lost
 
-    def _missing(self, ids: Sequence[bytes]) -> int:
+    def _missing(self, ids: Sequence[tuple[bytes, int]]) -> int:
+        """Of ids, and what is claimed of each."""
         lost = self._without(ids)
         if lost and self._store.index_moved():
             lost = self._without(lost)
-        for identity in lost:
+        for identity, claimed in lost:
             place = self._store.index().find(identity)
             where = "is in no pack of the index" if place is None else f"is not in {pack_name(place.pack)}"
-            self._report.bad.setdefault(identity, f"chunk {identity.hex()} {where}")
+            if place is not None and self._job.contradicts(identity, place, claimed):
+                where = f"in {pack_name(place.pack)} has another check or length than a map says"
+            self._report.damaged(identity, f"chunk {identity.hex()} {where}")
         return len(lost)
 
-    def _without(self, ids: Sequence[bytes]) -> list[bytes]:
-        index = self._store.index()
-        return [identity for identity in ids if not self._job.holds(identity, index.find(identity), self._report)]
+    def _without(self, ids: Sequence[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
+        index, holds = self._store.index(), self._job.holds
+        return [one for one in ids if not holds(one[0], index.find(one[0]), self._report, one[1])]
+
+
+def _is_whole(disk: DiskMap, number: int) -> bool:
+    return (number + 1) * PAGE_SLOTS * disk.chunk_bytes <= disk.size

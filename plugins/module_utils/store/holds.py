@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
-from ansible_collections.stowage.esxi.plugins.module_utils.store import removal, textfile
+from ansible_collections.stowage.esxi.plugins.module_utils.store import find, removal, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     BadHold,
     Damaged,
@@ -79,7 +79,7 @@ def release(store: Store, point: Point, name: str) -> None:
     wanted = _object(point.object_name, name)
     there = [found for found, _size in store.backend.list(removal.holds_of(point.object_name))]
     if wanted not in there:
-        names = ", ".join(sorted(one.rpartition("/")[2].rpartition(".")[0] for one in there))
+        names = find.few(sorted(one.rpartition("/")[2].rpartition(".")[0] for one in there), 20)
         raise NoSuchHold(name=name, point=point.point, present=names or "none")
     store.backend.delete(wanted)
 

@@ -12,8 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, registry, removal, textfile
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectMissing, StoreInUse
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, find, registry, removal, textfile
+from ansible_collections.stowage.esxi.plugins.module_utils.store.config import SETTINGS
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    Damaged,
+    ObjectMissing,
+    StoreError,
+    StoreInUse,
+    passing,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
@@ -31,6 +38,21 @@ def damaged(store: Store) -> list[str]:
                 value = {}
             if not _sound(name, value):
                 found.append(name)
+    return [*found, *damaged_settings(store)]
+
+
+def damaged_settings(store: Store) -> dict[str, str]:
+    """Why, by name. Without the newest ones, those before them count."""
+    found = {}
+    for name, _size in sorted(store.backend.list(SETTINGS)):
+        try:
+            store.settings_in(name)
+        except ObjectMissing:
+            continue
+        except StoreError as error:
+            if passing(error):
+                raise
+            found[name] = error.message
     return found
 
 
@@ -57,7 +79,7 @@ def run(store: Store, observe_seconds: float) -> list[str]:
     left = [name for name in names if name not in unknown]
     writers = [name for name, _size in store.backend.list(registry.WRITERS)]
     if writers and (alive or any(name.startswith(registry.ANNOUNCED) for name in left)):
-        raise StoreInUse(store=store.name, name=names[0], writers=", ".join(writers))
+        raise StoreInUse(store=store.name, name=names[0], writers=find.few(writers, 20))
     for name in left:
         store.backend.delete(name)
     return names

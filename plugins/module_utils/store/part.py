@@ -14,7 +14,6 @@ from typing import Any, Union
 from ansible_collections.stowage.esxi.plugins.module_utils.store import find, points
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     BadSlice,
-    NoSuchMachine,
     ObjectMissing,
     StoreError,
 )
@@ -104,7 +103,7 @@ def _folders(store: Store, there: Mapping[str, Chosen], machine: str) -> list[st
         return [own]
     found = [folder for folder, one in there.items() if any(point.machine_name == machine for point in one.points)]
     if not found:
-        raise NoSuchMachine(store=store.name, machine=machine)
+        raise find.no_such_machine(store, machine, [point for one in there.values() for point in one.points])
     return found
 
 

@@ -15,8 +15,7 @@ from datetime import datetime, timezone
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import retention
 from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Aged, Keep
-from ansible_collections.stowage.esxi.plugins.module_utils.store import capacity, collect, removal, verified
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoSuchMachine
+from ansible_collections.stowage.esxi.plugins.module_utils.store import capacity, collect, find, removal, verified
 from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import Needed
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
@@ -66,7 +65,7 @@ def run(
     check: bool = False,
     observe_seconds: float = collect.OBSERVE_SECONDS,
 ) -> Report:
-    """Removes what no rule keeps, then gives back its room. `machines`: ids; the others are left as they are.
+    """Removes what no rule keeps, then gives back its room. `machines`: ids, or names; the others are left as they are.
 
     Of each machine at least `keep.min` points stay, and the newest `min_verified` that verify has found good. With
     `room`, further points go, the oldest first, until packs and index would take no more bytes than that.
@@ -96,9 +95,8 @@ def decide(store: Store, keep: Keep, machines: Collection[str] | None = None, mi
     everything = list(Needed(store).points())
     for point in everything:
         groups.setdefault(point.machine_id, []).append(point)
-    for machine in machines or ():
-        if machine not in groups:
-            raise NoSuchMachine(store=store.name, machine=machine)
+    if machines is not None:
+        machines = find.machine_ids(store, everything, machines)
     newest = max((moment_of(point) for point in everything), default=None)
     found: list[Decision] = []
     for machine in sorted(groups, key=lambda one: (groups[one][0].machine_name, one)):

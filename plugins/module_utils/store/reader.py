@@ -8,29 +8,29 @@
     python3 reader.py STORE POINT DISK-OR-FILE TARGET   write one of them to a new file
 
 Python 3.6 or newer, with the library zstandard or the program zstd; for an encrypted store also the library
-cryptography, and its passphrase or recovery key in STOWAGE_PASSPHRASE. What is read is proven by its
-hash; for a BLAKE3 store that needs the library blake3. A store in a bucket: copy it to a folder first.
+cryptography, and its passphrase or recovery key in STOWAGE_PASSPHRASE. What is read is proven by its hash; for
+a BLAKE3 store that needs the library blake3. A store in a bucket: copy it to a folder first.
 """
 
 # pylint: disable=ansible-bad-function  # a program of its own: no AnsibleModule is there
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 import zlib
+from pathlib import Path
 from typing import Any, Dict, Iterator, List, NoReturn, Optional, Tuple
 
 
 def library(name: str) -> Any:
-    try:
-        return __import__(name)
-    except ImportError:
-        return None
+    with contextlib.suppress(ImportError):
+        return __import__(name, fromlist=[""])
 
 
 zstandard, blake3 = library("zstandard"), library("blake3")
@@ -40,187 +40,162 @@ def fail(text: str) -> NoReturn:
     sys.exit("reader.py: " + text)
 
 
-def hkdf(key: bytes, info: bytes, salt: bytes = b"", length: int = 32) -> bytes:
-    extracted = hmac.new(salt or bytes(32), key, "sha256").digest()
-    return hmac.new(extracted, info + b"\1", "sha256").digest()[:length]
+def hkdf(key: bytes, info: bytes, salt: bytes = b"") -> bytes:
+    return hmac.new(hmac.new(salt or bytes(32), key, "sha256").digest(), info + b"\1", "sha256").digest()
 
 
 def aes(key: bytes) -> Any:
-    try:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-    except ImportError:
-        fail("this store is encrypted: install the Python library cryptography")
-    return AESGCM(key)
+    ciphers = library("cryptography.hazmat.primitives.ciphers.aead")
+    return ciphers.AESGCM(key) if ciphers else fail("this store is encrypted: install the Python library cryptography")
 
 
-def by_program(payload: bytes, most: int) -> bytes:
-    """The first bytes of what the program zstd makes of it: it may be far more than there is memory for."""
-    with tempfile.TemporaryFile() as packed:
-        packed.write(payload)
-        packed.seek(0)
-        with subprocess.Popen(["zstd", "-dcq"], stdin=packed, stdout=subprocess.PIPE) as program:
-            data = program.stdout.read(most) if program.stdout else b""
-            program.kill()
-    return data
-
-
-def first_line(path: str) -> Any:
-    with open(path, "rb") as file:
-        return json.loads(file.readline())
+def unpacked(codec: int, payload: bytes, most: int) -> bytes:
+    """The first bytes of what a codec makes of it: all of it may be far more than there is memory for."""
+    if codec != 1:
+        return zlib.decompressobj().decompress(payload, most) if codec == 2 else payload
+    if zstandard:
+        return bytes(zstandard.ZstdDecompressor().stream_reader(payload).read(most))
+    if not shutil.which("zstd"):
+        fail("this store is compressed: install the Python library zstandard, or the program zstd")
+    words = ["sh", "-c", f"zstd -dcq | head -c {most}"]
+    return subprocess.run(words, input=payload, stdout=subprocess.PIPE, check=False).stdout
 
 
 class Store:
     def __init__(self, root: str) -> None:
-        self.root = root
-        self.config = first_line(os.path.join(root, "config.json"))
+        self.root = Path(root)
+        if not (self.root / "config.json").is_file():
+            fail(root + " is no store: it has no config.json. Give the store's own folder, where reader.py lies")
+        self.config = json.loads((self.root / "config.json").read_bytes().split(b"\n")[0])
         if (self.config["format"], self.config["version"]) != ("stowage-store", 1):
-            fail("a store of version {}; this program reads version 1".format(self.config["version"]))
+            fail(f"this store has version {self.config['version']}, this program reads version 1")
+        if self.config["hash"] == "blake3" and blake3 is None:
+            print("reader.py: without the Python library blake3 nothing is proven by its hash", file=sys.stderr)
         self.master = self.unlock() if self.config.get("encryption") else b""
-        self.places = {}  # type: Dict[bytes, Tuple[str, int, int, int, int]]
+
+    def files(self, above: str) -> List[Path]:
+        return sorted(path for path in (self.root / above).rglob("[!.]*") if path.is_file())
 
     def unlock(self) -> bytes:
         given = os.environ.get("STOWAGE_PASSPHRASE")
-        if given is None:
+        if not given:
             fail("this store is encrypted: put its passphrase or recovery key into STOWAGE_PASSPHRASE")
         typed = given.upper().replace("-", "").replace(" ", "")
-        for name in sorted(os.listdir(os.path.join(self.root, "keys"))):
-            try:
-                slot = first_line(os.path.join(self.root, "keys", name))
+        for path in self.files("keys"):
+            with contextlib.suppress(Exception):
+                slot = json.loads(path.read_bytes().split(b"\n")[0])
                 salt = bytes.fromhex(slot["salt"])
                 if slot["kdf"] == "none":
                     key = hkdf(base64.b32decode(typed + "=" * (-len(typed) % 8))[:32], b"recovery", salt)
                 else:
-                    cost = {word: slot[word] for word in ("n", "r", "p")}
-                    secret = given.encode("utf-8", "surrogateescape")
-                    key = hashlib.scrypt(secret, salt=salt, maxmem=1 << 29, dklen=32, **cost)
+                    how = {"salt": salt, "maxmem": 1 << 29, "dklen": 32, **{word: slot[word] for word in "nrp"}}
+                    key = hashlib.scrypt(given.encode("utf-8", "surrogateescape"), **how)
                 return bytes(aes(key).decrypt(bytes(12), bytes.fromhex(slot["wrapped"]), self.config["id"].encode()))
-            except Exception:
-                continue
-        fail("no key of this store opens with that")
+        fail("no key in keys/ opens with what is in STOWAGE_PASSPHRASE")
 
-    def points(self) -> Iterator[Any]:
-        for folder, _folders, names in sorted(os.walk(os.path.join(self.root, "points"))):
-            for name in sorted(names):
-                if not name.startswith("."):
-                    with open(os.path.join(folder, name), "rb") as file:
-                        data = file.read()
-                    if data[:8] == b"STOWENC1":
-                        data = aes(hkdf(self.master, b"file", data[8:40])).decrypt(bytes(12), data[40:], b"STOWENC1")
-                    point = json.loads(data.split(b"\n")[0])
-                    if not point.get("revoked"):
-                        yield point
+    def points(self) -> Iterator[Tuple[str, Any]]:
+        for path in self.files("points"):
+            try:
+                data = path.read_bytes()
+                if data[:8] == b"STOWENC1":
+                    data = aes(hkdf(self.master, b"file", data[8:40])).decrypt(bytes(12), data[40:], b"STOWENC1")
+                point = json.loads(data.split(b"\n")[0])
+                if not point.get("revoked"):
+                    yield point["point"], point
+            except Exception as error:
+                print(f"reader.py: {path} cannot be read, it is left out: {error!r:.200}", file=sys.stderr)
 
-    def index(self) -> Dict[bytes, Tuple[str, int, int, int, int]]:
+    def index(self) -> Dict[bytes, Tuple[Path, int, int, int, int]]:
         """Where every record lies, from the tables of contents at the ends of the packs."""
         found = {}
-        for folder, _folders, names in os.walk(os.path.join(self.root, "packs")):
-            for name in names:
-                if not name.endswith(".pack") or name.startswith("."):
+        for path in self.files("packs"):
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - 48))
+                magic, count, offset, total = struct.unpack("<8sI4xQQ", file.read(32).ljust(32, b"\0"))
+                if magic != b"STOWTOC1" or total != size:
+                    print(f"reader.py: {path} has no end, it is left out", file=sys.stderr)
                     continue
-                path = os.path.join(folder, name)
-                with open(path, "rb") as file:
-                    size = os.path.getsize(path)
-                    file.seek(max(0, size - 48))
-                    magic, count, _zero, offset, total = struct.unpack("<8sIIQQ", file.read(32).ljust(32, b"\0"))
-                    if magic != b"STOWTOC1" or total != size:
-                        print(f"reader.py: {path} has no end, it is left out", file=sys.stderr)
-                        continue
-                    file.seek(offset)
-                    for number in range(min(count, 131072)):
-                        entry = file.read(64)
-                        place, stored, length = struct.unpack_from("<III", entry, 48)
-                        found[entry[:32]] = (path, place, stored, length, number)
+                file.seek(offset)
+                table = file.read(64 * min(count, 131072))
+                entries = struct.iter_unpack("<32s16xIII4x", table[: len(table) // 64 * 64])
+                for number, (identity, place, stored, length) in enumerate(entries):
+                    found[identity] = (path, place, stored, length, number)
         return found
 
     def read(self, identity: bytes) -> bytes:
         """The bytes of one record, proven as far as this machine can."""
-        if not self.places:
-            self.places = self.index()
         if identity not in self.places:
-            fail(f"chunk {identity.hex()} is in no pack")
+            fail(f"chunk {identity.hex()} is in no pack: a part of the store is missing")
         path, place, stored, length, number = self.places[identity]
-        if max(stored, length) > 65 << 20:
-            fail(f"chunk {identity.hex()} in {path} claims to be longer than any can be")
-        with open(path, "rb") as file:
+        data, length = b"", min(length, 64 << 20)
+        with path.open("rb") as file:
             salt = file.read(64)[32:]
             file.seek(place)
-            head, payload = file.read(64), file.read(stored)
-        codec = head[4]
-        if self.master:
-            key = hkdf(self.master, b"pack", salt)
-            payload = aes(key).decrypt(number.to_bytes(12, "big"), payload, head)[16:]
-        if codec == 2:
-            payload = zlib.decompressobj().decompress(payload, length + 1)
-        elif codec == 1 and zstandard:
-            if zstandard.frame_content_size(payload) not in (-1, length):
-                fail(f"chunk {identity.hex()} in {path} is damaged")
-            payload = zstandard.ZstdDecompressor().decompress(payload, max_output_size=length)
-        elif codec == 1:
-            payload = by_program(payload, length + 1)
-        if len(payload) != length or self.identity(payload) not in (identity, None):
-            fail(f"chunk {identity.hex()} in {path} is damaged")
-        return bytes(payload)
+            head, payload = file.read(64), file.read(min(stored, 65 << 20))
+        with contextlib.suppress(Exception):
+            if self.master:
+                payload = aes(hkdf(self.master, b"pack", salt)).decrypt(number.to_bytes(12, "big"), payload, head)[16:]
+            data = unpacked(head[4], payload, length + 1)
+        if len(data) != length or self.identity(data) not in (identity, None):
+            fail(f"chunk {identity.hex()} in {path} is damaged; another restore point may be whole")
+        return data
 
     def identity(self, data: bytes) -> Optional[bytes]:
-        key = hkdf(self.master, b"id") if self.master else b""
-        if self.config["hash"] == "sha256":
-            plain = hashlib.sha256(data).digest()
-            return hmac.new(key, plain, "sha256").digest() if key else plain
-        if blake3 is None:
+        sha256 = self.config["hash"] == "sha256"
+        if not sha256 and blake3 is None:
             return None
-        plain = blake3.blake3(data).digest()
-        return bytes(blake3.blake3(plain, key=key).digest() if key else plain)
+        name = (hashlib.sha256 if sha256 else blake3.blake3)(data).digest()
+        if self.master:
+            key = hkdf(self.master, b"id")
+            name = hmac.new(key, name, "sha256").digest() if sha256 else blake3.blake3(name, key=key).digest()
+        return bytes(name)
 
-
-def write_disk(store: Store, disk: Any, target: str) -> None:
-    with open(target, "xb") as file:
-        file.truncate(disk["bytes"])
-        for number, page in enumerate(disk["pages"]):
-            slots = store.read(bytes.fromhex(page)) if page else b""
-            if (number * 1024 + len(slots) // 48 - 1) * disk["chunk_bytes"] >= max(1, disk["bytes"]):
-                fail("a map goes on behind the end of its disk")
-            for at in range(0, len(slots), 48):
-                identity = slots[at : at + 32]
-                if identity != bytes(32):
-                    file.seek((number * 1024 + at // 48) * disk["chunk_bytes"])
-                    file.write(store.read(identity))
-        if os.fstat(file.fileno()).st_size != disk["bytes"]:
-            fail("the disk came out with another size")
+    def write(self, part: Any, target: str) -> None:
+        self.places = self.index()
+        with open(target, "xb") as file:
+            if "key" not in part:
+                file.write(self.read(bytes.fromhex(part["id"])) if part["id"] else b"")
+                return
+            file.truncate(part["bytes"])
+            for number, page in enumerate(part["pages"]):
+                slots = self.read(bytes.fromhex(page)) if page else b""
+                if (number * 1024 + len(slots) // 48 - 1) * part["chunk_bytes"] >= max(1, part["bytes"]):
+                    fail("a map goes on behind the end of its disk")
+                for at in range(0, len(slots), 48):
+                    if slots[at : at + 32] != bytes(32):
+                        file.seek((number * 1024 + at // 48) * part["chunk_bytes"])
+                        file.write(self.read(slots[at : at + 32]))
+            if file.seek(0, 2) != part["bytes"]:
+                fail("the disk came out with another size")
 
 
 def main(words: List[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(__doc__)
         return
+    if len(words) not in (1, 2, 4):
+        fail(f"give STORE, or STORE POINT, or STORE POINT DISK-OR-FILE TARGET; these were {len(words)} words")
     store = Store(words[0])
-    points = sorted(store.points(), key=lambda point: point["point"])
-    if len(words) == 1:
-        for point in points:
-            print(point["point"], point["machine"]["name"])
-        return
-    chosen = [point for point in points if point["point"] == words[1]]
-    if not chosen:
-        fail("there is no restore point " + words[1])
-    if len(words) != 4:
-        for disk in chosen[0]["disks"]:
-            print(disk["key"], disk["bytes"], "bytes")
-        for file in chosen[0]["files"]:
-            print(file["name"], file["bytes"], "bytes")
-        return
-    for disk in chosen[0]["disks"]:
-        if disk["key"] == words[2]:
-            write_disk(store, disk, words[3])
-            return
-    for entry in chosen[0]["files"]:
-        if entry["name"] == words[2]:
-            with open(words[3], "xb") as file:
-                file.write(store.read(bytes.fromhex(entry["id"])) if entry["id"] else b"")
-            return
-    fail(f"{words[1]} has no disk and no file {words[2]}")
+    points, parts = dict(store.points()), {}
+    if len(words) > 1:
+        if words[1] not in points:
+            fail(f"there is no restore point {words[1]}: give the whole id of one that reader.py lists for STORE alone")
+        parts = {one.get("key", one.get("name")): one for one in points[words[1]]["files"] + points[words[1]]["disks"]}
+    if len(words) == 4:
+        if words[2] not in parts:
+            fail(f"{words[1]} has no disk and no file {words[2]}; it has: {', '.join(parts):.500}")
+        if os.path.lexists(words[3]):
+            fail(f"{words[3]} is there already: give a TARGET that is not")
+        store.write(parts[words[2]], words[3])
+    elif len(words) == 2:
+        print("\n".join(f"{name} {one['bytes']} bytes" for name, one in parts.items()))
+    else:
+        print("\n".join(f"{name} {points[name]['machine']['name']}" for name in sorted(points)))
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except Exception as error:
-        fail("this store, or what was asked of it, is not as it must be: {!r:.300}".format(error))
+        fail(f"this store, or what was asked of it, is not as it must be: {type(error).__name__}: {error!s:.300}")

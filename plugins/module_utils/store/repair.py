@@ -11,11 +11,13 @@ packs with damage are written anew without it, and verify finds nothing any more
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     collect,
+    copy,
     heal,
     mend,
     points,
@@ -24,17 +26,13 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     spool,
     verify,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
-    ChunkSizesDiffer,
-    StoreError,
-    passing,
-)
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError, passing
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
 from ansible_collections.stowage.esxi.plugins.module_utils.store.merge import Merged
 from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_point_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import Entry
-from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Scan
+from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import Scan, claim
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
@@ -79,33 +77,34 @@ def run(
     restore points that cannot be restored are removed. `deep` proves every record by its hash, not its checksum.
 
     What the place does not give now, and may give the next time, is raised: nothing is taken for lost by that."""
-    if other is not None and other.chunk_bytes != store.chunk_bytes:
-        raise ChunkSizesDiffer(
-            store=store.name, bytes=store.chunk_bytes, other=other.name, other_bytes=other.chunk_bytes
-        )
+    if other is not None:
+        copy.check_pair(store, other)
     report, tally = Report(), tally or Tally()
     if check:
         report.mended = mend.damaged(store)
-        rebuilt, _old, _bad = _rebuilt(store, report, deep, threads, tally)
-        store.lean_on(Index([rebuilt]))
-        report.lost = lost(store)
+        rebuilt, _old, _bad, scan = _rebuilt(store, report, deep, threads, tally)
+        index = Index([rebuilt])
+        store.lean_on(index)
+        healed = heal.run(store, None, index, other, report.problems) if other is not None else {}
+        report.healed = len(healed)
+        report.lost = lost(store, scan, healed)
         store.index(fresh=True)
         return report
     report.mended = mend.run(store, observe_seconds)
     with Keeper(store) as keeper:
-        rebuilt, old, bad = _rebuilt(store, report, deep, threads, tally)
+        rebuilt, old, bad, scan = _rebuilt(store, report, deep, threads, tally)
         index = Index([rebuilt])
         store.lean_on(index)
         if other is not None:
             with keeper.lane() as lane:
-                report.healed = heal.run(keeper, lane, index, other, report.problems)
+                report.healed = len(heal.run(store, lane, index, other, report.problems))
         own = Segment(build(keeper.settle()), "its own", store.name)
         keeper.publish(Merged([own, rebuilt]))
         for name in old:
             _retire(store, name, empty=name in bad)
             report.replaced.append(name)
         store.index(fresh=True)
-        report.lost = lost(store)
+        report.lost = lost(store, scan)
     if remove and report.lost:
         report.removed, report.held = removal.remove(store.backend, filter(is_point_name, report.lost))
         report.lost = {name: words for name, words in report.lost.items() if name not in report.removed}
@@ -118,8 +117,9 @@ def run(
 
 def _rebuilt(
     store: Store, report: Report, deep: bool, threads: int, tally: Tally
-) -> tuple[Segment, list[str], dict[str, str]]:
-    """One index of all good records, the index files that it can stand for, and which of them are damaged."""
+) -> tuple[Segment, list[str], dict[str, str], Scan]:
+    """One index of all good records, the index files that it can stand for, which of them are damaged, and the look at
+    the packs."""
     guard = threading.Lock()
     batch: list[tuple[bytes, Place]] = []
     segments: list[Segment] = []
@@ -148,11 +148,11 @@ def _rebuilt(
     scan = Scan(store, deep, keep, sizes=sizes, tally=tally, strict=True)
     found = scan.run(sorted(sizes), threads)
     report.packs, report.records, report.bad_records = found.packs, found.records, len(found.bad)
-    report.problems += [*bad.values(), *found.problems, *found.bad.values()]
+    report.problems += [*bad.values(), *found.problems, *found.reasons]
     report.damaged_packs = sorted(scan.damaged)
     segments.append(_spooled(store, [build(batch)]))
     old = sorted(name for name in listed if name.rpartition("/")[2].partition(".")[0] not in living)
-    return _spooled(store, Merged(segments).pieces()), old, bad
+    return _spooled(store, Merged(segments).pieces()), old, bad, scan
 
 
 def _spooled(store: Store, pieces: Iterable[bytes]) -> Segment:
@@ -169,8 +169,9 @@ def _retire(store: Store, name: str, empty: bool) -> None:
         store.backend.create(name, build(()))
 
 
-def lost(store: Store) -> dict[str, list[str]]:
-    """What cannot be restored, in words, for every restore point that is not whole by the index that the store has."""
+def lost(store: Store, scan: Scan, healed: Mapping[bytes, bytes | None] = MappingProxyType({})) -> dict[str, list[str]]:
+    """What cannot be restored, in words, for every restore point that is not whole by the index that the store has.
+    `healed`: records that would be there by then, and the bytes of pages."""
     index = store.index()
     found: dict[str, list[str]] = {}
     for name, point in store.look_at_points():
@@ -181,22 +182,33 @@ def lost(store: Store) -> dict[str, list[str]]:
             continue
         words = []
         for disk in point.disks:
-            count = sum(_lost_of(store, index, disk, number) for number in range(len(disk.pages)))
+            count = sum(_lost_of(store, scan, healed, disk, number) for number in range(len(disk.pages)))
             if count:
                 words.append(f"disk {disk.key}: {count} chunks")
-        words += [f"file {file.name}" for file in point.files if file.id and file.id not in index]
+        words += [
+            f"file {file.name}" for file in point.files if file.id and file.id not in index and file.id not in healed
+        ]
         if words:
             found[name] = words
     return found
 
 
-def _lost_of(store: Store, index: Index, disk: points.DiskMap, number: int) -> int:
-    page = disk.pages[number]
+def _lost_of(store: Store, scan: Scan, healed: Mapping[bytes, bytes | None], disk: points.DiskMap, number: int) -> int:
+    page, index = disk.pages[number], store.index()
     if page is None:
         return 0
+
+    def is_lost(slot: int, identity: bytes, check: bytes) -> bool:
+        place = index.find(identity)
+        if place is None:
+            return identity not in healed
+        claimed = claim(check, disk.length_of(number * points.PAGE_SLOTS + slot))
+        return scan.contradicts(identity, place, claimed)
+
     try:
-        if page in index:
-            return sum(1 for _slot, one, _check in points.slots(store.page(disk, number)) if one not in index)
+        if page in index or page in healed:
+            slots = points.slots(healed.get(page) or store.page(disk, number))
+            return sum(is_lost(*one) for one in slots)
     except StoreError as error:
         if passing(error):
             raise

@@ -9,8 +9,9 @@ import os
 import threading
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
@@ -24,8 +25,10 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.report import R
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name, pack_stem
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 
-# An array of marks.
-MARK = "Q"
+# An array of marks, and one of claims.
+MARK, CLAIM = "Q", "I"
+# That something is there, and no more of it.
+BARE = 1
 
 
 def mark(identity: bytes, offset: int) -> int:
@@ -34,8 +37,18 @@ def mark(identity: bytes, offset: int) -> int:
     return offset << 32 | int.from_bytes(identity[:4], "big")
 
 
+def claim(check: bytes, length: int) -> int:
+    """What a map says of a chunk, and the chunk of itself, in four bytes that nobody can foresee. Not below 2."""
+    return hash((check, length)) & 0xFFFFFFFF | 2
+
+
+def agree(one: int, other: int) -> bool:
+    return one == other or one <= BARE or other <= BARE
+
+
 class Scan:
-    """A look at packs. `good`: the marks of the good records of each pack seen; `keep` gets them as they are found.
+    """A look at packs. `good`: the marks of the good records of each pack seen, and `said` their claims; `keep` gets
+    them as they are found. `claims`: what is claimed of the wanted records, in their order.
 
     `sizes`: bytes of each pack that will be read, for the `tally`. `wanted`: by pack, the marks of the records that
     are looked at; without it all are. `mine`: the packs that anything is said of; without it all. `each` gets every
@@ -52,6 +65,7 @@ class Scan:
         sizes: Mapping[str, int] | None = None,
         tally: Tally | None = None,
         wanted: dict[str, array[int]] | None = None,
+        claims: Mapping[str, array[int]] | None = None,
         mine: Callable[[str], bool] | None = None,
         each: Callable[[Entry, Any], None] | None = None,
         strict: bool = False,
@@ -61,6 +75,8 @@ class Scan:
         self.tally = tally or Tally()
         self.wanted, self.mine = wanted, mine
         self.good: dict[str, array[int]] = {}
+        self.said: dict[str, array[int]] = {}
+        self._claims = claims or {}
         self.damaged: set[str] = set()
         self.stopped = threading.Event()
         self._keep, self._each, self._strict = keep, each, strict
@@ -93,7 +109,7 @@ class Scan:
     def look(self, name: str, report: Report) -> None:
         before = report.stored
         # Whatever becomes of it, it has been looked at.
-        self.good[pack_stem(name)] = array(MARK)
+        self.good[pack_stem(name)], self.said[pack_stem(name)] = array(MARK), array(CLAIM)
         try:
             with self.store.backend.open(name) as ranges:
                 self._pack(PackReader(name, ranges, self.store.name, self.store.codec, self.store.vault), report)
@@ -108,9 +124,9 @@ class Scan:
         # Table of contents, and what could not be followed.
         self.tally.add(max(0, self.sizes.get(name, 0) - (report.stored - before)))
 
-    def holds(self, identity: bytes, place: Place | None, report: Report) -> bool:
-        """Whether a good record of this id lies there. A pack that came since is looked at now, and so is what a
-        collection has moved since into one that was looked at in part."""
+    def holds(self, identity: bytes, place: Place | None, report: Report, claimed: int = BARE) -> bool:
+        """Whether a good record of this id lies there, and is what is claimed of it. A pack that came since is looked
+        at now, and so is what a collection has moved since into one that was looked at in part."""
         if place is None:
             return False
         wanted = mark(identity, place.offset)
@@ -118,21 +134,34 @@ class Scan:
             if self.mine is not None and not self.mine(place.pack):
                 return True
             self.look(pack_name(place.pack), report)
-        elif self.wanted and place.pack in self.wanted and not _within(self.wanted[place.pack], wanted):
+        elif self.wanted and place.pack in self.wanted and _at(self.wanted[place.pack], wanted) < 0:
             del self.wanted[place.pack]
             self.look(pack_name(place.pack), report)
-        return _within(self.good[place.pack], wanted)
+        at = _at(self.good[place.pack], wanted)
+        return at >= 0 and agree(self.said[place.pack][at], claimed)
+
+    def contradicts(self, identity: bytes, place: Place, claimed: int) -> bool:
+        """Whether a good record of this id lies there that is something else than what is claimed of it."""
+        at = _at(self.good.get(place.pack, array(MARK)), mark(identity, place.offset))
+        return at >= 0 and not agree(self.said[place.pack][at], claimed)
 
     def complete(self) -> bool:
-        """Whether every record that was wanted is a good one."""
-        return all(set(marks) <= set(self.good.get(name, ())) for name, marks in (self.wanted or {}).items())
+        """Whether every record that was wanted is a good one, and what is claimed of it."""
+        for name, marks in (self.wanted or {}).items():
+            said = dict(zip(self.good.get(name, ()), self.said.get(name, ())))
+            claims = self._claims.get(name) or repeat(BARE)
+            if not all(one in said and agree(said[one], claimed) for one, claimed in zip(marks, claims)):
+                return False
+        return True
 
     def take_over(self, other: Scan) -> None:
         """What another look has found, at other wanted records."""
-        for mine, theirs in ((self.good, other.good), (self.wanted, other.wanted)):
-            for name, marks in (theirs or {}).items():
-                if mine is not None:
-                    mine[name] = array(MARK, sorted((*mine.get(name, ()), *marks)))
+        for name, marks in other.good.items():
+            pairs = zip((*self.good.get(name, ()), *marks), (*self.said.get(name, ()), *other.said[name]))
+            self.good[name], self.said[name] = aligned(pairs)
+        for name, marks in (other.wanted or {}).items():
+            if self.wanted is not None:
+                self.wanted[name] = array(MARK, sorted((*self.wanted.get(name, ()), *marks)))
         self.damaged |= other.damaged
 
     def _pack(self, pack: PackReader, report: Report) -> None:
@@ -154,25 +183,25 @@ class Scan:
             wanted = set(self.wanted[name])
             entries = [entry for entry in entries if mark(entry.id, entry.offset) in wanted]
         pack.expect((entry.offset, entry.stored) for entry in entries)
-        good = []
+        good, said = [], array(CLAIM)
         for entry in entries:
             report.records += 1
             report.stored += entry.span
             self.tally.add(entry.span)
             try:
-                self._record(pack, entry, report, deep)
+                said.append(self._record(pack, entry, report, deep))
                 good.append(entry)
             except ObjectMissing:
                 # A collection has removed it since; of what was good in it nothing is there any more.
                 raise
             except StoreError as error:
                 self._doubt(error)
-                report.bad[entry.id] = error.message
+                report.damaged(entry.id, error.message)
                 self.damaged.add(name)
         report.stored += HEADER.size
         self.tally.add(HEADER.size)
         with self._guard:
-            self.good[name] = array(MARK, (mark(entry.id, entry.offset) for entry in good))
+            self.good[name], self.said[name] = array(MARK, (mark(one.id, one.offset) for one in good)), said
             if self._keep is not None:
                 self._keep(name, good)
 
@@ -180,10 +209,11 @@ class Scan:
         if self._strict and passing(error):
             raise error
 
-    def _record(self, pack: PackReader, entry: Entry, report: Report, deep: bool) -> None:
+    def _record(self, pack: PackReader, entry: Entry, report: Report, deep: bool) -> int:
+        """What it says of itself; in an encrypted store nothing unless it is decoded."""
         record = pack.raw(entry.offset, entry.stored)
         if not deep:
-            return
+            return claim(entry.check, entry.length) if self.store.vault is None else BARE
         data, check = pack.expand(record, entry.offset, entry.length, entry.id)
         if self.store.identity.check(data) != check:
             raise pack.damaged(f"chunk {entry.id.hex()} has other bytes than its check says")
@@ -194,8 +224,16 @@ class Scan:
         report.proven += len(data)
         if self._each is not None:
             self._each(entry, data)
+        return claim(check, len(data))
 
 
-def _within(marks: array[int], wanted: int) -> bool:
+def aligned(pairs: Iterable[tuple[int, int]]) -> tuple[array[int], array[int]]:
+    """Marks, ascending, and the claims that belong to them."""
+    ordered = sorted(pairs)
+    return array(MARK, (one for one, _claim in ordered)), array(CLAIM, (one for _mark, one in ordered))
+
+
+def _at(marks: array[int], wanted: int) -> int:
+    """Its number, or -1."""
     at = bisect_left(marks, wanted)
-    return at < len(marks) and marks[at] == wanted
+    return at if at < len(marks) and marks[at] == wanted else -1

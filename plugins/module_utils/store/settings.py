@@ -11,10 +11,10 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.store import textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import Codec
 from ansible_collections.stowage.esxi.plugins.module_utils.store.config import DEFAULTS, settings_problem
+from ansible_collections.stowage.esxi.plugins.module_utils.store.config import SETTINGS as FOLDER
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadSettings, ObjectExists
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
-FOLDER = "settings/"
 _ATTEMPTS = 16
 
 
@@ -24,6 +24,9 @@ def check(wanted: Mapping[str, Any], store: str) -> dict[str, Any]:
     whole = {**DEFAULTS, **wanted}
     unknown = sorted(set(whole) - set(DEFAULTS))
     reason = f"{', '.join(unknown)}: not known" if unknown else settings_problem(whole)
+    if reason is None and 0 < whole["quota_bytes"] <= whole["reserve_bytes"]:
+        quota, kept = whole["quota_bytes"], whole["reserve_bytes"]
+        reason = f"of a quota of {quota} bytes a reserve of {kept} leaves no room for backups"
     if reason is not None:
         raise BadSettings(store=store, reason=reason)
     return whole
@@ -33,8 +36,7 @@ def change(store: Store, wanted: Mapping[str, Any]) -> bool:
     """Sets these, keeps the others; False when they were so already. Of two that change at once, both count."""
     for _attempt in range(_ATTEMPTS):
         names = sorted(name for name, _size in store.backend.list(FOLDER))
-        found = textfile.parse(store.backend.read(names[-1], 1 << 16), names[-1], store.name) if names else {}
-        now = {**DEFAULTS, **found}
+        now = store.newest_settings()
         new = check({**now, **wanted}, store.name)
         if new != now:
             number = int(names[-1][len(FOLDER) :].partition(".")[0]) + 1 if names else 1

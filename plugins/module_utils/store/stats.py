@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import points, registry
+from ansible_collections.stowage.esxi.plugins.module_utils.store import bounds, points, registry
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place, Segment
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import ENTRY, FOOTER_BYTES, HEADER, RECORD
@@ -69,12 +70,13 @@ def gather(store: Store) -> Stats:
             counted.point(point)
         except StoreError as error:
             stats.problems.append(error.message)
+    counted.tell_missing()
     stats.machines = len(machines)
     for _name, size in store.backend.list("packs/"):
         stats.packs += 1
         stats.stored_bytes += size
     stats.index_bytes = sum(size for _name, size in store.backend.list("index/"))
-    stats.problems += store.index_problems.values()
+    stats.problems += [*store.index_problems.values(), *store.settings_problems.values()]
     stats.dead_bytes = max(0, stats.stored_bytes - stats.live_bytes - stats.packs * _PACK_COST)
     stats.writers = sum(one.point is not None for one in registry.registrations(store.backend))
     return stats
@@ -87,6 +89,7 @@ class _Counted:
         self._store, self._stats = store, stats
         self._segments = store.index(fresh=True).segments
         self._seen = [bytearray(-(-segment.count // 8)) for segment in self._segments]
+        self._missing: set[bytes] = set()
         self._pages: dict[tuple[bytes, int], int] = {}
 
     def point(self, point: Point) -> None:
@@ -131,10 +134,14 @@ class _Counted:
                 continue
             self._stats.live_bytes += place.stored + _RECORD_COST
             return place.length
-        missing = f"chunk {identity.hex()} is in no index file"
-        if missing not in self._stats.problems:
-            self._stats.problems.append(missing)
+        self._missing.add(identity)
         return 0
+
+    def tell_missing(self) -> None:
+        for identity in islice(self._missing, bounds.MOST):
+            self._stats.problems.append(f"chunk {identity.hex()} is in no index file")
+        if len(self._missing) > bounds.MOST:
+            self._stats.problems.append(f"{len(self._missing) - bounds.MOST} more chunks are in no index file")
 
     def _place(self, segment: Segment, position: int) -> Place | None:
         try:

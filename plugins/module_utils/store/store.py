@@ -6,17 +6,21 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, TypeVar
 
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock, iso
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.store import config as checks
-from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, points, reader, registry, textfile
+from ansible_collections.stowage.esxi.plugins.module_utils.store import (
+    crypto,
+    founding,
+    points,
+    registry,
+    textfile,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import Codec
-from ansible_collections.stowage.esxi.plugins.module_utils.store.config import CHUNK_SIZES, DEFAULTS
+from ansible_collections.stowage.esxi.plugins.module_utils.store.config import DEFAULTS
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ChunkMissing,
     Damaged,
@@ -24,10 +28,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     NoSuchPoint,
     ObjectMissing,
     StoreError,
-    StoreExists,
     UnknownFormat,
+    passing,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import HASHES, Identity
+from ansible_collections.stowage.esxi.plugins.module_utils.store.founding import CONFIG, VERSION
+from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import Identity
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, Index, Place, Segment
 from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_pack_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
@@ -35,29 +40,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import D
 
 T = TypeVar("T")
 
-VERSION = 1
-CONFIG = "config.json"
 _ATTEMPTS = 16
-
-_README = """\
-This is a store of restore points of virtual machines' disks (stowage-store, version 1, {id}).
-Nothing in it may be changed, renamed or deleted by hand.
-
-To restore with nothing but Python 3 and the library or the program zstd:
-
-    python3 reader.py .                                  the restore points
-    python3 reader.py . POINT                            its disks and files
-    python3 reader.py . POINT DISK-OR-FILE TARGET        one of them, to a new file (a raw image)
-
-An encrypted store also needs the library cryptography, and its passphrase or recovery key in STOWAGE_PASSPHRASE.
-A store with the hash blake3 needs the library blake3. POINT is the whole id of a restore point.
-Where stowage.pyz lies here, and Python 3.9 or newer has the libraries zstandard and xxhash, there is the whole
-command line:
-
-    python3 stowage.pyz --help
-
-The format is described in docs/store-format.md of the collection stowage.esxi.
-"""
 
 
 class Store:
@@ -73,10 +56,9 @@ class Store:
         self.chunk_bytes: int = config["chunk_bytes"]
         seed = vault.seed if vault else int(config["seed"], 16)
         self.identity = Identity(config["hash"], seed, vault.id_key if vault else None)
-        self.settings = {**DEFAULTS, **self._newest_settings()}
-        reason = checks.settings_problem(self.settings)
-        if reason is not None:
-            raise Damaged(name="settings", store=self.name, reason=reason)
+        self.settings_problems: dict[str, str] = {}
+        """Settings that are damaged and would count, by the names of their files: those before them count instead."""
+        self.settings = self.newest_settings()
         self.codec = Codec(self.settings["codec"], self.settings["level"])
         self._index: Index | None = None
         self._from_packs: Index | None = None
@@ -96,50 +78,21 @@ class Store:
         beside: Mapping[str, bytes] | None = None,
         clock: Clock | None = None,
     ) -> Store:
-        """A new store in an empty place; `StoreExists` where anything is. `beside`: programs to lie in it."""
-        if chunk_bytes not in CHUNK_SIZES:
-            raise ValueError(
-                f"chunks of {chunk_bytes} bytes: a power of two from {CHUNK_SIZES[0]} to {CHUNK_SIZES[-1]}"
-            )
-        if hash_name not in HASHES:
-            raise ValueError(f"unknown hash {hash_name!r}")
+        """A new store in an empty place, or where a making was cut short; `StoreExists` where anything else is.
+        `beside`: programs to lie in it."""
         clock = clock or SystemClock()
-        there = next(iter(backend.list("")), None)
-        if there is not None:
-            raise StoreExists(store=backend.name, reason=f"{there[0]} is there")
-        backend.check()
-        vault = crypto.new_vault() if passphrase is not None else None
-        config: dict[str, Any] = {
-            "format": "stowage-store",
-            "version": VERSION,
-            "id": secrets.token_hex(16),
-            "chunk_bytes": chunk_bytes,
-            "hash": hash_name,
-            "encryption": {"cipher": "aes-256-gcm"} if vault else None,
-            "created_at": iso(clock.now()),
-        }
-        if vault is None:
-            config["seed"] = secrets.token_hex(8)
-        elif passphrase is not None:
-            slot = vault.wrap("first", passphrase.encode("utf-8", "surrogateescape"), config["id"])
-            backend.create("keys/first.json", textfile.render(slot))
-        if settings:
-            backend.create(f"settings/{1:08d}.json", textfile.render({**DEFAULTS, **settings}))
-        backend.create("README.txt", _README.format(id=config["id"]).encode("ascii"))
-        backend.create("reader.py", inspect.getsource(reader).encode("utf-8"))
-        for name, program in (beside or {}).items():
-            backend.create(name, program)
-        # Last: a store exists when its configuration does.
-        backend.create(CONFIG, textfile.render(config))
+        config, vault = founding.found(
+            backend, founding.wanted(chunk_bytes, hash_name, clock), passphrase, settings, beside or {}
+        )
         return Store(backend, config, vault, clock)
 
     @staticmethod
     def open(backend: Backend, secret: str | None = None, clock: Clock | None = None) -> Store:
-        """An existing store; `NoStore`, `UnknownFormat`, `WrongKey`, or `Damaged`."""
+        """An existing store; `NoStore`, `UnknownFormat`, `WrongKey` or its `KeyNeeded`, or `Damaged`."""
         try:
             config = textfile.parse(backend.read(CONFIG, 1 << 16), CONFIG, backend.name)
         except ObjectMissing as error:
-            raise NoStore(store=backend.name, reason="there is no config.json in it") from error
+            raise NoStore(store=backend.name, reason=founding.instead(backend)) from error
         if config.get("format") != "stowage-store" or config.get("version") != VERSION:
             raise UnknownFormat(store=backend.name, version=str(config.get("version"))[:40], known=VERSION)
         checks.check(config, CONFIG, backend.name)
@@ -148,11 +101,27 @@ class Store:
             vault = _unlocked(backend, secret, config["id"])
         return Store(backend, config, vault, clock or SystemClock())
 
-    def _newest_settings(self) -> dict[str, Any]:
-        names = sorted(name for name, _size in self.backend.list("settings/"))
-        if not names:
-            return {}
-        return textfile.parse(self.backend.read(names[-1], 1 << 16), names[-1], self.name)
+    def newest_settings(self) -> dict[str, Any]:
+        """The last ones that can be had: what is stored is to be read whatever has become of them."""
+        self.settings_problems = {}
+        for name in sorted((name for name, _size in self.backend.list(checks.SETTINGS)), reverse=True):
+            try:
+                return self.settings_in(name)
+            except ObjectMissing:
+                continue
+            except StoreError as error:
+                if passing(error):
+                    raise
+                self.settings_problems[name] = error.message
+        return dict(DEFAULTS)
+
+    def settings_in(self, name: str) -> dict[str, Any]:
+        """The settings in a file; `Damaged` when no store can have them."""
+        found = {**DEFAULTS, **textfile.parse(self.backend.read(name, 1 << 16), name, self.name)}
+        reason = checks.settings_problem(found)
+        if reason is not None:
+            raise Damaged(name=name, store=self.name, reason=reason)
+        return found
 
     # -- objects -------------------------------------------------------------------------------------------------
 
@@ -350,7 +319,7 @@ def _unlocked(backend: Backend, secret: str | None, store_id: str) -> crypto.Vau
         except Damaged as error:
             spoiled.append(error)
     if secret is None:
-        raise crypto.WrongKey(count=len(slots), store=backend.name)
+        raise crypto.KeyNeeded(store=backend.name, ways="by the option passphrase")
     try:
         return crypto.unlock(slots, secret.encode("utf-8", "surrogateescape"), store_id, backend.name)
     except crypto.WrongKey:

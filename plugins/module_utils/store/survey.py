@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import describe, find, registry, stats
+from ansible_collections.stowage.esxi.plugins.module_utils.store import bounds, describe, find, registry, stats
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoStore, StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoStore, NoSuchMachine, StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
@@ -23,13 +23,13 @@ def run(
     try:
         store = Store.open(backend, secret)
     except NoStore:
-        health = {"ok": True, "problems": [], "writers": 0, "announced_packs": 0}
+        health = {"ok": True, "problems": [], "writers": 0, "announced_packs": 0, "untold": {}}
         return {"exists": False, "store": {}, "health": health, **_nothing(gather)}
     with closing(store):
         found: dict[str, Any] = {"exists": True, "store": describe.store(store)}
         problems: dict[str, None] = {}
         if "points" in gather:
-            points, unreadable = find.all_points(store, machine)
+            points, unreadable = _points(store, machine)
             found["points"] = describe.all_points(store, points, unreadable)
             problems.update(dict.fromkeys(unreadable))
             found["machines"] = _machines(points)
@@ -41,6 +41,14 @@ def run(
             }
         found["health"] = _health(store, list(problems))
     return found
+
+
+def _points(store: Store, machine: str | None) -> tuple[list[Point], list[str]]:
+    """A machine without restore points is no error either."""
+    try:
+        return find.all_points(store, machine)
+    except NoSuchMachine:
+        return [], find.all_points(store)[1]
 
 
 def _nothing(gather: Sequence[str]) -> dict[str, Any]:
@@ -66,10 +74,12 @@ def _machines(points: Sequence[Point]) -> list[dict[str, Any]]:
 def _health(store: Store, problems: list[str]) -> dict[str, Any]:
     writers = announced = 0
     store.index(fresh=True)
-    problems += [reason for reason in store.index_problems.values() if reason not in problems]
+    told = (*store.index_problems.values(), *store.settings_problems.values())
+    problems += [reason for reason in told if reason not in problems]
     try:
         writers = sum(one.point is not None for one in registry.registrations(store.backend))
         announced = len(registry.condemned(store.backend))
     except StoreError as error:
         problems.append(error.message)
-    return {"ok": not problems, "problems": problems, "writers": writers, "announced_packs": announced}
+    health = {"ok": not problems, "problems": problems, "writers": writers, "announced_packs": announced}
+    return bounds.bounded(health, "problems")

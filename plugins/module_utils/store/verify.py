@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, keys, registry, removal, verified
+from ansible_collections.stowage.esxi.plugins.module_utils.store import (
+    holds,
+    keys,
+    mend,
+    registry,
+    removal,
+    verified,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectMissing, StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.hits import Hits
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, build
@@ -91,11 +98,11 @@ def _chosen(store: Store, part: Chosen, deep: bool, threads: int, tally: Tally) 
         wanted.add_files(point)
     marks, sizes = wanted.take()
     tally.expect(tally.done + sum(sizes.values()))
-    rest = Scan(store, deep, sizes=sizes, tally=tally, wanted=marks)
+    rest = Scan(store, deep, sizes=sizes, tally=tally, wanted=marks, claims=wanted.claims)
     report.add(rest.run(sorted(sizes), threads))
     report.packs = len({*pages.good, *rest.good})
+    whole = wanted.complete and pages.complete() and rest.complete()
     rest.take_over(pages)
-    whole = wanted.complete and rest.complete()
     hits = Hits(store, rest, report)
     for point in part.points:
         if not whole and _gone(store, point):
@@ -152,6 +159,7 @@ def _others(store: Store, report: Report) -> None:
         lambda: removal.under_way(store.backend),
         lambda: registry.condemned(store.backend),
         lambda: registry.registrations(store.backend),
+        lambda: report.problems.extend(mend.damaged_settings(store).values()),
     ]
     for look in looks:
         try:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import keys, settings
+from ansible_collections.stowage.esxi.plugins.module_utils.store import founding, keys, settings
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.config import CHUNK_SIZES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
@@ -65,13 +65,14 @@ class Plan:
 
 
 def look(backend: Backend, wish: Wish) -> Store | None:
-    """The store that is there, opened; None in an empty place; `StoreExists` where something else is."""
+    """The store that is there, opened; None in an empty place, or where a making was cut short; `StoreExists` where
+    something else is."""
     try:
         return Store.open(backend, wish.passphrase)
     except NoStore:
-        there = next(iter(backend.list("")), None)
-        if there is not None:
-            raise StoreExists(store=backend.name, reason=f"{there[0]} is there, but no store") from None
+        _left, other = founding.look(backend)
+        if other is not None:
+            raise StoreExists(store=backend.name, reason=f"{other} is there, but no store") from None
         return None
 
 

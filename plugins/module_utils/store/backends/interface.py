@@ -99,6 +99,10 @@ class Backend(ABC):
     def tidy(self) -> None:
         """Removes what uploads have left whose process has died; never what a living one works on."""
 
+    def same_place(self, other: Backend) -> bool:
+        """Whether both are one place, by whatever words it was named."""
+        return self is other
+
     def check(self) -> None:  # noqa: B027  most places cannot but keep it
         """Proves that the place gives a name only once; before the first store is made there."""
 

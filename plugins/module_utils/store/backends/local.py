@@ -207,6 +207,12 @@ class LocalBackend(Backend):
             finally:
                 os.close(handle)
 
+    def same_place(self, other: Backend) -> bool:
+        try:
+            return isinstance(other, LocalBackend) and os.path.samefile(self.root, other.root)
+        except OSError:
+            return False
+
     def check(self) -> None:
         """A new store's folder is made; the one above it must be there."""
         above = os.path.dirname(os.path.abspath(self.root))

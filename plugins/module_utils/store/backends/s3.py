@@ -264,6 +264,12 @@ class S3Backend(Backend):
     def tidy(self) -> None:
         """A put leaves nothing behind, and the spool files have no names."""
 
+    def same_place(self, other: Backend) -> bool:
+        return isinstance(other, S3Backend) and self._where() == other._where()
+
+    def _where(self) -> tuple[str, str]:
+        return str(self._client.meta.endpoint_url).rstrip("/"), self.name
+
     def check(self) -> None:
         """Proves that the server gives a name only once; `BackendFailed` when it gives it twice."""
         name = f"check/{secrets.token_hex(8)}"

@@ -96,6 +96,9 @@ def test_a_recovery_key_is_told_once_and_opens(tmp_path: Path) -> None:
         ({"location": "/x", "state": "verified", "slice": "1/7", "points": ["latest"]}, "mutually exclusive"),
         ({"location": "/x", "state": "verified", "newest": True, "points": ["latest"]}, "mutually exclusive"),
         ({"location": "/x", "state": "verified", "machines": ["a"], "points": ["latest"]}, "mutually exclusive"),
+        ({"location": "/x", "state": "verified", "points": []}, "points is an empty list"),
+        ({"location": "/x", "state": "verified", "newest": True, "machines": []}, "machines is an empty list"),
+        ({"location": "/x", "state": "pruned", "room_bytes": 1, "machines": []}, "machines is an empty list"),
     ],
 )
 def test_a_wish_that_cannot_be_is_refused_with_its_reason(params: dict[str, Any], said: str) -> None:
@@ -135,7 +138,7 @@ def test_all_that_can_be_said_of_a_store(store: Store) -> None:
     latest = [point["point"] for point in found["points"] if point["machine"]["id"] == "id-1"][-1]
     assert found["machines"][1]["latest"] == latest
     assert (found["stats"]["points"], found["stats"]["data_bytes"]) == (3, 9 * 65536 + 3)
-    assert found["health"] == {"ok": True, "problems": [], "writers": 0, "announced_packs": 0}
+    assert found["health"] == {"ok": True, "problems": [], "writers": 0, "announced_packs": 0, "untold": {}}
     some = run("dedup_store_info", location=store.name, machine="web", gather=["points"])
     assert "stats" not in some and len(some["points"]) == 1
     nothing = run("dedup_store_info", location=f"{store.name}-not")

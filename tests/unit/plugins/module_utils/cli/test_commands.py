@@ -18,8 +18,11 @@ from typing import Any
 import objectstore
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import main
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, registry
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Slice
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Writer
 from benches import BUCKET, CHUNK, image, local, new_store
 
 Run = Callable[..., SimpleNamespace]
@@ -86,7 +89,7 @@ def test_the_same_for_people(place: Path, point: str, disk: Path, stowage: Run) 
     assert re.match(r"restore point \S+\nread +255 KiB", made.out)
     listed = stowage("list", place)
     assert re.search(
-        rf"^{point} +web +\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC \(just now\) +1  319 KiB$", listed.out, re.M
+        rf"^{point} +web \(id-1\) +\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC \(just now\) +1  319 KiB$", listed.out, re.M
     )
     assert listed.out.endswith("2 restore points\n") and listed.err == ""
     assert "FILE     SIZE\nweb.vmx  17 B  17 bytes" in stowage("show", place, point).out
@@ -219,11 +222,54 @@ def test_a_point_is_named_by_what_is_enough_of_it(place: Path, point: str, disk:
         (["2"], "may be several"),
         (["latest"], "may be several"),
         (["1999"], "no restore point 1999"),
-        (["latest", "--machine", "nobody"], "no restore point latest"),
         ([point, "--machine", "id-2"], "no restore point"),
     ):
         found = stowage("show", place, *words, "--json")
         assert (found.code, found.json) == (65, None) and said in found.error["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "list S",
+        "show S latest",
+        "show S POINT",
+        "restore S latest --to S-out",
+        "hold S POINT --as a --reason b",
+        "verify S POINT",
+        "verify S --newest",
+        "prune S --keep-last 1 --dry-run",
+        "copy S S2",
+    ],
+)
+def test_a_machine_that_is_not_there_has_one_answer_and_id_and_name_are_both_good(
+    place: Path, point: str, tmp_path: Path, stowage: Run, words: str
+) -> None:
+    assert stowage("create", tmp_path / "store2", "--chunk-size", "64KiB").code == 0
+    given = [
+        word.replace("S", str(place)) if word[0] == "S" else word.replace("POINT", point) for word in words.split()
+    ]
+    found = stowage(*given, "--machine", "nobody", "--json")
+    message = f"The store {place} has no restore point of a machine 'nobody'; it has some of: 'web' (id-1)"
+    assert (found.code, found.out, found.error["error"]["message"]) == (65, "", message)
+    for number, name in enumerate(("id-1", "web")):
+        named = [word.replace(f"{place}-out", f"{place}-out{number}") for word in given]
+        assert stowage(*named, "--machine", name).code == 0
+
+
+def test_a_machine_whose_points_cannot_be_read_is_there_and_one_that_never_had_any_is_not(
+    place: Path, point: str, stowage: Run
+) -> None:
+    with pytest.raises(ZeroDivisionError), Writer(Store.open(local(place)), "id-2", "db") as writer:
+        registry.revoke(writer.store.backend, registry.registrations(writer.store.backend)[0], build(()))
+        raise ZeroDivisionError
+    assert len(list(place.glob("points/*/*.json"))) == 2
+    assert stowage("list", place, "--machine", "id-2").code == 65
+    for path in place.glob(f"points/*/{point}.json"):
+        path.write_bytes(b"x")
+    found = stowage("list", place, "--machine", "id-1")
+    assert found.code == 3 and f"{point}.json" in found.out
+    assert "it has some of: none" in stowage("list", place, "--machine", "web").err
 
 
 def test_only_what_may_differ_is_read_when_that_is_known(
@@ -318,6 +364,23 @@ def test_damage_is_told_by_its_own_code_and_named(place: Path, point: str, tmp_p
     assert again.code == 0 and again.json["parent"] is None
 
 
+def test_damaged_settings_are_told_at_every_command_and_stop_none(
+    place: Path, point: str, disk: Path, tmp_path: Path, stowage: Run
+) -> None:
+    assert stowage("settings", place, "--level", 4).code == 0
+    bad = max((place / "settings").iterdir())
+    bad.write_bytes(b"")
+    for words, code in ((["list"], 0), (["restore", point, "--to", tmp_path / "out"], 0), (["verify"], 3)):
+        found = stowage(words[0], place, *words[1:])
+        assert found.code == code and f"stowage: warning: settings/{bad.name} in the store {place}" in found.err
+    assert (tmp_path / "out" / "scsi0-0.raw").read_bytes() == disk.read_bytes()
+    assert f"DAMAGED: settings/{bad.name}" in stowage("verify", place).out
+    mended = stowage("repair", place, "--observe-seconds", 0)
+    assert mended.code == 0 and f"DAMAGED: settings/{bad.name} removed" in mended.out
+    again = stowage("verify", place)
+    assert (again.code, again.err) == (0, "")
+
+
 def test_the_folder_above_a_new_store_must_be_there_and_is_named(tmp_path: Path, stowage: Run) -> None:
     refused = stowage("create", tmp_path / "nowhere" / "store", "--json")
     assert refused.code == 63 and f"the folder {tmp_path / 'nowhere'} is not there" in refused.error["error"]["message"]
@@ -384,12 +447,17 @@ def test_a_terminal_shows_how_far_the_store_is_looked_through(
 def test_what_no_point_needs_is_collected(place: Path, point: str, tmp_path: Path, stowage: Run) -> None:
     before = stowage("stats", place, "--json").json["stats"]["stored_bytes"]
     next(place.glob("points/*/*.json")).unlink()
+    people = stowage("gc", place, "--dry-run").out
+    assert re.match(r"[2-9] packs would be removed, \d+ KiB would be freed\n", people) and "announced" not in people
     told = stowage("gc", place, "--dry-run", "--json").json
-    assert told["dry_run"] and len(told["announced"]) == len(list(place.rglob("*.pack")))
+    assert (
+        told["freed_bytes"] == before and told["dry_run"] and len(told["announced"]) == len(list(place.rglob("*.pack")))
+    )
     assert stowage("stats", place, "--json").json["stats"]["dead_bytes"] > 0
     done = stowage("gc", place, "--json").json
     assert done["freed_bytes"] == before and list(place.rglob("*.pack")) == []
-    assert "0 packs removed" in stowage("gc", place).out
+    for more in ([], ["--dry-run"]):
+        assert stowage("gc", place, *more).out == "no pack to remove\n"
     assert collect.OBSERVE_SECONDS == 60
 
 
@@ -405,6 +473,11 @@ def test_what_no_point_needs_is_collected(place: Path, point: str, tmp_path: Pat
         (["create", "S"], 61, "is a store already"),
         (["create", "S/new", "--level", "99"], 61, "levels from -7 to 19"),
         (["create", "S/new", "--pack-size", "4GiB"], 61, "between 65536"),
+        (["create", "S/new", "--quota", "1GiB", "--reserve", "2GiB"], 61, "leaves no room for backups"),
+        (["settings", "S", "--quota", "1GiB", "--reserve", "1GiB"], 61, "leaves no room for backups"),
+        (["copy", "S", "S"], 61, "the same place"),
+        (["copy", "S", "S/../store"], 61, "the same place"),
+        (["repair", "S", "--from", "S"], 61, "the same place"),
         (["create", "S/new", "--recovery-key"], 2, "needs --encrypt"),
         (["create", "S/new", "--passphrase-file", "/dev/null"], 2, "not --encrypt"),
         (["create", "S/new", "--encrypt", "--passphrase-file", "/dev/null"], 2, "is needed"),
@@ -480,7 +553,10 @@ def test_a_passphrase_comes_by_file_descriptor_or_environment(
     os.write(write, b"correct horse\n")
     os.close(write)
     assert stowage("list", locked, "--passphrase-fd", read).code == 0
-    assert stowage("list", locked).code == 67
+    told = stowage("list", locked)
+    assert told.code == 67 and f"{locked} is encrypted, and no passphrase was given" in told.err
+    for way in ("--passphrase-file PATH", "--passphrase-fd N", "STOWAGE_PASSPHRASE", "terminal"):
+        assert way in told.err
     assert stowage("list", locked, "--passphrase-fd", 99).code == 1
     monkeypatch.setenv("STOWAGE_PASSPHRASE", "correct horse")
     assert stowage("list", locked).code == 0
@@ -571,11 +647,14 @@ def test_prune_says_why_and_removes_what_it_said(place: Path, point: str, disk: 
     assert stowage("list", place, "--json").json["points"][0]["point"] == points[0] == point
     people = stowage(*words, "--dry-run").out
     assert re.search(rf"^{points[1]} .* keep +held$", people, re.M) and "REMOVE  no rule keeps it" in people
-    assert "2 restore points would be removed" in people
+    assert "2 restore points would be removed" in people and f"{points[1]}  web (id-1)" in people
+    assert f"{points[1]}  web (id-1)  audit" in stowage("holds", place).out
     happened = stowage(*words, "--json").json
     assert happened["decisions"] == predicted["decisions"]
     assert sorted(happened["removed"]) == sorted(predicted["removed"]) == sorted([points[0], points[2]])
     assert [one["point"] for one in stowage("list", place, "--json").json["points"]] == [points[1], points[3]]
+    for more in ([], ["--dry-run"]):
+        assert "no restore point to remove\n" in stowage(*words, *more).out
     assert stowage(*words, "--json").json["removed"] == []
     assert stowage("release", place, points[1], "--as", "audit", "--json").json["holds"] == []
     assert stowage("release", place, points[1], "--as", "audit").code == 65
@@ -606,7 +685,8 @@ def test_a_second_store_gets_copies_and_gives_back_what_is_lost(
     monkeypatch.setenv("STOWAGE_PASSPHRASE", "of the second")
     assert stowage("create", second, "--chunk-size", "64KiB", "--encrypt").code == 0
     monkeypatch.delenv("STOWAGE_PASSPHRASE")
-    assert stowage("copy", place, second).code == 67
+    told = stowage("copy", place, second)
+    assert told.code == 67 and "--other-passphrase-fd N, in STOWAGE_OTHER_PASSPHRASE" in told.err
     (tmp_path / "other").write_text("of the second\n")
     other = ["--other-passphrase-file", tmp_path / "other"]
     assert len(stowage("copy", place, second, *other, "--dry-run", "--json").json["copied"]) == 1
@@ -614,6 +694,7 @@ def test_a_second_store_gets_copies_and_gives_back_what_is_lost(
     assert done["copied"][0]["point"] == point and done["told"]["stored"] > 0
     again = stowage("copy", place, second, *other, "--machine", "web", "--json").json
     assert (again["copied"], again["there"]) == ([], [point])
+    assert stowage("copy", place, second, *other, "--dry-run").out == "nothing to copy; 1 there already\n"
     monkeypatch.setenv("STOWAGE_PASSPHRASE", "of the second")
     stowage("restore", second, "latest", "--disk", f"scsi0:0={tmp_path / 'twin'}")
     monkeypatch.delenv("STOWAGE_PASSPHRASE")
@@ -626,6 +707,11 @@ def test_a_second_store_gets_copies_and_gives_back_what_is_lost(
     assert stowage("repair", place, "--dry-run", "--json").code == 3
     lost = stowage("repair", place, "--observe-seconds", 0)
     assert lost.code == 3 and f"{point}.json" in lost.out and lost.out.endswith("NOT EVERYTHING CAN BE RESTORED\n")
+    before = {path: path.read_bytes() for path in [*place.rglob("*"), *second.rglob("*")] if path.is_file()}
+    dry = stowage("repair", place, "--from", second, *other, "--dry-run")
+    assert dry.code == 3 and "1 record would be brought back from the second store\n" in dry.out
+    assert dry.out.endswith("every restore point can be restored then\n")
+    assert {path: path.read_bytes() for path in [*place.rglob("*"), *second.rglob("*")] if path.is_file()} == before
     healed = stowage("repair", place, "--from", second, *other, "--observe-seconds", 0, "--json")
     assert healed.code == 0 and healed.json["healed"] == 1 and healed.json["lost"] == {}
     assert stowage("verify", place, "--deep").code == 0

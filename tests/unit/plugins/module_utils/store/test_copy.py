@@ -8,8 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import copy, prune, registry
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkSizesDiffer, QuotaReached
+from ansible_collections.stowage.esxi.plugins.module_utils.store import copy, prune, registry, repair
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    ChunkSizesDiffer,
+    QuotaReached,
+    SameStore,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.store.location import S3Access, backend_at
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.stored import StoredDisk
 
@@ -53,6 +60,26 @@ def test_a_copy_restores_and_the_next_one_costs_what_has_changed(plain: Store, s
     assert back is not None and report.told.new == 0 and report.told.read == 2 * CHUNK
     assert restored(plain, back, tmp_path) == disk.read_bytes()
     assert copy.run(plain, second).copied == []
+
+
+def test_a_store_is_not_copied_onto_itself_by_any_name(plain: Store, second: Store, root: Path) -> None:
+    (root.parent / "link").symlink_to("store")
+    same = {plain: root.parent / "link"} if isinstance(plain.backend, LocalBackend) else {}
+    for store, path in same.items():
+        for run in (copy.run, lambda one, two: repair.run(one, other=two, check=True)):
+            with pytest.raises(SameStore, match="link are the same place"):
+                run(store, Store.open(local(path)))
+    assert not plain.backend.same_place(second.backend) and not second.backend.same_place(plain.backend)
+
+
+def test_a_bucket_is_one_place_by_its_prefix_and_its_server() -> None:
+    def at(location: str, endpoint: str) -> Backend:
+        return backend_at(location, S3Access(endpoint, access_key="a", secret_key="b"))
+
+    one = at("s3://backups/esxi", "http://127.0.0.1:9")
+    assert one.same_place(at("s3://backups/esxi/", "http://127.0.0.1:9/"))
+    for other in (at("s3://backups/esxi2", "http://127.0.0.1:9"), at("s3://backups/esxi", "http://127.0.0.2:9")):
+        assert not one.same_place(other)
 
 
 def test_what_cannot_be_read_whole_is_named_and_the_others_are_copied(

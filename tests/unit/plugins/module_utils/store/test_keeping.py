@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,14 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     KeeperRevoked,
     QuotaReached,
     SpoolFailed,
+    WriterRevoked,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place, Segment, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
 from ansible_collections.stowage.esxi.plugins.module_utils.store.merge import Merged
 from ansible_collections.stowage.esxi.plugins.module_utils.store.prune import Keep
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Writer
 from fakeclock import FakeClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,6 +111,33 @@ def test_large_index_files_are_left_until_the_small_ones_weigh_as_much(counts: l
         for count in counts
     ]
     assert sorted(segment.count for segment in merge.which(segments, 8)) == chosen
+
+
+def test_a_writer_that_had_nothing_new_is_stopped_by_its_marker_however_late_it_wakes(
+    plain: Store, root: Path, tmp_path: Path
+) -> None:
+    """It has no index file to create: the marker is all that keeps its restore point from leaning on what is gone."""
+    point, _told = back_up(plain, image(tmp_path / "disk", [1, 2]))
+    with pytest.raises(WriterRevoked), Writer(plain, "vm-9", "late") as writer:
+        late = replace(point, point=writer.point, machine_id="vm-9")
+        assert writer.id in collect.run(Store.open(local(root)), observe_seconds=0).given_up
+        plain.backend.delete(point.object_name)
+        for _turn in range(3):
+            collect.run(Store.open(local(root)), observe_seconds=0)
+        assert not list(root.rglob("*.pack")) and (root / late.object_name).stat().st_size == 59
+        writer.commit(late)
+    assert Store.open(local(root)).points() == []
+
+
+def test_more_than_a_few_index_files_are_merged_where_there_is_nothing_to_collect(
+    plain: Store, root: Path, tmp_path: Path
+) -> None:
+    for number, merged in ((1, 0), (2, 0), (3, 0), (4, 0), (5, 5)):
+        back_up(plain, image(tmp_path / "disk", [number]), machine=str(number))
+        report = collect.run(Store.open(local(root)))
+        assert (report.removed, report.announced, report.repacked, len(report.merged)) == ([], [], [], merged)
+    assert len(list((root / "index").iterdir())) == 1
+    sound(Store.open(local(root)))
 
 
 def test_many_backups_leave_few_index_files(plain: Store, root: Path, tmp_path: Path) -> None:

@@ -98,6 +98,10 @@ def test_the_next_backup_of_the_disk_brings_back_what_was_damaged(
     assert restored(opened, point, tmp_path) == restored(opened, newer, tmp_path) == disk.read_bytes()
 
 
+def everything(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("kinds", [("sha256", "sha256"), ("sha256", "encrypted"), ("encrypted", "sha256")])
 @pytest.mark.parametrize("harm", ["byte", "gone", "cut"])
 def test_a_second_store_heals(root: Path, tmp_path: Path, kinds: tuple[str, str], harm: str) -> None:
@@ -118,7 +122,13 @@ def test_a_second_store_heals(root: Path, tmp_path: Path, kinds: tuple[str, str]
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     opened = Store.open(local(root), keys[0])
     assert not verify.run(opened).ok
+    before = everything(tmp_path)
+    predicted = repair.run(opened, other=second, check=True)
+    assert everything(tmp_path) == before
+    alone = repair.run(opened, check=True)
+    assert (alone.healed, list(alone.lost)) == (0, [point.object_name])
     report = repair.run(opened, other=second)
+    assert (predicted.healed, predicted.lost) == (report.healed, report.lost)
     assert report.healed and report.lost == {} and report.collected
     opened = Store.open(local(root), keys[0])
     sound(opened)
@@ -134,7 +144,9 @@ def test_a_copy_heals_its_original_and_nothing_foreign_is_taken(plain: Store, ro
     foreign = {"origin": {"store": plain.id, "point": point.point}}
     back_up(second, image(tmp_path / "evil", [8, 9]), facts=foreign)
     spoil(root)
+    predicted = repair.run(plain, other=second, check=True)
     report = repair.run(plain, other=second)
+    assert (predicted.healed, predicted.lost) == (report.healed, report.lost)
     assert list(report.lost) == [point.object_name]
     assert all(plain.identity.of(chunk(seed)) not in plain.index(fresh=True) for seed in (8, 9))
 

@@ -8,13 +8,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import settings, textfile
+from ansible_collections.stowage.esxi.plugins.module_utils.store import (
+    repair,
+    settings,
+    stats,
+    textfile,
+    verify,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.s3 import S3Backend
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadLocation, BadSettings, Damaged
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    BackendFailed,
+    BadLocation,
+    BadSettings,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.location import S3Access, backend_at
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
-from benches import local
+from benches import back_up, image, local, restored
 
 
 def test_a_setting_is_changed_for_everyone_and_the_others_stay(plain: Store, root: Path) -> None:
@@ -30,9 +40,8 @@ def test_a_setting_is_changed_for_everyone_and_the_others_stay(plain: Store, roo
 def test_a_stranger_s_setting_is_told_in_few_words(plain: Store, root: Path, name: str) -> None:
     evil = {**plain.settings, name: ["x" * 5000]}
     plain.backend.create("settings/00000009.json", textfile.render(evil))
-    with pytest.raises(Damaged) as caught:
-        Store.open(local(root))
-    assert "'xxx" in caught.value.message and len(caught.value.message) < 500
+    (told,) = Store.open(local(root)).settings_problems.values()
+    assert "'xxx" in told and len(told) < 500
 
 
 def test_of_two_that_change_settings_at_once_both_count(
@@ -79,8 +88,53 @@ def test_settings_that_somebody_else_has_spoiled_are_damage(
 ) -> None:
     before = textfile.parse(sorted((root / "settings").iterdir())[-1].read_bytes(), "settings", "store")
     plain.backend.create("settings/00000099.json", textfile.render({**before, **strange}))
-    with pytest.raises(Damaged, match="settings"):
-        Store.open(local(root))
+    _mended(root, "settings/00000099.json")
+
+
+def _mended(root: Path, name: str) -> None:
+    store = Store.open(local(root))
+    assert store.settings["pack_bytes"] == 1 << 20 and list(store.settings_problems) == [name]
+    (problem,) = verify.run(store, record=False).problems
+    assert problem.startswith(name) and repair.run(store, check=True).mended == [name]
+    assert (root / name).exists()
+    report = repair.run(store, observe_seconds=0)
+    assert report.mended == [name] and not (root / name).exists()
+    again = Store.open(local(root))
+    assert again.settings_problems == {} and again.settings == store.settings
+    assert verify.run(again).ok
+
+
+@pytest.mark.parametrize("data", [b"", b"{}\n", b"\0" * 4096, b"x" * (1 << 17)])
+def test_the_newest_settings_are_damaged_and_everything_can_be_read_by_those_before(
+    plain: Store, root: Path, tmp_path: Path, data: bytes
+) -> None:
+    disk = image(tmp_path / "disk", [1, 2])
+    point, _told = back_up(plain, disk)
+    assert settings.change(plain, {"level": 9})
+    (root / "settings" / "00000002.json").write_bytes(data)
+    again = Store.open(local(root))
+    assert again.settings["level"] == 1 and restored(again, point, tmp_path) == disk.read_bytes()
+    assert stats.gather(again).problems == list(again.settings_problems.values())
+    # A change counts at once.
+    assert settings.change(again, {"level": 5}) and Store.open(local(root)).settings["level"] == 5
+    (root / "settings" / "00000003.json").unlink()
+    _mended(root, "settings/00000002.json")
+
+
+def test_settings_that_cannot_be_had_just_now_are_not_taken_for_damaged(
+    plain: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = local(root)
+    original = backend.read
+
+    def read(name: str, limit: int = 1 << 26) -> bytes:
+        if name.startswith("settings/"):
+            raise BackendFailed(name=name, store=backend.name, done="read", reason="a server under pressure")
+        return original(name, limit)
+
+    monkeypatch.setattr(backend, "read", read)
+    with pytest.raises(BackendFailed):
+        Store.open(backend)
 
 
 def test_a_place_is_a_folder_or_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     NoSuchMachine,
     NoSuchPoint,
     ObjectMissing,
+    StoreError,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import (
@@ -34,14 +35,15 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import (
     Entry,
     PackReader,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Chosen, Slice
+from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Chosen, Slice, newest
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
-from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import MARK, Scan, mark
+from ansible_collections.stowage.esxi.plugins.module_utils.store.scan import MARK, Scan, claim, mark
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 from ansible_collections.stowage.esxi.plugins.module_utils.store.wanted import Wanted
+from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Writer
 
-from .benches import CHUNK, back_up, chunk, image, local, new_store, s3, sound
+from .benches import CHUNK, back_up, chunk, image, local, new_store, restored, s3, sound
 
 DEEP = pytest.mark.parametrize("deep", [False, True], ids=["scrub", "deep"])
 
@@ -363,6 +365,47 @@ def test_a_page_that_fits_one_disk_only_is_no_proof_of_another(plain: Store, tmp
     assert verify.run(plain, part=Chosen((point,)), record=False).ok
 
 
+@pytest.mark.parametrize("twisted", ["check", "length", "repeated"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_map_that_says_something_else_of_a_chunk_than_the_chunk_itself_is_found_by_every_look(
+    store: Store, again: Callable[[], Store], tmp_path: Path, twisted: str, deep: bool
+) -> None:
+    good, _told = back_up(store, image(tmp_path / "disk", [1, 2, 3, 3], 4 * CHUNK))
+    short, _told = back_up(store, image(tmp_path / "short", [1, 4], 2 * CHUNK - 777), machine="vm-2")
+    page = bytearray(store.page(good.disks[0], 0))
+    if twisted == "length":
+        page[48:96] = store.page(short.disks[0], 0)[48:96]
+    else:
+        page[(32 if twisted == "check" else 3 * 48 + 32)] ^= 1
+    with Writer(store, "vm-3", "evil") as writer:
+        with writer.lane() as lane:
+            identity = store.identity.of(bytes(page))
+            lane.add(identity, store.identity.check(page), bytes(page), PAGE)
+        evil = replace(good, point=writer.point, machine_id="vm-3", disks=(replace(good.disks[0], pages=(identity,)),))
+        writer.commit(evil)
+    if twisted != "repeated":
+        # A chunk that lies at several places is decoded once.
+        with pytest.raises(StoreError):
+            restored(again(), evil, tmp_path)
+    # What is encrypted shows its check only when it is decoded.
+    hidden = store.vault is not None and not deep
+    for looked in (None, Chosen((evil,)), Chosen((short, evil, good)), newest(again(), ["vm-3"])):
+        report = verify.run(again(), part=looked, deep=deep, record=False)
+        if hidden:
+            continue
+        assert not report.ok and report.bad_points == [evil.object_name]
+        assert "has another check or length than a map says" in " ".join(report.reasons)
+        assert [hit for hit in report.hit if "evil" not in hit and "name of vm-1" not in hit] == []
+        if looked is None or len(looked.points) == 3:
+            assert set(report.good_points) == {good.object_name, short.object_name}
+    assert verify.run(again(), part=Chosen((good, short)), deep=deep, record=False).ok
+    if not hidden:
+        assert list(repair.run(again(), deep=deep, check=True).lost) == [evil.object_name]
+        mended = repair.run(again(), deep=deep, remove=True, observe_seconds=0)
+        assert mended.removed == [evil.object_name]
+        sound(again())
+
+
 def test_what_a_collection_has_moved_meanwhile_is_found_where_it_is(
     plain: Store, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,16 +446,18 @@ def test_what_is_wanted_takes_little_memory_for_each_record() -> None:
     ids = [number.to_bytes(4, "big") * 8 for number in range(0, 1 << 32, (1 << 32) // count)][:count]
     data = build((one, Place(f"a-{number % 100}", number // 100 * 100, 50, 60)) for number, one in enumerate(ids))
     index = Index([Segment(data, "x", "x")])
+    pairs = [(one, claim(one[:16], number)) for number, one in enumerate(ids)]
     tracemalloc.start()
     try:
         wanted = Wanted(index)
         for _again in range(3):
-            wanted.add(ids)
+            wanted.add(pairs)
         offsets, _sizes = wanted.take()
         _now, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert sum(map(len, offsets.values())) == count and all(isinstance(one, array) for one in offsets.values())
+    for found in (offsets, wanted.claims):
+        assert sum(map(len, found.values())) == count and all(isinstance(one, array) for one in found.values())
     assert peak < 24 * count
 
 
