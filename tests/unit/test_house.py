@@ -26,7 +26,7 @@ BELOW = {
     "cli": {"base", "store"},
     "esxi": {"base", "ssh", "vmdk"},
     "programs": {"base", "ssh", "vmdk", "esxi"},
-    "jobs": {"base", "ssh", "vmdk", "esxi", "programs"},
+    "jobs": {"base", "ssh", "vmdk", "esxi", "store", "programs"},
 }
 MODULE_LIMIT_LINES = 150
 

@@ -103,6 +103,11 @@ class Events:
     def committed(self) -> bool:
         return self.last("commit-done") is not None
 
+    @property
+    def made(self) -> str:
+        """The restore point that was committed, as the journal names it."""
+        return str((self.last("commit-done") or {}).get("final") or "")
+
     def seconds_since(self, name: str, now: datetime) -> float:
         """Since the last such entry, by the journal's own time; 0 if there is none."""
         entry = self.last(name)
