@@ -20,6 +20,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import E
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import LockLost, UndoIncomplete
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE as STORED
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.undo import Undoer, Undone
 
 
@@ -52,6 +53,9 @@ def end(
         return _end_without_job(context, entry, outcome, problem)
     undoer = Undoer(context.host, job, context.folder, **_timeouts(job), stores=context.stores)
     events = Events(tuple(undoer.log.read()))
+    told = (events.last(STORED) or {}).get("told")
+    if told:
+        record.add_told(entry, told)
     ok = outcome == "ok" and events.committed
     vm = _vm_or_none(context)
     undone = undoer.run(vm)

@@ -251,6 +251,13 @@ class TargetNotMade(JobError):
     exit_code = 55
 
 
+class NotInStore(JobError):
+    id = "not-in-store"
+    template = "There is no restore point of VM {vm!r} in the store {store}: {reason}"
+    hint = "See the task that failed before this one, and run the backup again."
+    exit_code = 55
+
+
 class StoreNotGiven(JobError):
     id = "store-not-given"
     template = "The store {store} was not to be opened here"

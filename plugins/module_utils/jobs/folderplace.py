@@ -65,14 +65,14 @@ class FolderPlace:
         log.note("commit-intent", partial=job.partial, final=job.final)
         return points.commit(host.session, job, manifest)
 
-    def made(self, host: Host, job: Job, events: Events) -> RestorePoint | None:
+    def made(self, host: Host, job: Job, events: Events) -> str:
         if events.last("commit-intent") is None:
-            return None
+            return ""
         try:
             point = points.read_point(host, job.final)
         except BadManifest:
-            return None
-        return point if point.manifest.get("job") == job.job else None
+            return ""
+        return point.path if point.manifest.get("job") == job.job else ""
 
     def read(self, host: Host, path: str) -> RestorePoint:
         return points.read_point(host, path)

@@ -17,6 +17,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.folderplace impo
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import VmPolicy
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import StorePlace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 
 DEFAULT = "vmkfstools"
@@ -47,8 +48,8 @@ class Place(Protocol):
     ) -> RestorePoint:
         """From here on it is a restore point, proven readable; or it raises what speaks against that."""
 
-    def made(self, host: Host, job: Job, events: Events) -> RestorePoint | None:
-        """The point of a job whose commit was begun and never answered; None where there is none."""
+    def made(self, host: Host, job: Job, events: Events) -> str:
+        """The path of the point of a job whose commit was begun and never answered; empty where there is none."""
 
     def read(self, host: Host, path: str) -> RestorePoint:
         """One restore point by what its `path` says."""
@@ -68,7 +69,7 @@ class Place(Protocol):
 
 def of(program: str, stores: Stores) -> Place:
     """By what moves the bytes."""
-    return FolderPlace()
+    return StorePlace(stores) if program == "dedup" else FolderPlace()
 
 
 def of_job(job: Job, stores: Stores) -> Place:

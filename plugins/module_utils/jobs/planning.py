@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.info import describe_vms
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, record, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, record, storeroom, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy, NothingSelected
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import valid_run_id
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import HostPlan, VmFacts, plan_host
@@ -41,14 +41,15 @@ def plan_backup(
         raise NothingSelected(host=label, select=wishes, count=len(vms))
     by_id = {vm.vmid: vm for vm in vms}
     facts = {chosen.vmid: survey.vm_facts(host, by_id[chosen.vmid], infos[chosen.vmid]) for chosen in selection.chosen}
-    targets = _targets(
-        host, {vmid: (policy.for_vm([one.name, *one.uuids]), one) for vmid, one in facts.items()}, stores
-    )
+    wanted = {vmid: (policy.for_vm([one.name, *one.uuids]), one) for vmid, one in facts.items()}
+    targets = _targets(host, wanted, stores)
+    points = {wish.point for wish, _facts in wanted.values() if wish.program == "dedup"}
+    rooms = {point: storeroom.look(stores, point) for point in sorted(points)}
     # Of a VM that cannot be read the UUIDs are unknown: then nothing is said of entries that it might be meant by.
     strangers = policy.without_vm([(one.name, *one.uuids) for one in found])
     if any(not one.uuids for one in found):
         strangers = tuple(key for key in strangers if uuid_of(key) is None)
-    return plan_host(run_id, label, selection, facts, policy, targets, survey.volumes(host), strangers)
+    return plan_host(run_id, label, selection, facts, policy, targets, survey.volumes(host), strangers, rooms)
 
 
 def _targets(host: Host, wanted: Mapping[int, tuple[VmPolicy, VmFacts]], stores: Stores) -> dict[int, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -108,6 +108,7 @@ class RestorePlan:
     already: bool = False
     vmid: int | None = None
     problems: tuple[Mapping[str, str], ...] = ()
+    program: str = places.DEFAULT
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -133,6 +134,7 @@ class RestorePlan:
             "room_needed": self.room_needed,
             "already": self.already,
             "vmid": self.vmid,
+            "program": self.program,
             "problems": [dict(problem) for problem in self.problems],
             "ready": not self.problems,
         }
@@ -431,6 +433,7 @@ def answer(host: Host, params: Mapping[str, Any], stores: Stores | None = None) 
         reserve_percent=params["reserve_percent"],
     )
     plan = plan_restore(point, vmx, wish, read_target(host, label, wish, vmx, point.identity))
+    plan = replace(plan, program=params.get("program") or places.DEFAULT)
     if plan.problems:
         raise refuse(plan)
     return {

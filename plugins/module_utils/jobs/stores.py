@@ -24,11 +24,15 @@ class Access:
     region: str | None = None
     access_key: str | None = None
     secret_key: str | None = field(default=None, repr=False)
+    create: bool = False
+    scope: str = "host"
+    group: str | None = None
 
     @classmethod
     def of(cls, params: Mapping[str, Any] | None) -> Access:
         given = params or {}
-        return cls(**{name: given.get(name) or None for name in cls.__dataclass_fields__})
+        named = {name: given[name] for name in cls.__dataclass_fields__ if given.get(name)}
+        return cls(**named)
 
 
 class Stores:

@@ -160,8 +160,8 @@ class Undoer:
         if self.job.kind != "backup" or events.committed:
             return
         made = places.of_job(self.job, self.stores).made(self.host, self.job, events)
-        if made is not None:
-            self.log.note("commit-done", final=made.path)
+        if made:
+            self.log.note("commit-done", final=made)
 
     def run(self, vm: VirtualMachine | None) -> Undone:
         self._settle_commit()
