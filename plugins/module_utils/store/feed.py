@@ -28,11 +28,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import 
     HashedLane,
     HashedSource,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.store.spans import Page, Span, Told
+from ansible_collections.stowage.esxi.plugins.module_utils.store.spans import SPANS_AHEAD, Page, Span, Told
 from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Lane, Writer
 
-# Spans of one connection that are under way, asked for or fetched.
-SPANS_AHEAD = 4
 # Chunks that this backup has fetched and knows by their hashes; of what comes again after more than these, the bytes
 # come again, too.
 MOST_FRESH = 1 << 18

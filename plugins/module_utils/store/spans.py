@@ -15,6 +15,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Su
 
 # Chunks that a thread takes at a time: enough to read in order, few enough to end together.
 SPAN_CHUNKS = 16
+# Spans of one connection that are under way, asked for or fetched.
+SPANS_AHEAD = 4
 
 
 @dataclass(frozen=True)

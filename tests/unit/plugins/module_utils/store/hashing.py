@@ -180,3 +180,83 @@ def feed(
     made = backup.run(store, machine, f"name of {machine}", inputs, {"a.vmx": b"x"}, facts=facts, **more)
     assert not any(source.open for source in sources)
     return made
+
+
+class WritingLine(Line):
+    """Takes bytes, too: they are under way when `write` returns, and what fails is told by the target's `sync`."""
+
+    def __init__(self, target: HashedTarget) -> None:
+        super().__init__(target)
+        self._target = target
+        self._writes: queue.Queue[tuple[int, bytes] | None] = queue.Queue(8)
+        self._writer = threading.Thread(target=self._write_all, daemon=True)
+        self._writer.start()
+
+    def write(self, view: memoryview, offset: int) -> None:
+        assert not self._due, "it was written before the answers were taken"
+        self._target.under_way(1)
+        self._writes.put((offset, bytes(view)))
+
+    def _write_all(self) -> None:
+        for offset, data in iter(self._writes.get, None):
+            try:
+                self._target.write(offset, data)
+            except OSError as error:
+                self._target.failed = error
+            self._target.under_way(-1)
+
+    def close(self) -> None:
+        super().close()
+        self._writes.put(None)
+        self._writer.join(PATIENCE)
+        assert not self._writer.is_alive()
+
+
+class HashedTarget(HashedFile):
+    """The other direction: a disk that is written where it lies. It is there, and has its size."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.written: list[Piece] = []
+        self.synced = 0
+        self.failed: OSError | None = None
+        self._way = 0
+        self._idle = threading.Condition()
+
+    def under_way(self, count: int) -> None:
+        with self._idle:
+            self._way += count
+            self._idle.notify_all()
+
+    def write(self, offset: int, data: bytes) -> None:
+        with open(self.path, "r+b") as file:
+            file.seek(offset)
+            file.write(data)
+        self.written.append((offset, len(data)))
+
+    @contextmanager
+    def lane(self) -> Iterator[Any]:
+        with self._guard:
+            self.open += 1
+            self.lines += 1
+        line = WritingLine(self)
+        try:
+            yield line
+        finally:
+            line.close()
+            with self._guard:
+                self.open -= 1
+
+    def data_ranges(self, begin: int, end: int) -> Iterator[Piece]:
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            yield from data_extents(handle, begin, end)
+        finally:
+            os.close(handle)
+
+    def sync(self) -> None:
+        with self._idle:
+            assert self._idle.wait_for(lambda: self._way == 0, PATIENCE)
+        self.synced += 1
+        if self.failed is not None:
+            raise self.failed
