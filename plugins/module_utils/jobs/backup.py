@@ -20,13 +20,12 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.info import describe_vms
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import heldstill, names, places, record, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import heldstill, names, places, proving, record, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import ASKED_BEFORE, Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
-    AmbiguousVm,
     BootUnknown,
     ConfigNotCopied,
     LockLost,
@@ -34,7 +33,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     PendingQuestion,
     UndoIncomplete,
     VmChanged,
-    VmGone,
     VmLocked,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
@@ -122,16 +120,8 @@ def must_hold(context: Context) -> Job:
 
 
 def find_vm(context: Context) -> VirtualMachine:
-    found = survey.find_identity(context.host, context.entry["identity"])
-    if not found:
-        raise VmGone(vm=context.entry["vm"], identity=context.entry["identity"], host=context.label)
-    if len(found) > 1:
-        listed = "; ".join(f"{vm.name!r} (vmid {vm.vmid})" for vm in found)
-        raise AmbiguousVm(vm=context.entry["vm"], host=context.label, count=len(found), candidates=listed)
-    vm = found[0]
-    if vm.vmx_path != context.entry["vmx_path"]:
-        raise VmChanged(vm=vm.name, reason=f"it has moved from {context.entry['vmx_path']} to {vm.vmx_path}")
-    return vm
+    entry = context.entry
+    return proving.find_vm(context.host, context.label, entry["vm"], entry["identity"], entry["vmx_path"])
 
 
 def entry_of(context: Context) -> dict[str, Any]:

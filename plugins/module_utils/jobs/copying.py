@@ -29,6 +29,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import 
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import Vmkfstools, no_note
 
+DEDUP = "dedup"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -37,6 +39,7 @@ class Settings:
     program: str = "vmkfstools"
     verify: str = "sample"
     bandwidth_limit: int | None = None
+    connections: int = 4
     journal: str | None = None
     job_id: str = ""
     limits: tuple[limits.Limit, ...] = ()
@@ -71,6 +74,7 @@ def settings_from(params: Mapping[str, Any]) -> Settings:
         program=params["program"],
         verify=params["verify"],
         bandwidth_limit=params.get("bandwidth_limit"),
+        connections=params.get("connections") or Settings.connections,
         journal=params.get("journal"),
         job_id=params.get("job_id") or "",
         limits=tuple(limits.Limit(item["name"], item["slots"]) for item in params.get("limits") or ()),
@@ -87,27 +91,41 @@ def settings_from(params: Mapping[str, Any]) -> Settings:
 def predict(host: Host, params: Mapping[str, Any], stores: Stores | None = None) -> dict[str, Any]:
     """Check mode: the plan of the real run, and nothing else."""
     settings = settings_from(params)
-    choose(settings)
     limits.checked(settings.limits)
+    if settings.program == DEDUP:
+        return _by_store(params).predict(host, params, request_from(host, params), stores or Stores())
+    choose(settings)
     request = request_from(host, params)
     plan, warnings = plan_copy(host, request, foresight=True)
-    return _result(request, plan, warnings)
+    return result_of(request, plan, warnings)
 
 
 def perform(host: Host, params: Mapping[str, Any], stores: Stores | None = None) -> dict[str, Any]:
     """The real run. Everything that it returns beyond the plan was measured."""
     settings = settings_from(params)
     journal = IntentLog(host.session, settings.journal, owner=settings.job_id) if settings.journal else None
+    if settings.program == DEDUP:
+        way = _by_store(params)
+        with around(host, params, settings, journal) as frame:
+            done: dict[str, Any] = way.perform(host, params, settings, frame, stores or Stores())
+        return done
     program = choose(settings, journal)
     with around(host, params, settings, journal) as frame:
         plan, warnings = plan_copy(host, frame.request)
         task = plan.task(lease=f"{journal.folder}/lease" if journal is not None else "")
-        done = program.copy(host, task, frame.progress, frame.alive)
-    result = _result(frame.request, plan, warnings + list(done.notes))
-    result["disks"] = [disk.as_dict() for disk in done.disks]
-    result["copied_bytes"] = sum(disk.copied_bytes for disk in done.disks)
-    result["seconds"] = round(sum(disk.seconds for disk in done.disks), 3)
+        copied = program.copy(host, task, frame.progress, frame.alive)
+    result = result_of(frame.request, plan, warnings + list(copied.notes))
+    result["disks"] = [disk.as_dict() for disk in copied.disks]
+    result["copied_bytes"] = sum(disk.copied_bytes for disk in copied.disks)
+    result["seconds"] = round(sum(disk.seconds for disk in copied.disks), 3)
     return result
+
+
+def _by_store(params: Mapping[str, Any]) -> Any:
+    """The way into a store or out of one. Inside: a copy between datastores needs none of it, nor its libraries."""
+    from ansible_collections.stowage.esxi.plugins.module_utils.jobs import storebackup, storerestore
+
+    return storerestore if params.get("src") else storebackup
 
 
 @dataclass
@@ -177,7 +195,9 @@ def choose(settings: Settings, journal: IntentLog | None = None) -> Program:
     """The program, or NotSupported for what it cannot do."""
     if settings.program != Vmkfstools.name:
         raise errors.NotSupported(
-            program=settings.program, reason="there is no such program here", way_out="Use program=vmkfstools"
+            program=settings.program,
+            reason="there is no such program here",
+            way_out="Use program=vmkfstools or program=dedup",
         )
     if settings.bandwidth_limit:
         raise errors.NotSupported(
@@ -192,7 +212,7 @@ def choose(settings: Settings, journal: IntentLog | None = None) -> Program:
     )
 
 
-def _result(request: Request, plan: CopyPlan, warnings: list[str]) -> dict[str, Any]:
+def result_of(request: Request, plan: CopyPlan, warnings: list[str]) -> dict[str, Any]:
     vm = None if request.vm is None else {"name": request.vm.name, "vmid": request.vm.vmid}
     made = [disk.target for disk in plan.disks] + [file.target for file in plan.files]
     return {

@@ -11,11 +11,25 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import heldstill
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import heldstill, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import NotStill
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import AmbiguousVm, NotStill, VmChanged, VmGone
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import PointDisk, PointFile
+
+
+def find_vm(host: Host, label: str, name: str, identity: str, vmx_path: str) -> VirtualMachine:
+    """Whatever its name and number are by now; it must lie where it lay."""
+    found = survey.find_identity(host, identity)
+    if not found:
+        raise VmGone(vm=name, identity=identity, host=label)
+    if len(found) > 1:
+        listed = "; ".join(f"{vm.name!r} (vmid {vm.vmid})" for vm in found)
+        raise AmbiguousVm(vm=name, host=label, count=len(found), candidates=listed)
+    vm = found[0]
+    if vm.vmx_path != vmx_path:
+        raise VmChanged(vm=vm.name, reason=f"it has moved from {vmx_path} to {vm.vmx_path}")
+    return vm
 
 
 def held_still(host: Host, vm: VirtualMachine, job: Job, folder: str, events: Events) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import L
 
 __all__ = ["BeforeCommit", "DiskInput", "Told", "run"]
 
-BeforeCommit = Callable[[], Optional[Mapping[str, Any]]]
+BeforeCommit = Callable[[str], Optional[Mapping[str, Any]]]
 
 
 def run(
@@ -74,8 +74,8 @@ def run(
     its bytes as far as the `scope` goes: `host`, `group` (restore points with the same hypervisor or group in their
     facts as `facts` has) or `store`.
 
-    `before_commit` is called when every byte is durable and nothing else is: by raising it prevents the restore point;
-    what it returns is added to its facts."""
+    `before_commit` is called with the point's id, when every byte is durable and nothing else is: by raising it
+    prevents the restore point; what it returns is added to its facts."""
     with Writer(store, machine_id, machine_name, like) as writer:
         known = Known(store, Scope.of(scope, facts or {}), parent)
         job = _Job(writer, disks, parent, trust_check, threads or len(os.sched_getaffinity(0)), tally, known)
@@ -94,7 +94,7 @@ def run(
         )
         if before_commit is not None:
             writer.make_durable()
-            point = replace(point, facts={**point.facts, **(before_commit() or {})})
+            point = replace(point, facts={**point.facts, **(before_commit(writer.point) or {})})
         writer.commit(point)
         job.told.stored = writer.stored_bytes
     return point, job.told

@@ -432,5 +432,5 @@ def test_what_is_raised_before_the_commit_leaves_nothing(plain: Store, tmp_path:
         with pytest.raises(RuntimeError, match="the source is gone"):
             run()
         nothing_is_left(plain)
-    point, _told = feed(plain, HashedFile(disk), before_commit=lambda: None)
+    point, _told = feed(plain, HashedFile(disk), before_commit=lambda _point: None)
     assert restored(plain, point, tmp_path) == disk.read_bytes()
