@@ -25,6 +25,7 @@ BELOW = {
     "store": {"base", "vmdk"},
     "cli": {"base", "store"},
     "esxi": {"base", "ssh", "vmdk"},
+    "transfer": {"base", "ssh", "vmdk", "esxi"},
     "programs": {"base", "ssh", "vmdk", "esxi"},
     "jobs": {"base", "ssh", "vmdk", "esxi", "programs"},
 }
