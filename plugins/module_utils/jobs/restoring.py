@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import socket
 from typing import Any
 
@@ -160,5 +159,5 @@ def _view(vm: VirtualMachine | None, job: Job) -> dict[str, Any]:
         "name": vm.name if vm else job.vm,
         "vmx_path": job.vmx_path,
         "directory": job.directory,
-        "restore_point": posixpath.normpath(str(job.extra["restore_point"]["path"])),
+        "restore_point": str(job.extra["restore_point"]["path"]),
     }
