@@ -5,24 +5,37 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, copying
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
+    copying,
+    ending,
+    record,
+    recover,
+    restore,
+    restoring,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import NotStill
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
-from ansible_collections.stowage.esxi.plugins.module_utils.store import restore
+from ansible_collections.stowage.esxi.plugins.module_utils.store import restore as store_restore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
-from judge import one_moment
+from judge import one_moment, same_content
 
 from . import stories
-from .conftest import Lab
-from .stories import Story
+from .conftest import Lab, wait_until
+from .stories import HOST, NAME, Story, quick
 
 # A fixture is known by its name in the module that uses it.
 before, host, impatient = stories.before, stories.host, stories.impatient
@@ -39,7 +52,7 @@ def stores(tmp_path: Path) -> Iterator[Stores]:
 class StoreStory(Story):
     """The same job, told with the copy step of the program dedup."""
 
-    told: dict[str, Any]
+    told: Mapping[str, Any] = MappingProxyType({})
 
     def params(self) -> dict[str, Any]:
         snapshot = next((one.id for one in self.vm.snapshots() if one.name == self.job.snapshot_name), None)
@@ -64,6 +77,10 @@ class StoreStory(Story):
     def copy(self) -> None:
         self.told = copying.perform(self.host, self.params(), self.context.stores)
 
+    def end(self, outcome: str = "ok", error: Any = None) -> ending.Ended:
+        copies = self.told["disks"] if self.told else ()
+        return ending.end(self.context, outcome, error, copies)
+
 
 @pytest.fixture
 def story(
@@ -86,30 +103,175 @@ def points_in(story: StoreStory) -> list[Point]:
 def raw(story: StoreStory, point: Point, tmp_path: Path) -> Path:
     """The only disk of a point as a plain file, restored by the store alone."""
     target = tmp_path / f"{point.point}.raw"
-    restore.to_file(story.context.stores.open(story.entry["target"]), point.disks[0], str(target))
+    store_restore.to_file(story.context.stores.open(story.entry["target"]), point.disks[0], str(target))
     return target
 
 
-@pytest.mark.parametrize("how", ["hot", "warm", "cold"])
-def test_a_machine_goes_into_a_store_twice_and_the_second_time_only_what_changed(
-    story: Callable[..., StoreStory], tmp_path: Path, how: str
+def test_a_machine_goes_into_a_store_hot_warm_and_cold_and_only_what_changed_leaves_the_host(
+    story: Callable[..., StoreStory], tmp_path: Path
 ) -> None:
-    first = story(how)
-    assert first.whole().entry["status"] == "ok"
-    time.sleep(1)
-    second = story(how)
-    ended = second.whole()
-    assert (ended.error, ended.entry["status"]) == (None, "ok")
-    old, new = points_in(second)
-    assert (new.parent, ended.entry["restore_point"]) == (old.point, f"{second.entry['target']}::{new.point}")
-    for point in (old, new):
-        verdict = one_moment([raw(second, point, tmp_path)])
+    sent, told = [], []
+    for how in ("hot", "hot", "warm", "cold"):
+        job = story(how, keep={"last": 3})
+        ended = job.whole()
+        assert (ended.error, ended.entry["status"], ended.entry["effective_how"]) == (None, "ok", how)
+        assert (ended.entry["downtime_seconds"] is not None) is (how != "hot")
+        point = points_in(job)[-1]
+        assert ended.entry["restore_point"] == f"{job.entry['target']}::{point.point}"
+        verdict = one_moment([raw(job, point, tmp_path)])
         assert bool(verdict.get("clean")) is (how != "hot")
-    (was,), (now,) = first.told["disks"], second.told["disks"]
-    assert 0 < now["sent_bytes"] < was["sent_bytes"] <= was["read_bytes"]
-    assert (ended.entry["bytes_sent"], ended.entry["bytes"]) == (
-        second.told["told"]["sent"],
-        second.told["copied_bytes"],
+        (disk,) = ended.entry["disks"]
+        assert (disk["status"], disk["method"]) == ("ok", "agent")
+        assert 0 < disk["bytes_sent"] == ended.entry["bytes_sent"] <= disk["bytes_read"]
+        sent.append(disk["bytes_sent"])
+        told.append(ended)
+    assert max(sent[1:]) < sent[0]
+    # The rules of the policy hold, as for restore points on a datastore.
+    assert [len(points_in(job)), len(told[-1].rotation["removed"])] == [3, 1]
+    assert points_in(job)[1].parent == points_in(job)[0].point
+    again = job.end()
+    assert (again.changed, again.entry["status"]) == (False, "ok")
+
+
+def readers(host: Host) -> list[str]:
+    return [line for line in host.run("ps", "-c").split("\n") if "stowage-agent-" in line]
+
+
+def restore_context(job: StoreStory, run: str, **params: Any) -> Context:
+    wishes = {
+        "program": "dedup",
+        "point": job.entry["target"],
+        "vm": NAME,
+        "datastore": "datastore1",
+        "name": "out of the store",
+        "uuid": "new",
+        "mac": "new",
+        "disk_format": "thin",
+        "connect_networks": True,
+        "reserve_percent": 5,
+        "inventory_host": HOST,
+    }
+    answer = restore.answer(job.host, {**wishes, **params}, job.context.stores)
+    return Context(job.host, answer["plan"], run, job.state, HOST, "tests", kind="restore", stores=job.context.stores)
+
+
+def bring_back(job: StoreStory, context: Context) -> list[dict[str, Any]]:
+    """The copy step of the role, disk by disk."""
+    found = []
+    for disk in context.entry["disks"]:
+        params = {
+            "src": disk["src"],
+            "dest": disk["dest"],
+            "program": context.entry["program"],
+            "disk_format": disk["format"],
+            "include_config": False,
+            "verify": "full",
+            "reserve_percent": 5,
+            "snapshot_reserve_percent": 5,
+            "journal": context.folder,
+            "job_id": context.job_id,
+            "limits_dir": str(Path(job.state) / "limits"),
+            "limits_timeout": 60,
+            "state_dir": job.state,
+        }
+        found += copying.perform(job.host, params, context.stores)["disks"]
+    return found
+
+
+def test_a_machine_comes_back_out_of_a_store_thin_and_starts(story: Callable[..., StoreStory], tmp_path: Path) -> None:
+    job = story("cold")
+    job.whole()
+    (point,) = points_in(job)
+    context = restore_context(job, "restore1")
+    restoring.start(context)
+    (copied,) = bring_back(job, context)
+    told, changed = restoring.commit(context, True)
+    assert changed and restoring.commit(context, True)[1] is False
+    ended = ending.end(context, "ok", None, [copied])
+    vm = job.host.find_vm(vmid=told["vmid"])
+    try:
+        assert (ended.error, ended.entry["status"], vm.name) == (None, "ok", "out of the store")
+        assert told["restore_point"] == ended.entry["restore_point"] == f"{job.entry['target']}::{point.point}"
+        assert "all" in copied["verified"] and "SHA-256" in copied["verified"]
+        restored = job.outside(context.entry["disks"][0]["dest"])
+        assert same_content(restored, raw(job, point, tmp_path)) == "Images are identical."
+        flat = restored.with_name(restored.name.replace(".vmdk", "-flat.vmdk")).stat()
+        assert 0 < flat.st_blocks * 512 < flat.st_size // 2
+        assert readers(job.host) == []
+        assert power.power_on(vm, quick()).after == "poweredOn"
+        assert restore_context(job, "restore2").entry["already"] is True
+    finally:
+        if vm.power_state() != "poweredOff":
+            power.power_off(vm, quick())
+        job.host.unregister(vm.vmid)
+        job.host.run("rm", "-rf", context.entry["directory"])
+
+
+def test_a_copy_that_is_killed_leaves_no_point_and_recover_undoes_the_rest(
+    story: Callable[..., StoreStory],
+) -> None:
+    job = story("hot")
+    job.start()
+    job.bracket()
+    slow = {**job.params(), "bandwidth_limit": 256 << 10}
+    copying_process = multiprocessing.get_context("fork").Process(
+        target=copying.perform, args=(job.host, slow, job.context.stores)
     )
-    assert now["method"] == "agent"
-    assert backup.entry_of(second.context)["disks"][0]["status"] == "ok"
+    copying_process.start()
+    wait_until(lambda: len(readers(job.host)) > 1, "the readers of the disks")
+    copying_process.kill()
+    copying_process.join()
+    job.cut()
+    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+    assert (found.outcome, found.left) == ("recovered", ())
+    assert any("snapshot" in step for step in found.done)
+    assert (readers(job.host), points_in(job)) == ([], [])
+    # What was given up is in nobody's way.
+    assert story("hot").whole().entry["status"] == "ok"
+
+
+def test_a_source_that_moved_makes_no_point(story: Callable[..., StoreStory], monkeypatch: Any) -> None:
+    job = story("hot")
+    job.start()
+    job.bracket()
+    note = IntentLog.note
+
+    def meddle(log: IntentLog, event: str, **data: Any) -> None:
+        """Somebody removes our snapshot while the last reader is started."""
+        if event == "process":
+            (ours,) = (one.id for one in job.vm.snapshots() if one.name == job.job.snapshot_name)
+            job.host.run("vim-cmd", "vmsvc/snapshot.remove", str(job.job.vmid), str(ours), timeout_seconds=60)
+            monkeypatch.setattr(IntentLog, "note", note)
+        note(log, event, **data)
+
+    monkeypatch.setattr(IntentLog, "note", meddle)
+    with pytest.raises(NotStill, match="is gone"):
+        job.copy()
+    ended = job.end("failed", "on purpose")
+    assert (ended.error, points_in(job), readers(job.host)) == (None, [], [])
+
+
+def test_a_point_that_nobody_heard_of_is_told_by_recover(
+    story: Callable[..., StoreStory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = story("cold")
+    job.start()
+    job.bracket()
+    note = IntentLog.note
+
+    def dies(log: IntentLog, event: str, **data: Any) -> None:
+        if event == DONE:
+            raise KeyboardInterrupt
+        note(log, event, **data)
+
+    monkeypatch.setattr(IntentLog, "note", dies)
+    with pytest.raises(KeyboardInterrupt):
+        job.copy()
+    monkeypatch.undo()
+    job.cut()
+    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+    assert (found.outcome, found.left) == ("recovered", ())
+    (point,) = points_in(job)
+    entry = record.read_entry(job.state, job.context.run_id, HOST, job.entry["identity"])
+    assert entry is not None
+    assert (entry["status"], entry["restore_point"]) == ("interrupted", f"{job.entry['target']}::{point.point}")

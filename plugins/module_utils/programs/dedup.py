@@ -10,23 +10,19 @@ does.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Meter, Progress
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import Note
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.metered import Metered
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import Watch
 from ansible_collections.stowage.esxi.plugins.module_utils.store import backup
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import probe
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import OnHost, RemoteDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
 
 VERIFIED = "every chunk by its SHA-256, as hashed on the host; each that came was hashed again here"
 
@@ -70,30 +66,6 @@ class Fed:
     told: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class Reach:
-    """How the hypervisor is reached, who is told what, and what may end it all."""
-
-    host: Host
-    note: Note
-    progress: Callable[[Progress], None]
-    alive: Callable[[], None]
-    connections: int = 4
-    bandwidth_limit: int = 0
-    stall_seconds: float = 900.0
-    clock: Clock = field(default_factory=SystemClock)
-
-    def starter(self) -> OnHost:
-        """Each process is written down before it opens a file; several threads begin some."""
-        guard = threading.Lock()
-
-        def note(event: str, **data: object) -> None:
-            with guard:
-                self.note(event, **data)
-
-        return OnHost(self.host.session, probe(self.host.session), note)
-
-
 class _Disks:
     """The disks of one feeding, and how far they are."""
 
@@ -131,13 +103,18 @@ class _Disks:
             if number + 1 < len(begun):
                 self._end(disk, now)
         if begun and begun[-1].key not in self._ended:
-            self._reach.progress(self._meters[begun[-1].key].at(begun[-1].read))
+            self._reach.progress(self._at(begun[-1]))
 
     def _end(self, disk: Metered, now: float) -> None:
         if disk.key not in self._ended:
             self._ended[disk.key] = now
-            meter = self._meters[disk.key]
-            self._reach.progress(meter.at(max(disk.read, meter.total_bytes or 0)))
+            self._reach.progress(self._at(disk, ended=True))
+
+    def _at(self, disk: Metered, ended: bool = False) -> Progress:
+        """Whole chunks are read: of a disk with little in it that is more than what its extents occupy."""
+        meter = self._meters[disk.key]
+        meter.total_bytes = disk.read if ended else max(disk.read, meter.total_bytes or 0)
+        return meter.at(disk.read)
 
     def finish(self, began: float, notes: Mapping[str, Sequence[str]], method: str) -> tuple[DiskFed, ...]:
         now = self._clock.monotonic()

@@ -186,3 +186,10 @@ class NothingMoves(ProgramError):
     template = "{what}: nothing has moved for {seconds} seconds, and it was ended"
     hint = "Look at the host's storage and at the network to it; a longer stall_timeout lets it wait longer"
     exit_code = 45
+
+
+class DiskNotMade(ProgramError):
+    id = "copy-disk-not-made"
+    template = "{host}: vmkfstools could not make the empty disk {target} (status {rc}): {output}"
+    hint = "Look at the datastore's room and state; try vmkfstools -c by hand there"
+    exit_code = 45
