@@ -25,6 +25,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import NotStill
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.store import restore as store_restore
@@ -230,21 +231,20 @@ def test_a_copy_that_is_killed_leaves_no_point_and_recover_undoes_the_rest(
     assert story("hot").whole().entry["status"] == "ok"
 
 
-def test_a_source_that_moved_makes_no_point(story: Callable[..., StoreStory], monkeypatch: Any) -> None:
+def test_a_source_that_moved_makes_no_point(story: Callable[..., StoreStory], monkeypatch: pytest.MonkeyPatch) -> None:
     job = story("hot")
     job.start()
     job.bracket()
-    note = IntentLog.note
+    proven = Order.proven
 
-    def meddle(log: IntentLog, event: str, **data: Any) -> None:
-        """Somebody removes our snapshot while the last reader is started."""
-        if event == "process":
-            (ours,) = (one.id for one in job.vm.snapshots() if one.name == job.job.snapshot_name)
-            job.host.run("vim-cmd", "vmsvc/snapshot.remove", str(job.job.vmid), str(ours), timeout_seconds=60)
-            monkeypatch.setattr(IntentLog, "note", note)
-        note(log, event, **data)
+    def meddle(order: Order, *words: Any) -> Mapping[str, Any]:
+        """Somebody removes our snapshot when all has been read, right before it is proven."""
+        (ours,) = (one.id for one in job.vm.snapshots() if one.name == job.job.snapshot_name)
+        job.host.run("vim-cmd", "vmsvc/snapshot.remove", str(job.job.vmid), str(ours))
+        wait_until(lambda: job.vm.snapshots().find(ours) is None, "the end of our snapshot")
+        return proven(order, *words)
 
-    monkeypatch.setattr(IntentLog, "note", meddle)
+    monkeypatch.setattr(Order, "proven", meddle)
     with pytest.raises(NotStill, match="is gone"):
         job.copy()
     ended = job.end("failed", "on purpose")
