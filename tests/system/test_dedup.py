@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,7 +33,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import restore 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
-from judge import one_moment, same_content
+from house import POINT, House
+from judge import one_moment, prove_disks, same_content
 
 from . import stories
 from .conftest import Lab, wait_until
@@ -275,3 +277,52 @@ def test_a_point_that_nobody_heard_of_is_told_by_recover(
     entry = record.read_entry(job.state, job.context.run_id, HOST, job.entry["identity"])
     assert entry is not None
     assert (entry["status"], entry["restore_point"]) == ("interrupted", f"{job.entry['target']}::{point.point}")
+
+
+# What an inventory says, so that the program alone decides.
+EITHER = "{{ '/var/stowage-store' if backup_program == 'dedup' else '" + POINT + "' }}"
+
+
+def test_one_variable_switches_a_fleet_to_a_store_and_its_machines_come_back(house: House, tmp_path: Path) -> None:
+    run = house.controller.play(
+        "backup_hot",
+        *("--limit", "esx67,esx80"),
+        backup_select=["name:plain67", "name:plain80"],
+        backup_unknown_names="ignore",
+        backup_program="dedup",
+        backup_point=EITHER,
+        backup_store_create=True,
+        backup_store_passphrase=SECRET,
+    ).must_end_with(0)
+    assert "at most" in run.text and "new in the store" in run.text
+    entries = {vm["vm"]: vm for vm in house.record(run)["vms"]}
+    assert set(entries) == {"plain67", "plain80"}
+    for entry in entries.values():
+        assert (entry["status"], entry["proven"]) == ("ok", True)
+        assert entry["restore_point"].startswith("/var/stowage-store::")
+        assert 0 < entry["bytes_new"] <= entry["bytes_sent"] <= entry["bytes_read"] and entry["bytes"] > 0
+    assert house.differences("esx67", "esx80") == []
+    assert SECRET not in run.text + json.dumps(house.record(run))
+
+    run = house.controller.play(
+        "restore",
+        restore_host="esx80",
+        restore_vm="plain67",
+        restore_program="dedup",
+        restore_point="/var/stowage-store",
+        restore_store_passphrase=SECRET,
+        restore_datastore="datastore1",
+        restore_name="from the store",
+        restore_uuid="new",
+        restore_mac="new",
+    ).must_end_with(0)
+    try:
+        (entry,) = house.record(run)["vms"]
+        assert (entry["status"], entry["restore_point"]) == ("ok", entries["plain67"]["restore_point"])
+        (disk,) = entry["disks"]
+        assert disk["bytes_sent"] > 0 and "chunks" in disk["verified"]
+        restored = house.folder("esx80", "from the store")
+        assert "one moment" in prove_disks([restored / Path(disk["dest"]).name], tmp_path)
+        assert house.differences("esx67", "esx80") == []
+    finally:
+        house.lab.run("esx80", "vim-cmd", "vmsvc/destroy", str(house.vm("esx80", "from the store")["vmid"]))
