@@ -134,6 +134,9 @@ class TargetLane(Lane):
         self._unsynced = 0
         self.written_bytes = 0
 
+    def __enter__(self) -> TargetLane:
+        return self
+
     def write(self, view: memoryview, offset: int) -> None:
         data = bytes(view)
         length = len(data)
