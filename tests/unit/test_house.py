@@ -26,8 +26,8 @@ BELOW = {
     "cli": {"base", "store"},
     "esxi": {"base", "ssh", "vmdk"},
     "transfer": {"base", "ssh", "vmdk", "esxi"},
-    "programs": {"base", "ssh", "vmdk", "esxi"},
-    "jobs": {"base", "ssh", "vmdk", "esxi", "programs"},
+    "programs": {"base", "ssh", "vmdk", "esxi", "store", "transfer"},
+    "jobs": {"base", "ssh", "vmdk", "esxi", "store", "transfer", "programs"},
 }
 MODULE_LIMIT_LINES = 150
 
