@@ -47,7 +47,7 @@ class OnHost(Starter):
         return link
 
     def end(self, link: Any) -> None:
-        link.close(self.session)
+        link.close()
         # One whose connection was lost is closed already, and may not know it: it holds the disk open until it does.
         ending.prove_gone(self.session, link.pid, link.token)
 
