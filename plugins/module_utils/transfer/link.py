@@ -648,6 +648,9 @@ class AgentLink:
     def abandon(self) -> None:
         """Ends the connection, and with it the agent; nothing is proven."""
         self._closed.set()
+        if self._broken is not None:
+            # Its other side is not waited for: it may be anything.
+            self._pipe.cut()
         self._broken = self._broken or AgentLost(host=self.host, reason="the link was closed")
         # Nobody may be at work on descriptors that are closed: the numbers go to other files.
         free = self._sending.acquire(timeout=0.2)
