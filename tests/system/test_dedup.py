@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -29,6 +30,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import No
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import dedup
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.ladder import Ladder
 from ansible_collections.stowage.esxi.plugins.module_utils.store import restore as store_restore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
@@ -210,9 +213,17 @@ def test_a_machine_comes_back_out_of_a_store_thin_and_starts(story: Callable[...
         job.host.run("rm", "-rf", context.entry["directory"])
 
 
+def clones(job: StoreStory) -> list[str]:
+    """The folders of temporary clones on the hypervisor's datastores."""
+    said = job.host.session.script("ls -d /vmfs/volumes/*/.stowage-clone-* 2>/dev/null; exit 0").stdout
+    return [line for line in said.split("\n") if line]
+
+
+@pytest.mark.parametrize("way", ["auto", "clone"])
 def test_a_copy_that_is_killed_leaves_no_point_and_recover_undoes_the_rest(
-    story: Callable[..., StoreStory],
+    story: Callable[..., StoreStory], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
+    monkeypatch.setattr(dedup, "Ladder", partial(Ladder, way=way))
     job = story("hot")
     job.start()
     job.bracket()
@@ -221,16 +232,22 @@ def test_a_copy_that_is_killed_leaves_no_point_and_recover_undoes_the_rest(
         target=copying.perform, args=(job.host, slow, job.context.stores)
     )
     copying_process.start()
-    wait_until(lambda: len(readers(job.host)) > 1, "the readers of the disks")
+    wait_until(lambda: len(readers(job.host)) > 1, "the readers of the disks", 60)
     copying_process.kill()
     copying_process.join()
+    assert bool(clones(job)) is (way == "clone")
     job.cut()
     (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
     assert (found.outcome, found.left) == ("recovered", ())
     assert any("snapshot" in step for step in found.done)
-    assert (readers(job.host), points_in(job)) == ([], [])
+    assert (readers(job.host), clones(job), points_in(job)) == ([], [], [])
     # What was given up is in nobody's way.
-    assert story("hot").whole().entry["status"] == "ok"
+    again = story("hot")
+    ended = again.whole()
+    (disk,) = ended.entry["disks"]
+    assert (ended.entry["status"], disk["method"]) == ("ok", "agent" if way == "auto" else "clone")
+    assert ["clone" in note for note in disk["notes"]] == ([True] if way == "clone" else [])
+    assert (readers(job.host), clones(job), len(points_in(job))) == ([], [], 1)
 
 
 def test_a_source_that_moved_makes_no_point(story: Callable[..., StoreStory], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,9 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
             connections=settings.connections,
             bandwidth_limit=settings.bandwidth_limit or 0,
             stall_seconds=settings.stall_timeout,
+            label=settings.job_id or "by-hand",
+            lease=f"{frame.journal.folder}/lease",
+            reserve_percent=request.reserve_percent,
         )
     )
     result = _result(request, sources, left_out, room, warnings)

@@ -50,6 +50,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
             connections=settings.connections,
             bandwidth_limit=settings.bandwidth_limit or 0,
             stall_seconds=settings.stall_timeout,
+            label=settings.job_id or "by-hand",
         ),
     )
     result = result_of(frame.request, plan, [])

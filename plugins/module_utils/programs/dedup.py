@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Meter, Progress
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.ladder import Ladder, Reading
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.metered import Metered
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
@@ -66,21 +67,44 @@ class Fed:
     told: Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class _Open:
+    """A disk that is being read, and how."""
+
+    source: Source
+    disk: RemoteDisk
+    reading: Reading
+    by: str
+
+    @property
+    def method(self) -> str:
+        return "clone" if self.reading.way == "clone" else self.by
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        found = []
+        if self.reading.way == "clone":
+            found.append(f"read from a clone on {self.reading.datastore}: {self.reading.reason}")
+        if self.disk.renewals:
+            found.append(f"{self.disk.renewals} connections were lost and made again")
+        return tuple(found)
+
+
 class _Disks:
     """The disks of one feeding, and how far they are."""
 
-    def __init__(self, reach: Reach, opened: Sequence[tuple[Source, RemoteDisk]]) -> None:
+    def __init__(self, reach: Reach, opened: Sequence[_Open]) -> None:
         self._reach = reach
-        self._disks = [disk for _source, disk in opened]
+        self._opened = opened
         self._clock = reach.clock
         self._meters = {
-            source.key: Meter("copy", source.key, source.bytes_to_read, reach.clock) for source, _disk in opened
+            one.source.key: Meter("copy", one.source.key, one.source.bytes_to_read, reach.clock) for one in opened
         }
         self._began: dict[str, float] = {}
         self._ended: dict[str, float] = {}
-        self.metered = [Metered(source.key, disk, self.check) for source, disk in opened]
+        self.metered = [Metered(one.source.key, one.disk, self.check) for one in opened]
         self.watch = Watch(
-            f"The copy of {', '.join(source.path for source, _disk in opened)} on {reach.host.name}",
+            f"The copy of {', '.join(one.source.path for one in opened)} on {reach.host.name}",
             lambda: sum(disk.read + disk.sent for disk in self.metered),
             self._look,
             self.cut,
@@ -116,7 +140,7 @@ class _Disks:
         meter.total_bytes = disk.read if ended else max(disk.read, meter.total_bytes or 0)
         return meter.at(disk.read)
 
-    def finish(self, began: float, notes: Mapping[str, Sequence[str]], method: str) -> tuple[DiskFed, ...]:
+    def finish(self, began: float) -> tuple[DiskFed, ...]:
         now = self._clock.monotonic()
         for disk in self.metered:
             self._end(disk, now)
@@ -126,30 +150,30 @@ class _Disks:
                 disk.read,
                 disk.sent,
                 round(self._ended[disk.key] - self._began.get(disk.key, began), 3),
-                method,
-                tuple(notes.get(disk.key, ())),
+                one.method,
+                one.notes,
             )
-            for disk in self.metered
+            for one, disk in zip(self._opened, self.metered)
         )
 
     def cut(self) -> None:
         """Ends every connection, so that threads that wait for an answer wait no longer."""
-        for disk in self._disks:
+        for one in self._opened:
             with contextlib.suppress(Exception):
-                disk.close()
+                one.disk.close()
 
 
 def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
     """One restore point from the disks of a hypervisor."""
     began = reach.clock.monotonic()
-    with _opened(feeding.sources, reach) as (opened, method):
+    with _opened(feeding.sources, reach) as opened:
         disks = _Disks(reach, opened)
         fed: tuple[DiskFed, ...] = ()
 
         def before_commit(point: str) -> Mapping[str, Any]:
             nonlocal fed
             with disks.watch.paused():
-                fed = disks.finish(began, {}, method)
+                fed = disks.finish(began)
                 return feeding.before_commit(point, fed)
 
         with disks.watch:
@@ -169,15 +193,31 @@ def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
 
 
 @contextlib.contextmanager
-def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[tuple[list[tuple[Source, RemoteDisk]], str]]:
-    """Every disk is opened and looked at before the first byte is read; all are closed, and proven so, at the end."""
+def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
+    """Every disk is opened and looked at before the first byte is read; all are closed, and proven so, at the end.
+
+    One that the host does not let be read is read from a clone, which is gone at the end, too."""
     starter = reach.starter()
-    opened: list[tuple[Source, RemoteDisk]] = []
+    ladder = Ladder(
+        reach.host,
+        reach.label,
+        lease=reach.lease,
+        note=reach.note,
+        alive=reach.alive,
+        clock=reach.clock,
+        stall_seconds=reach.stall_seconds,
+        reserve_percent=reach.reserve_percent,
+    )
+
+    def open_disk(path: str) -> RemoteDisk:
+        return RemoteDisk(starter, path, bandwidth_limit=reach.bandwidth_limit)
+
+    opened: list[_Open] = []
     with contextlib.ExitStack() as stack:
         for source in sources:
-            disk = stack.enter_context(RemoteDisk(starter, source.path, bandwidth_limit=reach.bandwidth_limit))
+            disk, reading = stack.enter_context(ladder.opened(source, open_disk, reach.progress))
             if opened:
                 # The limit holds for all of them together.
-                disk.throttle = opened[0][1].throttle
-            opened.append((source, disk))
-        yield opened, starter.way.method
+                disk.throttle = opened[0].disk.throttle
+            opened.append(_Open(source, disk, reading, starter.way.method))
+        yield opened

@@ -28,14 +28,19 @@ class Reach:
     connections: int = 4
     bandwidth_limit: int = 0
     stall_seconds: float = 900.0
+    label: str = "by-hand"
+    """In the names of what is made on the hypervisor for the time of the copy: a job's id, where there is one."""
+    lease: str = ""
+    reserve_percent: int = 5
     clock: Clock = field(default_factory=SystemClock)
 
     def starter(self) -> OnHost:
         """Each process is written down before it opens a file; several threads begin some."""
+        way = probe(self.host.session, "agent")
         guard = threading.Lock()
 
         def note(event: str, **data: object) -> None:
             with guard:
                 self.note(event, **data)
 
-        return OnHost(self.host.session, probe(self.host.session), note)
+        return OnHost(self.host.session, way, note)
