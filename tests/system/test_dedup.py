@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import posixpath
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -31,6 +34,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import dedup
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import TargetExists
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.ladder import Ladder
 from ansible_collections.stowage.esxi.plugins.module_utils.store import restore as store_restore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
@@ -161,7 +165,7 @@ def restore_context(job: StoreStory, run: str, **params: Any) -> Context:
     return Context(job.host, answer["plan"], run, job.state, HOST, "tests", kind="restore", stores=job.context.stores)
 
 
-def bring_back(job: StoreStory, context: Context) -> list[dict[str, Any]]:
+def bring_back(job: StoreStory, context: Context, bandwidth_limit: int = 0) -> list[dict[str, Any]]:
     """The copy step of the role, disk by disk."""
     found = []
     for disk in context.entry["disks"]:
@@ -172,6 +176,7 @@ def bring_back(job: StoreStory, context: Context) -> list[dict[str, Any]]:
             "disk_format": disk["format"],
             "include_config": False,
             "verify": "full",
+            "bandwidth_limit": bandwidth_limit,
             "reserve_percent": 5,
             "snapshot_reserve_percent": 5,
             "journal": context.folder,
@@ -211,6 +216,51 @@ def test_a_machine_comes_back_out_of_a_store_thin_and_starts(story: Callable[...
             power.power_off(vm, quick())
         job.host.unregister(vm.vmid)
         job.host.run("rm", "-rf", context.entry["directory"])
+
+
+def test_a_restore_that_is_killed_is_taken_back_whole(story: Callable[..., StoreStory]) -> None:
+    job = story("cold")
+    job.whole()
+    context = restore_context(job, "restore3", disk_format="zeroedthick")
+    restoring.start(context)
+    bringing = multiprocessing.get_context("fork").Process(target=bring_back, args=(job, context, 256 << 10))
+    bringing.start()
+    wait_until(lambda: len(readers(job.host)) > 1, "the writers of the disk", 60)
+    assert job.outside(context.entry["disks"][0]["dest"]).exists()
+    bringing.kill()
+    bringing.join()
+    lease = job.outside(context.folder) / "lease"
+    os.utime(lease, (time.time() - 1000,) * 2)
+    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+    assert (found.outcome, found.left, readers(job.host)) == ("recovered", (), [])
+    assert not job.outside(context.entry["directory"]).exists()
+
+
+def test_one_disk_comes_back_into_a_folder_that_is_made_and_a_failed_one_leaves_none(
+    story: Callable[..., StoreStory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = story("cold")
+    job.whole()
+    (point,) = points_in(job)
+    dest = "[datastore1] rescue/deep $(x)/data.vmdk"
+    params = {**job.params(), "src": f"{job.entry['target']}::{point.point}/scsi0:0", "dest": dest}
+    params = {**params, "vmid": None, "snapshot_id": None, "journal": None, "job_id": None, "disks": []}
+    planned = copying.predict(job.host, params, job.context.stores)
+    folder = job.outside(posixpath.dirname(planned["disks"][0]["dest"]))
+    assert not folder.parent.exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(store_restore, "to_target", lambda *_words, **_more: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            copying.perform(job.host, params, job.context.stores)
+    assert not folder.parent.exists()
+    try:
+        (made,) = copying.perform(job.host, params, job.context.stores)["disks"]
+        assert (made["dest"], made["capacity_bytes"]) == (planned["disks"][0]["dest"], point.disks[0].size)
+        assert same_content(job.outside(made["dest"]), raw(job, point, tmp_path)) == "Images are identical."
+        with pytest.raises(TargetExists):
+            copying.perform(job.host, params, job.context.stores)
+    finally:
+        job.host.run("rm", "-rf", "/vmfs/volumes/datastore1/rescue")
 
 
 def clones(job: StoreStory) -> list[str]:
