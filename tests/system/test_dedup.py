@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import posixpath
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -31,7 +32,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import NotStill
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE, INTENT
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import dedup
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import TargetExists
@@ -298,6 +299,55 @@ def test_a_copy_that_is_killed_leaves_no_point_and_recover_undoes_the_rest(
     assert (ended.entry["status"], disk["method"]) == ("ok", "agent" if way == "auto" else "clone")
     assert ["clone" in note for note in disk["notes"]] == ([True] if way == "clone" else [])
     assert (readers(job.host), clones(job), len(points_in(job))) == ([], [], 1)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("how", ["hot", "cold"])
+@pytest.mark.parametrize(
+    ("event", "after", "there"),
+    [
+        ("process", False, 0),
+        ("process", True, 0),
+        (INTENT, False, 0),
+        (INTENT, True, 0),
+        (DONE, False, 1),
+        (DONE, True, 1),
+        ("commit-done", False, 1),
+    ],
+)
+def test_whatever_a_job_was_writing_down_when_it_was_killed_recover_leaves_nothing_and_loses_no_point(
+    story: Callable[..., StoreStory], monkeypatch: pytest.MonkeyPatch, how: str, event: str, after: bool, there: int
+) -> None:
+    job = story(how)
+    job.start()
+    job.bracket()
+    note = IntentLog.note
+
+    def dies(log: IntentLog, name: str, **data: Any) -> None:
+        if name == event and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        note(log, name, **data)
+        if name == event:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def rest() -> None:
+        monkeypatch.setattr(IntentLog, "note", dies)
+        job.copy()
+        job.commit()
+
+    process = multiprocessing.get_context("fork").Process(target=rest)
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    job.cut()
+    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+    assert (found.outcome, found.left) == ("recovered", ())
+    made = points_in(job)
+    assert (len(made), readers(job.host)) == (there, [])
+    entry = record.read_entry(job.state, job.context.run_id, HOST, job.entry["identity"])
+    wanted = f"{job.entry['target']}::{made[0].point}" if made else None
+    assert entry is not None and (entry["status"], entry["restore_point"]) == ("interrupted", wanted)
+    assert story(how).whole().entry["status"] == "ok"
 
 
 def test_a_source_that_moved_makes_no_point(story: Callable[..., StoreStory], monkeypatch: pytest.MonkeyPatch) -> None:
