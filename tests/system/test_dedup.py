@@ -190,7 +190,32 @@ def bring_back(job: StoreStory, context: Context, bandwidth_limit: int = 0) -> l
     return found
 
 
-def test_a_machine_comes_back_out_of_a_store_thin_and_starts(story: Callable[..., StoreStory], tmp_path: Path) -> None:
+def one_disk_alone(job: StoreStory, point: Point, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes into folders that are made for it; where it fails, they go again."""
+    dest = "[datastore1] rescue/deep $(x)/data.vmdk"
+    params = {**job.params(), "src": f"{job.entry['target']}::{point.point}/scsi0:0", "dest": dest}
+    params = {**params, "vmid": None, "snapshot_id": None, "journal": None, "job_id": None, "disks": []}
+    planned = copying.predict(job.host, params, job.context.stores)
+    folder = job.outside(posixpath.dirname(planned["disks"][0]["dest"]))
+    assert not folder.parent.exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(store_restore, "to_target", lambda *_words, **_more: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            copying.perform(job.host, params, job.context.stores)
+    assert not folder.parent.exists()
+    try:
+        (made,) = copying.perform(job.host, params, job.context.stores)["disks"]
+        assert (made["dest"], made["capacity_bytes"]) == (planned["disks"][0]["dest"], point.disks[0].size)
+        assert same_content(job.outside(made["dest"]), raw(job, point, tmp_path)) == "Images are identical."
+        with pytest.raises(TargetExists):
+            copying.perform(job.host, params, job.context.stores)
+    finally:
+        job.host.run("rm", "-rf", "/vmfs/volumes/datastore1/rescue")
+
+
+def test_a_machine_comes_back_out_of_a_store_thin_and_starts_and_so_does_one_disk_alone(
+    story: Callable[..., StoreStory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = story("cold")
     job.whole()
     (point,) = points_in(job)
@@ -212,6 +237,7 @@ def test_a_machine_comes_back_out_of_a_store_thin_and_starts(story: Callable[...
         assert readers(job.host) == []
         assert power.power_on(vm, quick()).after == "poweredOn"
         assert restore_context(job, "restore2").entry["already"] is True
+        one_disk_alone(job, point, tmp_path, monkeypatch)
     finally:
         if vm.power_state() != "poweredOff":
             power.power_off(vm, quick())
@@ -237,40 +263,13 @@ def test_a_restore_that_is_killed_is_taken_back_whole(story: Callable[..., Store
     assert not job.outside(context.entry["directory"]).exists()
 
 
-def test_one_disk_comes_back_into_a_folder_that_is_made_and_a_failed_one_leaves_none(
-    story: Callable[..., StoreStory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = story("cold")
-    job.whole()
-    (point,) = points_in(job)
-    dest = "[datastore1] rescue/deep $(x)/data.vmdk"
-    params = {**job.params(), "src": f"{job.entry['target']}::{point.point}/scsi0:0", "dest": dest}
-    params = {**params, "vmid": None, "snapshot_id": None, "journal": None, "job_id": None, "disks": []}
-    planned = copying.predict(job.host, params, job.context.stores)
-    folder = job.outside(posixpath.dirname(planned["disks"][0]["dest"]))
-    assert not folder.parent.exists()
-    with monkeypatch.context() as patched:
-        patched.setattr(store_restore, "to_target", lambda *_words, **_more: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            copying.perform(job.host, params, job.context.stores)
-    assert not folder.parent.exists()
-    try:
-        (made,) = copying.perform(job.host, params, job.context.stores)["disks"]
-        assert (made["dest"], made["capacity_bytes"]) == (planned["disks"][0]["dest"], point.disks[0].size)
-        assert same_content(job.outside(made["dest"]), raw(job, point, tmp_path)) == "Images are identical."
-        with pytest.raises(TargetExists):
-            copying.perform(job.host, params, job.context.stores)
-    finally:
-        job.host.run("rm", "-rf", "/vmfs/volumes/datastore1/rescue")
-
-
 def clones(job: StoreStory) -> list[str]:
     """The folders of temporary clones on the hypervisor's datastores."""
     said = job.host.session.script("ls -d /vmfs/volumes/*/.stowage-clone-* 2>/dev/null; exit 0").stdout
     return [line for line in said.split("\n") if line]
 
 
-@pytest.mark.parametrize("way", ["auto", "clone"])
+@pytest.mark.parametrize("way", ["auto", pytest.param("clone", marks=pytest.mark.soak)])
 def test_a_copy_that_is_killed_leaves_no_point_and_recover_undoes_the_rest(
     story: Callable[..., StoreStory], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
@@ -369,32 +368,6 @@ def test_a_source_that_moved_makes_no_point(story: Callable[..., StoreStory], mo
         job.copy()
     ended = job.end("failed", "on purpose")
     assert (ended.error, points_in(job), readers(job.host)) == (None, [], [])
-
-
-def test_a_point_that_nobody_heard_of_is_told_by_recover(
-    story: Callable[..., StoreStory], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = story("cold")
-    job.start()
-    job.bracket()
-    note = IntentLog.note
-
-    def dies(log: IntentLog, event: str, **data: Any) -> None:
-        if event == DONE:
-            raise KeyboardInterrupt
-        note(log, event, **data)
-
-    monkeypatch.setattr(IntentLog, "note", dies)
-    with pytest.raises(KeyboardInterrupt):
-        job.copy()
-    monkeypatch.undo()
-    job.cut()
-    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
-    assert (found.outcome, found.left) == ("recovered", ())
-    (point,) = points_in(job)
-    entry = record.read_entry(job.state, job.context.run_id, HOST, job.entry["identity"])
-    assert entry is not None
-    assert (entry["status"], entry["restore_point"]) == ("interrupted", f"{job.entry['target']}::{point.point}")
 
 
 # What an inventory says, so that the program alone decides.
