@@ -642,7 +642,12 @@ class AgentLink:
                 goodbye.patience = min(BYE_SECONDS, self.stall_seconds)
                 goodbye.result()
         self.abandon()
-        if session is not None and self.pid:
+        if session is not None:
+            self.prove(session)
+
+    def prove(self, session: Session) -> None:
+        """That the agent's process is gone, also where its connection was lost; else ``AgentStays``."""
+        if self.pid:
             ending.prove_gone(session, self.pid, self.token)
 
     def abandon(self) -> None:

@@ -6,19 +6,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer import ending
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import CodecChoice
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import NotInFiles
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.hostfiles import HostFile, HostFiles
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.lanes import Lane
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import AgentLink
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import STALL_SECONDS, AgentLink
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.shellway import ShellLink
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import Files, Line, Place, Starter, ended
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.throttle import Throttle
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.disk import ChainDisk
@@ -27,29 +27,36 @@ from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.extents import F
 VOLUMES = ("/vmfs/volumes",)
 ZEROS = -1
 
+Note = Callable[..., None]
+"""Writes to the job's journal: `note(event, **data)`."""
+
 
 class OnHost(Starter):
     """Links to one host in the way that `probe` found. `note` is told of each process before it opens a file."""
 
-    def __init__(self, session: Session, way: Way, note: Any = None, **options: Any) -> None:
+    def __init__(
+        self, session: Session, way: Way, note: Note | None = None, stall_seconds: float = STALL_SECONDS
+    ) -> None:
         self.session, self.way = session, way
         self.host = session.endpoint.host
-        self.packs = way.interpreter is not None and way.interpreter.zlib
+        self.packs = way.method == "agent" and way.interpreter is not None and way.interpreter.zlib
         self._note = note
-        self._options = options
+        self._stall = stall_seconds
 
     def start(self) -> Any:
-        if self.way.interpreter is None or self.way.method != "agent":
-            raise NotImplementedError
-        link = AgentLink.start(self.session, self.way.interpreter, **self._options)
+        link: AgentLink | ShellLink
+        if self.way.interpreter is not None and self.way.method == "agent":
+            link = AgentLink.start(self.session, self.way.interpreter, stall_seconds=self._stall)
+        else:
+            link = ShellLink.start(self.session, self.way.digest, stall_seconds=self._stall)
         if self._note is not None:
             self._note("process", pid=link.pid, token=link.token)
         return link
 
     def end(self, link: Any) -> None:
         link.close()
-        # One whose connection was lost is closed already, and may not know it: it holds the disk open until it does.
-        ending.prove_gone(self.session, link.pid, link.token)
+        # One whose connection was lost may not know it: it holds the disk open until it does.
+        link.prove(self.session)
 
 
 class RemoteDisk(ChainDisk):

@@ -557,7 +557,12 @@ class ShellLink:
         if self._closed:
             return
         self.abandon()
-        if session is not None and self.pid:
+        if session is not None:
+            self.prove(session)
+
+    def prove(self, session: Session) -> None:
+        """That the shell's process is gone, also where its connection was lost; else ``AgentStays``."""
+        if self.pid:
             # Never killed: what it runs would live on, and the shell's own end proves that there is nothing any more.
             ending.prove_gone(session, self.pid, self.token, seconds=_END_SECONDS, kill_after=_END_SECONDS)
 

@@ -35,6 +35,8 @@ NOT_BACK = (*LOST, AgentNotStarted, ConnectionLost, CommandTimeout, HostUnreacha
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Before each attempt to come back, while nothing is answered in between."""
 
+_CLOSE_SECONDS = 0.5
+
 Place = tuple[int, int, int]
 """What is read: number of a file here (negative: zeros), offset, length."""
 Handles = dict[int, RemoteFile]
@@ -256,7 +258,7 @@ class Line:
         while True:
             if self._failures == len(PAUSES):
                 raise GaveUp(host=self.host, count=self._failures, reason=cause.message) from cause
-            self._clock.sleep(PAUSES[self._failures])
+            self._pause(PAUSES[self._failures])
             self._failures += 1
             try:
                 self.link = self._starter.start()
@@ -269,6 +271,13 @@ class Line:
                 continue
             self.turn += 1
             return
+
+    def _pause(self, seconds: float) -> None:
+        while seconds > 0 and self._final is None:
+            self._clock.sleep(min(seconds, 1.0))
+            seconds -= 1.0
+        if self._final is not None:
+            raise self._final
 
     def _reopen(self) -> None:
         asked = {
@@ -304,21 +313,33 @@ class Line:
             self._lost.pop()
 
     def close(self) -> None:
-        """Every link that there was is proven gone, or the reason why not is raised."""
-        with self._guard:
-            # Whoever still waits in another thread does not come back with a new link.
-            self._final = self._final or AgentLost(host=self.host, reason="the disk was closed")
-            self._owed.clear()
-            links, self.link = [*self._lost, *([self.link] if self.link is not None else [])], None
-            self._lost = []
-            first: StowageError | None = None
-            for link in links:
-                try:
-                    self._starter.end(link)
-                except StowageError as error:
-                    first = first or error
-            if first is not None:
-                raise first
+        """Every link that there was is proven gone, or the reason why not is raised. Any thread may call it: those that
+        wait for an answer wait no longer."""
+        # Whoever waits does not come back with a new link.
+        self._final = self._final or AgentLost(host=self.host, reason="the disk was closed")
+        if not self._guard.acquire(timeout=_CLOSE_SECONDS):
+            link = self.link
+            if link is not None:
+                with contextlib.suppress(Exception):
+                    link.abandon()
+            self._guard.acquire()
+        try:
+            self._end()
+        finally:
+            self._guard.release()
+
+    def _end(self) -> None:
+        self._owed.clear()
+        links, self.link = [*self._lost, *([self.link] if self.link is not None else [])], None
+        self._lost = []
+        first: StowageError | None = None
+        for link in links:
+            try:
+                self._starter.end(link)
+            except StowageError as error:
+                first = first or error
+        if first is not None:
+            raise first
 
 
 def ended(close: Callable[[], None], error: BaseException | None) -> None:
