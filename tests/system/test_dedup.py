@@ -35,13 +35,14 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import No
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE, INTENT
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
-from ansible_collections.stowage.esxi.plugins.module_utils.programs import dedup
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import dedup, reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import TargetExists
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.ladder import Ladder
 from ansible_collections.stowage.esxi.plugins.module_utils.store import restore as store_restore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import probe
 from house import POINT, House
 from judge import one_moment, prove_disks, same_content
 
@@ -143,6 +144,21 @@ def test_a_machine_goes_into_a_store_hot_warm_and_cold_and_only_what_changed_lea
     assert points_in(job)[1].parent == points_in(job)[0].point
     again = job.end()
     assert (again.changed, again.entry["status"]) == (False, "ok")
+
+
+@pytest.mark.soak
+def test_a_host_without_a_python_that_will_do_is_read_by_its_plain_commands(
+    story: Callable[..., StoreStory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "probe", lambda session, _method: probe(session, "shell"))
+    job = story("hot")
+    ended = job.whole()
+    (disk,) = ended.entry["disks"]
+    assert (ended.entry["status"], disk["method"]) == ("ok", "shell")
+    assert "plain commands" in disk["notes"][0]
+    (point,) = points_in(job)
+    one_moment([raw(job, point, tmp_path)])
+    assert [one for one in survey.processes(job.host.session) if "stowage-shell-" in one.command] == []
 
 
 def readers(host: Host) -> list[str]:

@@ -19,7 +19,7 @@ def way_problem(host: Host) -> dict[str, Any] | None:
     from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import probe
 
     try:
-        probe(host.session, "agent")
+        probe(host.session)
     except StowageError as error:
         return error.as_dict()
     return None

@@ -23,6 +23,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching imp
 from ansible_collections.stowage.esxi.plugins.module_utils.store import backup
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
 
 VERIFIED = "every chunk by its SHA-256, as hashed on the host; each that came was hashed again here"
@@ -74,17 +75,19 @@ class _Open:
     source: Source
     disk: RemoteDisk
     reading: Reading
-    by: str
+    way: Way
 
     @property
     def method(self) -> str:
-        return "clone" if self.reading.way == "clone" else self.by
+        return "clone" if self.reading.way == "clone" else self.way.method
 
     @property
     def notes(self) -> tuple[str, ...]:
         found = []
         if self.reading.way == "clone":
             found.append(f"read from a clone on {self.reading.datastore}: {self.reading.reason}")
+        if self.way.method == "shell":
+            found.append(f"slower than it could be: {self.way.describe()}")
         if self.disk.renewals:
             found.append(f"{self.disk.renewals} connections were lost and made again")
         return tuple(found)
@@ -219,5 +222,5 @@ def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
             if opened:
                 # The limit holds for all of them together.
                 disk.throttle = opened[0].disk.throttle
-            opened.append(_Open(source, disk, reading, starter.way.method))
+            opened.append(_Open(source, disk, reading, starter.way))
         yield opened

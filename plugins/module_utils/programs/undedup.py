@@ -79,7 +79,7 @@ def bring(
 ) -> DiskBrought:
     """Makes the disk of the task out of a disk of a restore point; `folders` lead to it, outermost first."""
     began = reach.clock.monotonic()
-    starter = reach.starter()
+    starter = reach.starter(writes=True)
     meter = Meter("restore", task.key, None, reach.clock)
     flat = task.target.removesuffix(".vmdk") + "-flat.vmdk"
     told = restore.Told()
