@@ -22,6 +22,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
+    backup,
     copying,
     ending,
     record,
@@ -89,6 +90,11 @@ class StoreStory(Story):
 
     def copy(self) -> None:
         self.told = copying.perform(self.host, self.params(), self.context.stores)
+
+    def commit(self) -> Mapping[str, Any]:
+        made, changed = backup.commit(self.context, self.told["disks"])
+        assert changed and backup.commit(self.context, []) == (made, False)
+        return made
 
     def end(self, outcome: str = "ok", error: Any = None) -> ending.Ended:
         copies = self.told["disks"] if self.told else ()
