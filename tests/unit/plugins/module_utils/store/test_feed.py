@@ -466,8 +466,7 @@ class Huge:
     path, size = "huge", 2 << 40
 
     def allocated(self):
-        # As a chain of snapshots says it: a range for every MiB.
-        return ((offset, 1 << 20) for offset in range(0, self.size, 1 << 20))
+        return ((offset, CHUNK) for offset in range(0, self.size, CHUNK))
 
     @contextmanager
     def lane(self):
