@@ -21,6 +21,7 @@ description:
     fails, so that every VM that was asked for is in the record.
 extends_documentation_fragment:
   - stowage.esxi.connection
+  - stowage.esxi.store_access
   - stowage.esxi.attributes
   - stowage.esxi.attributes.actiongroup_esxi
 attributes:
@@ -36,8 +37,15 @@ options:
   point:
     description:
       - The backup point, the folder of one VM in it, or the folder of one restore point, as the target host sees it.
+      - With O(program=dedup) a store, a path on the machine where the module runs or C(s3://bucket/prefix), or one
+        restore point in it, as C(STORE::POINT).
     type: str
     required: true
+  program:
+    description: What moved the bytes when the backup was made, and is to move them back.
+    type: str
+    choices: [vmkfstools, dedup]
+    default: vmkfstools
   vm:
     description:
       - Name, identity or UUID of the VM to bring back. Not needed where O(point) holds only one.
@@ -252,6 +260,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import f
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.options import open_host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import arguments, restore, restoreplanning
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 
 
 def main():
@@ -259,8 +268,8 @@ def main():
     params = module.params
     try:
         restore.check_request(params)
-        with open_host(params) as host:
-            answer = restore.answer(host, params)
+        with Stores(Access.of(params["store"])) as stores, open_host(params) as host:
+            answer = restore.answer(host, params, stores)
     except StowageError as error:
         fail(module, error, **restoreplanning.refused(params, error, module.check_mode))
     module.exit_json(changed=False, **restoreplanning.noted(params, answer, module.check_mode))

@@ -19,10 +19,13 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import PARTIAL_PREFIX
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import multiextent, watchdog
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer import starting
 
 #: In a job's `extra`: the start in which an earlier job had asked the guest to shut down, and been given up for it.
 ASKED_BEFORE = "asked_before"
 SHUTDOWN_GRACE_SECONDS = 600
+# What begins the words by which processes of ours are known in the host's list: watchdogs, and readers of both kinds.
+_MARKS = (watchdog.mark(""), starting.mark(""), "stowage-shell-")
 # A guest that installs updates, or hangs in a service, may go down long after we gave up on it. For that long nobody
 # stands by it, but the journal stays, so that recover or the next run powers it on again.
 LATE_SHUTDOWN_SECONDS = 3600
@@ -103,6 +106,11 @@ class Events:
     def committed(self) -> bool:
         return self.last("commit-done") is not None
 
+    @property
+    def made(self) -> str:
+        """The restore point that was committed, as the journal names it."""
+        return str((self.last("commit-done") or {}).get("final") or "")
+
     def seconds_since(self, name: str, now: datetime) -> float:
         """Since the last such entry, by the journal's own time; 0 if there is none."""
         entry = self.last(name)
@@ -178,9 +186,9 @@ def _our_processes(job: Job, events: Events, now: Situation) -> tuple[int, ...]:
 
 
 def _tokens(events: Events) -> set[tuple[int, str]]:
-    """Number and token of each watchdog; a word that is no token of ours could be in any process."""
+    """Number and token of each watchdog and reader; a word that is no token of ours could be in any process."""
     noted = [(int(event["pid"]), str(event.get("token") or "")) for event in events.of("process")]
-    return {(pid, token) for pid, token in noted if token.startswith(watchdog.mark(""))}
+    return {(pid, token) for pid, token in noted if token.startswith(_MARKS)}
 
 
 def _our_temps(job: Job, now: Situation, left: list[str]) -> tuple[str, ...]:

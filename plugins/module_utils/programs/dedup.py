@@ -1,0 +1,226 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program ``dedup``: joins the reading of a hypervisor's disks with the store that they go into.
+
+When it returns, or raises, no process of ours on the hypervisor holds a disk open any more, or the error says which
+does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Meter, Progress
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.ladder import Ladder, Reading
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.metered import Metered
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import Watch
+from ansible_collections.stowage.esxi.plugins.module_utils.store import backup
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
+
+VERIFIED = "every chunk by its SHA-256, as hashed on the host; each that came was hashed again here"
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """What goes into a store as one restore point. ``before_commit`` is given the point's id and what came of each
+    disk; it raises what speaks against the point, or returns what is added to its facts."""
+
+    machine_id: str
+    machine_name: str
+    sources: Sequence[Source]
+    files: Mapping[str, bytes]
+    facts: Mapping[str, Any]
+    before_commit: Callable[[str, Sequence[DiskFed]], Mapping[str, Any]]
+    parent: Point | None = None
+    scope: str = "host"
+
+
+@dataclass(frozen=True)
+class DiskFed:
+    """What came of one disk."""
+
+    key: str
+    read_bytes: int
+    sent_bytes: int
+    seconds: float
+    method: str
+    notes: tuple[str, ...] = ()
+    verified: str = VERIFIED
+
+    @property
+    def rate(self) -> int:
+        return int(self.read_bytes / max(self.seconds, 0.001))
+
+
+@dataclass(frozen=True)
+class Fed:
+    point: Point
+    disks: tuple[DiskFed, ...]
+    told: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A disk that is being read, and how."""
+
+    source: Source
+    disk: RemoteDisk
+    reading: Reading
+    way: Way
+
+    @property
+    def method(self) -> str:
+        return "clone" if self.reading.way == "clone" else self.way.method
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        found = []
+        if self.reading.way == "clone":
+            found.append(f"read from a clone on {self.reading.datastore}: {self.reading.reason}")
+        if self.way.method == "shell":
+            found.append(f"slower than it could be: {self.way.describe()}")
+        if self.disk.renewals:
+            found.append(f"{self.disk.renewals} connections were lost and made again")
+        return tuple(found)
+
+
+class _Disks:
+    """The disks of one feeding, and how far they are."""
+
+    def __init__(self, reach: Reach, opened: Sequence[_Open]) -> None:
+        self._reach = reach
+        self._opened = opened
+        self._clock = reach.clock
+        self._meters = {
+            one.source.key: Meter("copy", one.source.key, one.source.bytes_to_read, reach.clock) for one in opened
+        }
+        self._began: dict[str, float] = {}
+        self._ended: dict[str, float] = {}
+        self.metered = [Metered(one.source.key, one.disk, self.check) for one in opened]
+        self.watch = Watch(
+            f"The copy of {', '.join(one.source.path for one in opened)} on {reach.host.name}",
+            lambda: sum(disk.read + disk.sent for disk in self.metered),
+            self._look,
+            self.cut,
+            reach.stall_seconds,
+            reach.clock,
+        )
+
+    def check(self) -> None:
+        self.watch.check()
+
+    def _look(self) -> None:
+        self._reach.alive()
+        self.show()
+
+    def show(self) -> None:
+        """The disk that was begun last; each that is left behind was read to its end."""
+        now, begun = self._clock.monotonic(), [disk for disk in self.metered if disk.read]
+        for number, disk in enumerate(begun):
+            self._began.setdefault(disk.key, now)
+            if number + 1 < len(begun):
+                self._end(disk, now)
+        if begun and begun[-1].key not in self._ended:
+            self._reach.progress(self._at(begun[-1]))
+
+    def _end(self, disk: Metered, now: float) -> None:
+        if disk.key not in self._ended:
+            self._ended[disk.key] = now
+            self._reach.progress(self._at(disk, ended=True))
+
+    def _at(self, disk: Metered, ended: bool = False) -> Progress:
+        """Whole chunks are read: of a disk with little in it that is more than what its extents occupy."""
+        meter = self._meters[disk.key]
+        meter.total_bytes = disk.read if ended else max(disk.read, meter.total_bytes or 0)
+        return meter.at(disk.read)
+
+    def finish(self, began: float) -> tuple[DiskFed, ...]:
+        now = self._clock.monotonic()
+        for disk in self.metered:
+            self._end(disk, now)
+        return tuple(
+            DiskFed(
+                disk.key,
+                disk.read,
+                disk.sent,
+                round(self._ended[disk.key] - self._began.get(disk.key, began), 3),
+                one.method,
+                one.notes,
+            )
+            for one, disk in zip(self._opened, self.metered)
+        )
+
+    def cut(self) -> None:
+        """Ends every connection, so that threads that wait for an answer wait no longer."""
+        for one in self._opened:
+            with contextlib.suppress(Exception):
+                one.disk.close()
+
+
+def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
+    """One restore point from the disks of a hypervisor."""
+    began = reach.clock.monotonic()
+    with _opened(feeding.sources, reach) as opened:
+        disks = _Disks(reach, opened)
+        fed: tuple[DiskFed, ...] = ()
+
+        def before_commit(point: str) -> Mapping[str, Any]:
+            nonlocal fed
+            with disks.watch.paused():
+                fed = disks.finish(began)
+                return feeding.before_commit(point, fed)
+
+        with disks.watch:
+            point, told = backup.run(
+                store,
+                feeding.machine_id,
+                feeding.machine_name,
+                [backup.DiskInput(disk.key, disk) for disk in disks.metered],
+                feeding.files,
+                parent=feeding.parent,
+                facts=feeding.facts,
+                threads=reach.connections,
+                scope=feeding.scope,
+                before_commit=before_commit,
+            )
+    return Fed(point, fed, {name: int(value) for name, value in vars(told).items()})
+
+
+@contextlib.contextmanager
+def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
+    """Every disk is opened and looked at before the first byte is read; all are closed, and proven so, at the end.
+
+    One that the host does not let be read is read from a clone, which is gone at the end, too."""
+    starter = reach.starter()
+    ladder = Ladder(
+        reach.host,
+        reach.label,
+        lease=reach.lease,
+        note=reach.note,
+        alive=reach.alive,
+        clock=reach.clock,
+        stall_seconds=reach.stall_seconds,
+        reserve_percent=reach.reserve_percent,
+    )
+
+    def open_disk(path: str) -> RemoteDisk:
+        return RemoteDisk(starter, path, bandwidth_limit=reach.bandwidth_limit)
+
+    opened: list[_Open] = []
+    with contextlib.ExitStack() as stack:
+        for source in sources:
+            disk, reading = stack.enter_context(ladder.opened(source, open_disk, reach.progress))
+            if opened:
+                # The limit holds for all of them together.
+                disk.throttle = opened[0].disk.throttle
+            opened.append(_Open(source, disk, reading, starter.way))
+        yield opened
