@@ -376,12 +376,12 @@ class Agent(object):
         place += COUNT.size
         if count > MAX_PIECES:
             raise Refused(errno.EINVAL, "more pieces than a request may have")
-        for number in range(count):
+        for _number in range(count):
             (segments,) = COUNT.unpack_from(body, place)
             place += COUNT.size
             found = []
             length = 0
-            for part in range(segments):
+            for _part in range(segments):
                 segment = SEGMENT.unpack_from(body, place)
                 place += SEGMENT.size
                 length += segment[2]
