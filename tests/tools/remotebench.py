@@ -23,7 +23,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady impor
 TESTS = Path(__file__).resolve().parents[1]
 for place in (str(TESTS / "lab"), str(TESTS / "unit" / "plugins" / "module_utils" / "vmdk")):
     if place not in sys.path:
-        sys.path.insert(0, place)
+        # Behind the others: its conftest is not the one that is meant.
+        sys.path.append(place)
 
 
 class CuttingPipe(ProcessPipe):
@@ -55,9 +56,9 @@ class LocalHost(Starter):
         self.before_start: Callable[[], object] = lambda: None
 
     def start(self) -> AgentLink:
+        self.before_start()
         if self.refuse is not None:
             raise self.refuse
-        self.before_start()
         interpreter = Interpreter(self.python, sys.version_info[:3])
         argv = interpreter.argv(len(source()), "stowage-agent-0123456789abcdef", 60)
         pipe = CuttingPipe(argv, "agent", self.host, 0, dict(os.environ))

@@ -8,7 +8,7 @@ from __future__ import annotations
 RAW, PACKED = 0, 1
 """Level of zlib. Higher ones cost a hypervisor much more and save little."""
 
-_FIRST_BYTES = 16 << 20
+_FIRST_BYTES = 8 << 20
 # The other way is tried again, as the bytes of a disk differ from place to place; seldom where it was far worse.
 _AGAIN_BYTES, _FAR_AGAIN_BYTES = 512 << 20, 4 << 30
 _FADE = 0.7

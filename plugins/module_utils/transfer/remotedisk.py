@@ -88,8 +88,8 @@ class RemoteDisk(ChainDisk):
             for extent in self.extents():
                 if extent.packed:
                     raise NotInFiles(host=starter.host, path=extent.path)
-        except BaseException:
-            self._line.close()
+        except BaseException as error:
+            ended(self._line.close, error)
             raise
 
     def extents(self) -> Iterator[FileExtent]:
@@ -135,7 +135,7 @@ class RemoteDisk(ChainDisk):
 
     def lane(self) -> Lane:
         """A connection of its own, to be closed (`with`)."""
-        line = Line(self._starter, self._opened, self._clock)
+        line = Line(self._starter, self._opened, self._clock, patient=True)
         codec = CodecChoice(self._starter.packs, self._level, self.throttle.limit)
         lane = Lane(self, line, codec, self.throttle, self._clock)
         with self._guard:

@@ -69,8 +69,8 @@ class RemoteTarget(Placed):
                 self._file: HostFile = files.take(path, writable=True)
             except OSError as error:
                 raise unusable(path, error) from error
-        except BaseException:
-            self._line.close()
+        except BaseException as error:
+            ended(self._line.close, error)
             raise
         self.size, self.number = self._file.size, self._file.number
 
@@ -87,7 +87,7 @@ class RemoteTarget(Placed):
 
     def lane(self) -> TargetLane:
         """A connection of its own, to be closed (`with`)."""
-        line = Line(self._starter, self._opened, self._clock)
+        line = Line(self._starter, self._opened, self._clock, patient=True)
         codec = CodecChoice(self._starter.packs, self._level, self.throttle.limit)
         lane = TargetLane(self, line, codec, self.throttle, self._clock)
         with self._guard:

@@ -31,9 +31,9 @@ def told(choice: CodecChoice, raw: float, packed: float, ratio: float, mebibytes
 
 def test_a_slow_link_gets_packed_bytes_and_a_fast_one_raw_ones() -> None:
     slow = told(CodecChoice(), 1 / 20e6, 1 / 45e6, 0.4, 1024)
-    assert slow[:4] == [RAW] * 4 and slow[8:100] == [PACKED] * 92
+    assert slow[:2] == [RAW] * 2 and slow[4:100] == [PACKED] * 96
     fast = told(CodecChoice(), 1 / 400e6, 1 / 90e6, 0.4, 1024)
-    assert fast[8:100] == [RAW] * 92
+    assert fast[4:100] == [RAW] * 96
     # Bytes that do not pack.
     assert told(CodecChoice(), 1 / 20e6, 1 / 19e6, 1.0, 1024)[8:100] == [RAW] * 92
 
