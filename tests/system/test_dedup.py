@@ -269,6 +269,7 @@ def test_a_machine_comes_back_out_of_a_store_thin_and_starts_and_so_does_one_dis
         job.host.run("rm", "-rf", context.entry["directory"])
 
 
+@pytest.mark.soak
 def test_a_restore_that_is_killed_is_taken_back_whole(story: Callable[..., StoreStory]) -> None:
     job = story("cold")
     job.whole()
