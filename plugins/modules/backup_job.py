@@ -19,6 +19,7 @@ description:
   - Every call gets the same O(plan) and O(run_id). They give the job's id, so that a call knows its own job again.
 extends_documentation_fragment:
   - stowage.esxi.connection
+  - stowage.esxi.store_access
   - stowage.esxi.attributes
   - stowage.esxi.attributes.actiongroup_esxi
 attributes:
@@ -266,13 +267,14 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import f
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.options import open_host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import arguments, steps
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 
 
 def main():
     module = AnsibleModule(argument_spec=arguments.job_spec(), supports_check_mode=True)
     try:
-        with open_host(module.params) as host:
-            step = steps.run(host, module.params, module.check_mode)
+        with Stores(Access.of(module.params["store"])) as stores, open_host(module.params) as host:
+            step = steps.run(host, module.params, module.check_mode, stores)
     except StowageError as error:
         fail(module, error)
     if step.error is not None:

@@ -19,6 +19,7 @@ description:
   - A VM that cannot be backed up as wished has RV(plan.vms[].problems) and is recorded as failed; the others go on.
 extends_documentation_fragment:
   - stowage.esxi.connection
+  - stowage.esxi.store_access
   - stowage.esxi.attributes
   - stowage.esxi.attributes.actiongroup_esxi
 attributes:
@@ -72,7 +73,9 @@ options:
         type: dict
         default: {}
       point:
-        description: The backup point, a folder on a datastore that the hypervisor mounts.
+        description:
+          - The backup point, a folder on a datastore that the hypervisor mounts. For the program V(dedup) it is the
+            store, a path on the machine where the module runs or C(s3://bucket/prefix).
         type: str
         required: true
       how:
@@ -84,9 +87,11 @@ options:
         choices: [hot, warm, cold]
         default: hot
       program:
-        description: What moves the bytes.
+        description:
+          - What moves the bytes. V(vmkfstools) copies to a datastore of the hypervisor, V(dedup) into a store on the
+            machine where the module runs, or in a bucket.
         type: str
-        choices: [vmkfstools]
+        choices: [vmkfstools, dedup]
         default: vmkfstools
       disk_format:
         description: Format of the copied disks.
@@ -403,15 +408,16 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import f
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.options import open_host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import arguments, planning
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 
 
 def main():
     module = AnsibleModule(argument_spec=arguments.plan_spec(), supports_check_mode=True)
     params = module.params
     try:
-        with open_host(params) as host:
+        with Stores(Access.of(params["store"])) as stores, open_host(params) as host:
             label = params["inventory_host"] or host.name
-            plan = planning.plan_backup(host, params["policy"], params["run_id"], label, params["host_tags"])
+            plan = planning.plan_backup(host, params["policy"], params["run_id"], label, params["host_tags"], stores)
             writes = params["write_record"] and not module.check_mode
             record = planning.write_skeleton(params["state_dir"], plan, host) if writes else None
     except StowageError as error:

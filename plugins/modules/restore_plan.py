@@ -21,6 +21,7 @@ description:
     fails, so that every VM that was asked for is in the record.
 extends_documentation_fragment:
   - stowage.esxi.connection
+  - stowage.esxi.store_access
   - stowage.esxi.attributes
   - stowage.esxi.attributes.actiongroup_esxi
 attributes:
@@ -252,6 +253,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import f
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.options import open_host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import arguments, restore, restoreplanning
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 
 
 def main():
@@ -259,8 +261,8 @@ def main():
     params = module.params
     try:
         restore.check_request(params)
-        with open_host(params) as host:
-            answer = restore.answer(host, params)
+        with Stores(Access.of(params["store"])) as stores, open_host(params) as host:
+            answer = restore.answer(host, params, stores)
     except StowageError as error:
         fail(module, error, **restoreplanning.refused(params, error, module.check_mode))
     module.exit_json(changed=False, **restoreplanning.noted(params, answer, module.check_mode))

@@ -360,6 +360,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import f
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.arguments import store_option
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
@@ -379,7 +381,9 @@ def argument_spec() -> dict:
         "src": {"type": "str"},
         "snapshot_id": {"type": "int"},
         "dest": {"type": "str", "required": True},
-        "program": {"type": "str", "choices": ["vmkfstools"], "default": "vmkfstools"},
+        **store_option(),
+        "program": {"type": "str", "choices": ["vmkfstools", "dedup"], "default": "vmkfstools"},
+        "connections": {"type": "int", "default": 4},
         "disk_format": {"type": "str", "choices": list(FORMATS), "default": "thin"},
         "include_config": {"type": "bool", "default": True},
         "verify": {"type": "str", "choices": list(VERIFY), "default": "sample"},
@@ -416,10 +420,11 @@ def main() -> None:
         ],
     )
     try:
-        with open_session(endpoint_from_params(module.params)) as session:
+        stores = Stores(Access.of(module.params["store"]))
+        with stores, open_session(endpoint_from_params(module.params)) as session:
             host = Host(session)
             run = copying.predict if module.check_mode else copying.perform
-            result = run(host, module.params)
+            result = run(host, module.params, stores)
     except StowageError as error:
         fail(module, error)
     for warning in result.pop("warnings"):

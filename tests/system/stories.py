@@ -21,6 +21,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import Virtua
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, ending, planning, undo
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
 
@@ -37,15 +38,24 @@ def quick(seconds: float = 90.0) -> Waiter:
 class Story:
     """One VM's job on the lab's host, step by step, as the role tells it."""
 
-    def __init__(self, lab: Lab, host: Host, state: Path, run_id: str, how: str = "hot", **policy: Any) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        host: Host,
+        state: Path,
+        run_id: str,
+        how: str = "hot",
+        stores: Stores | None = None,
+        **policy: Any,
+    ) -> None:
         self.lab = lab
         self.host = host
         self.state = str(state)
         wishes = {"point": POINT, "select": [NAME], "how": how, **policy}
-        plan = planning.plan_backup(host, wishes, run_id, HOST, {}).as_dict()
+        plan = planning.plan_backup(host, wishes, run_id, HOST, {}, stores).as_dict()
         (self.entry,) = plan["vms"]
         assert self.entry["problems"] == []
-        self.context = Context(host, self.entry, run_id, self.state, HOST, "tests")
+        self.context = Context(host, self.entry, run_id, self.state, HOST, "tests", stores=stores or Stores())
         self.job: Any = None
 
     @property

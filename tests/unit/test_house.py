@@ -25,8 +25,9 @@ BELOW = {
     "store": {"base", "vmdk"},
     "cli": {"base", "store"},
     "esxi": {"base", "ssh", "vmdk"},
-    "programs": {"base", "ssh", "vmdk", "esxi"},
-    "jobs": {"base", "ssh", "vmdk", "esxi", "programs"},
+    "transfer": {"base", "ssh", "vmdk", "esxi"},
+    "programs": {"base", "ssh", "vmdk", "esxi", "store", "transfer"},
+    "jobs": {"base", "ssh", "vmdk", "esxi", "store", "transfer", "programs"},
 }
 MODULE_LIMIT_LINES = 150
 

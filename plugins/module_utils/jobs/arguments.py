@@ -26,6 +26,21 @@ def _common() -> dict[str, dict[str, Any]]:
     }
 
 
+def store_option() -> dict[str, dict[str, Any]]:
+    """What opens a store, beside its place; and what of it a hypervisor may be told."""
+    options = {
+        "passphrase": {"type": "str", "no_log": True},
+        "endpoint": {"type": "str"},
+        "region": {"type": "str"},
+        "access_key": {"type": "str", "no_log": False},
+        "secret_key": {"type": "str", "no_log": True},
+        "create": {"type": "bool", "default": False},
+        "scope": {"type": "str", "choices": ["host", "group", "store"], "default": "host"},
+        "group": {"type": "str"},
+    }
+    return {"store": {"type": "dict", "options": options}}
+
+
 def policy_options() -> dict[str, dict[str, Any]]:
     options: dict[str, dict[str, Any]] = {
         "select": {"type": "list", "elements": "raw", "default": []},
@@ -50,6 +65,7 @@ def policy_options() -> dict[str, dict[str, Any]]:
 def plan_spec() -> dict[str, dict[str, Any]]:
     return {
         **_common(),
+        **store_option(),
         "policy": {"type": "dict", "required": True, "options": policy_options()},
         "run_id": {"type": "str", "required": True},
         "host_tags": {"type": "dict", "default": {}},
@@ -60,6 +76,7 @@ def plan_spec() -> dict[str, dict[str, Any]]:
 def job_spec() -> dict[str, dict[str, Any]]:
     return {
         **_common(),
+        **store_option(),
         "state": {"type": "str", "choices": ["started", "frozen", "committed", "ended"], "required": True},
         "plan": {"type": "dict", "required": True},
         "run_id": {"type": "str", "required": True},
@@ -95,6 +112,8 @@ def record_spec() -> dict[str, dict[str, Any]]:
 def restore_spec() -> dict[str, dict[str, Any]]:
     return {
         **_common(),
+        **store_option(),
+        "program": {"type": "str", "choices": list(PROGRAMS), "default": PROGRAMS[0]},
         "run_id": {"type": "str"},
         "point": {"type": "str", "required": True},
         "vm": {"type": "str"},

@@ -12,7 +12,7 @@ from __future__ import annotations
 import posixpath
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
@@ -20,13 +20,12 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.info import describe_vms
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import heldstill, names, record, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import heldstill, names, places, proving, record, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import ASKED_BEFORE, Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
-    AmbiguousVm,
     BootUnknown,
     ConfigNotCopied,
     LockLost,
@@ -34,12 +33,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     PendingQuestion,
     UndoIncomplete,
     VmChanged,
-    VmGone,
     VmLocked,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import PointDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.places import Place
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import How, decide_how, why_not_as_planned
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.recover import (
@@ -48,6 +46,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.recover import (
     recover_found,
     waits_its_turn,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 
 CONFIG = ("nvram", "extendedConfigFile")
 
@@ -65,6 +64,13 @@ class Context:
     lease_seconds: int = LEASE_SECONDS
     kind: str = "backup"
     check: bool = False
+    stores: Stores = field(default_factory=Stores)
+
+    @property
+    def place(self) -> Place:
+        """Where the restore point lies, or shall lie, that the plan's entry speaks of."""
+        policy = self.entry.get("policy") or self.entry
+        return places.of(str(policy.get("program") or places.DEFAULT), self.stores)
 
     @property
     def job_id(self) -> str:
@@ -114,16 +120,8 @@ def must_hold(context: Context) -> Job:
 
 
 def find_vm(context: Context) -> VirtualMachine:
-    found = survey.find_identity(context.host, context.entry["identity"])
-    if not found:
-        raise VmGone(vm=context.entry["vm"], identity=context.entry["identity"], host=context.label)
-    if len(found) > 1:
-        listed = "; ".join(f"{vm.name!r} (vmid {vm.vmid})" for vm in found)
-        raise AmbiguousVm(vm=context.entry["vm"], host=context.label, count=len(found), candidates=listed)
-    vm = found[0]
-    if vm.vmx_path != context.entry["vmx_path"]:
-        raise VmChanged(vm=vm.name, reason=f"it has moved from {context.entry['vmx_path']} to {vm.vmx_path}")
-    return vm
+    entry = context.entry
+    return proving.find_vm(context.host, context.label, entry["vm"], entry["identity"], entry["vmx_path"])
 
 
 def entry_of(context: Context) -> dict[str, Any]:
@@ -155,6 +153,7 @@ def start(context: Context) -> tuple[Job, bool]:
     boot = vm.boot_id() or ""
     if how.stop and not boot:
         raise BootUnknown(vm=vm.name, reason=f"{vm.directory}/vmware.log cannot be read")
+    place = context.place
     job = _new_job(context, vm, how, state, boot)
     if asked:
         # It ran when an earlier job asked its guest to shut down: that it may be off by now is our doing.
@@ -169,8 +168,7 @@ def start(context: Context) -> tuple[Job, bool]:
     jobs.write_mirror(context.state_dir, job)
     log = IntentLog(context.host.session, context.folder, context.host.clock)
     log.note("started", job=job.job, how=job.how, power_before=state, boot_id=boot)
-    points.prepare(context.host.session, job, log)
-    _copy_config(context, vm, job)
+    _copy_config(context, vm, job, place.prepare(context.host, job, context.folder, log))
     if job.how == "cold" and not job.stop:
         heldstill.write_before(context.host.session, context.folder, seen)
     return job, True
@@ -238,6 +236,7 @@ def _locked(context: Context, found: Sequence[lock.Found]) -> VmLocked:
 def _new_job(context: Context, vm: VirtualMachine, how: How, state: str, boot: str) -> Job:
     entry, now = context.entry, context.host.clock.now()
     job, time = context.job_id, names.point_time(now)
+    partial, final = context.place.names(entry["target"], time, job)
     return Job(
         job=job,
         run=context.run_id,
@@ -256,8 +255,8 @@ def _new_job(context: Context, vm: VirtualMachine, how: How, state: str, boot: s
         snapshot=how.snapshot,
         restart=how.restart,
         snapshot_name=names.snapshot_name(job),
-        partial=posixpath.join(entry["target"], names.partial_name(time, job)),
-        final=posixpath.join(entry["target"], time),
+        partial=partial,
+        final=final,
         time=time,
         created_at=iso(now),
         controller=context.controller,
@@ -281,15 +280,15 @@ def _with_cids(disk: Mapping[str, Any], seen: heldstill.SourceState) -> dict[str
     return {**disk, "source": state.links[0], "cids": list(state.cids)}
 
 
-def _copy_config(context: Context, vm: VirtualMachine, job: Job) -> None:
+def _copy_config(context: Context, vm: VirtualMachine, job: Job, folder: str) -> None:
     """Before the snapshot: the vmx then names the disks that a restore can mean."""
     vmx = vm.reload_vmx()
     files = [vm.vmx_path, vm.vmsd_path]
     files += [posixpath.join(vm.directory, posixpath.basename(vmx[key])) for key in CONFIG if vmx.get(key)]
-    copied = points.copy_files(context.host.session, vm.name, list(dict.fromkeys(files)), job.partial)
+    copied = points.copy_files(context.host.session, vm.name, list(dict.fromkeys(files)), folder)
     if vm.vmx_path not in copied:
         # All else may be absent; without its .vmx nothing could be restored.
-        raise ConfigNotCopied(path=vm.vmx_path, vm=vm.name, target=job.partial, reason="it is not there")
+        raise ConfigNotCopied(path=vm.vmx_path, vm=vm.name, target=folder, reason="it is not there")
 
 
 # -- frozen ------------------------------------------------------------------------------------------------------
@@ -314,93 +313,11 @@ def freeze(context: Context) -> bool:
 def commit(context: Context, copies: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], bool]:
     """Held still? readable? Then, and only then, the copy becomes a restore point."""
     job = must_hold(context)
-    log = IntentLog(context.host.session, context.folder, context.host.clock)
+    host, place = context.host, places.of_job(job, context.stores)
+    log = IntentLog(host.session, context.folder, host.clock)
     events = Events(tuple(log.read()))
     if events.committed:
-        return points.read_point(context.host, job.final).summary(), False
-    vm = find_vm(context)
-    proof = held_still(context.host, vm, job, context.folder, events)
-    wanted = [disk for disk in job.disks if disk["action"] == "copy"]
-    disks = points.prove_disks(context.host, job.vm, job.partial, wanted, job.policy["disk_format"])
-    log.beat()
-    manifest = _manifest(context, vm, job, proof, disks, copies)
-    if not any(file["role"] == "vmx" for file in manifest["files"]):
-        # Nobody could restore from it: better no point than one that looks whole.
-        raise ConfigNotCopied(
-            path=job.vmx_path, vm=job.vm, target=job.partial, reason="it is not among the copied files"
-        )
-    log.note("commit-intent", partial=job.partial, final=job.final)
-    point = points.commit(context.host.session, job, manifest)
-    log.note("commit-done", final=job.final)
+        return place.read(host, events.made or job.final).summary(), False
+    point = place.commit(host, find_vm(context), job, log, events, copies)
+    log.note("commit-done", final=point.path)
     return point.summary(), True
-
-
-def held_still(host: Host, vm: VirtualMachine, job: Job, folder: str, events: Events) -> dict[str, Any]:
-    """Raises NotStill; else returns the proof that goes into the manifest."""
-    before = heldstill.read_before(host.session, folder)
-    after = heldstill.take(host, vm, job.disk_keys, vm.power_state(), vm.boot_id() or "")
-    if not job.snapshot:
-        reasons = heldstill.compare_cold(before, after, job.disk_keys)
-        proof: dict[str, Any] = {
-            "by": "power state, start, chain, content ids, sizes and times",
-            "state": after.as_dict(),
-        }
-    else:
-        number = events.snapshot_id()
-        if number is None:
-            raise NotStill(vm=job.vm, reason="the journal does not tell of a snapshot of ours")
-        found = vm.snapshots().find(number)
-        frozen = vm.frozen_disks(number) if found is not None else {}
-        snapshot = heldstill.SnapshotState(number, found.name if found is not None else None, frozen)
-        noted = {str(disk["key"]): disk for disk in job.disks}
-        reasons = heldstill.compare_snapshot(noted, snapshot, job.snapshot_name, after, job.disk_keys)
-        if job.stop and after.power_state == "poweredOn" and events.index("power-on-intent") < 0:
-            reasons = (
-                *reasons,
-                "somebody else started it before we did: whether our snapshot holds it at rest is unknown",
-            )
-        proof = {"by": "our snapshot and the content ids below it", "snapshot": number, "frozen": frozen}
-    if reasons:
-        raise NotStill(vm=job.vm, reason="; ".join(reasons))
-    return proof
-
-
-def _manifest(
-    context: Context,
-    vm: VirtualMachine,
-    job: Job,
-    proof: Mapping[str, Any],
-    disks: Sequence[PointDisk],
-    copies: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    measured = {str(copy.get("key")): copy for copy in copies}
-    return {
-        "time": job.time,
-        "committed_at": iso(context.host.clock.now()),
-        "job": job.job,
-        "run": job.run,
-        "host": job.host,
-        "program": job.policy.get("program", "vmkfstools"),
-        "vm": {
-            "name": job.vm,
-            "identity": job.identity,
-            "uuid": vm.instance_uuid or "",
-            "bios_uuid": vm.bios_uuid or "",
-            "vmx_path": job.vmx_path,
-            "hardware_version": vm.vmx.hardware_version,
-        },
-        "how": {"asked": job.policy.get("how"), "effective": job.how, "why": job.extra.get("why")},
-        "power_before": job.power_before,
-        "disks": [
-            {**vars(disk), **{name: measured.get(disk.key, {}).get(name) for name in ("seconds", "verified")}}
-            for disk in disks
-        ],
-        "left_out": [dict(disk) for disk in job.disks if disk["action"] != "copy"],
-        "files": [vars(file) for file in points.list_files(context.host.session, job.partial)],
-        "still": dict(proof),
-        "readable": "descriptor, capacity, extents, first and last sector, chain; content as each disk's verified says",
-        # What no one here can decrypt, no one here has proven.
-        "needs_key_provider": job.extra.get("needs_key_provider") or "",
-        "proven": not job.extra.get("needs_key_provider"),
-        "policy": dict(job.policy),
-    }

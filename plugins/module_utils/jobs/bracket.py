@@ -19,6 +19,7 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import PARTIAL_PREFIX
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import multiextent, watchdog
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer import starting
 
 #: In a job's `extra`: the start in which an earlier job had asked the guest to shut down, and been given up for it.
 ASKED_BEFORE = "asked_before"
@@ -103,6 +104,11 @@ class Events:
     def committed(self) -> bool:
         return self.last("commit-done") is not None
 
+    @property
+    def made(self) -> str:
+        """The restore point that was committed, as the journal names it."""
+        return str((self.last("commit-done") or {}).get("final") or "")
+
     def seconds_since(self, name: str, now: datetime) -> float:
         """Since the last such entry, by the journal's own time; 0 if there is none."""
         entry = self.last(name)
@@ -178,9 +184,9 @@ def _our_processes(job: Job, events: Events, now: Situation) -> tuple[int, ...]:
 
 
 def _tokens(events: Events) -> set[tuple[int, str]]:
-    """Number and token of each watchdog; a word that is no token of ours could be in any process."""
+    """Number and token of each watchdog and reader; a word that is no token of ours could be in any process."""
     noted = [(int(event["pid"]), str(event.get("token") or "")) for event in events.of("process")]
-    return {(pid, token) for pid, token in noted if token.startswith(watchdog.mark(""))}
+    return {(pid, token) for pid, token in noted if token.startswith((watchdog.mark(""), starting.mark("")))}
 
 
 def _our_temps(job: Job, now: Situation, left: list[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,14 +18,18 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limits
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.room import RoomWatch
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.runlife import RunLife
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.beat import CallerBeat
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import Program
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import CopyPlan, Request, plan_copy
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import Vmkfstools, no_note
+
+DEDUP = "dedup"
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Settings:
     program: str = "vmkfstools"
     verify: str = "sample"
     bandwidth_limit: int | None = None
+    connections: int = 4
     journal: str | None = None
     job_id: str = ""
     limits: tuple[limits.Limit, ...] = ()
@@ -69,6 +74,7 @@ def settings_from(params: Mapping[str, Any]) -> Settings:
         program=params["program"],
         verify=params["verify"],
         bandwidth_limit=params.get("bandwidth_limit"),
+        connections=params.get("connections") or Settings.connections,
         journal=params.get("journal"),
         job_id=params.get("job_id") or "",
         limits=tuple(limits.Limit(item["name"], item["slots"]) for item in params.get("limits") or ()),
@@ -82,75 +88,116 @@ def settings_from(params: Mapping[str, Any]) -> Settings:
     )
 
 
-def predict(host: Host, params: Mapping[str, Any]) -> dict[str, Any]:
+def predict(host: Host, params: Mapping[str, Any], stores: Stores | None = None) -> dict[str, Any]:
     """Check mode: the plan of the real run, and nothing else."""
     settings = settings_from(params)
-    choose(settings)
     limits.checked(settings.limits)
+    if settings.program == DEDUP:
+        return _by_store(params).predict(host, params, request_from(host, params), stores or Stores())
+    choose(settings)
     request = request_from(host, params)
     plan, warnings = plan_copy(host, request, foresight=True)
-    return _result(request, plan, warnings)
+    return result_of(request, plan, warnings)
 
 
-def perform(host: Host, params: Mapping[str, Any]) -> dict[str, Any]:
+def perform(host: Host, params: Mapping[str, Any], stores: Stores | None = None) -> dict[str, Any]:
     """The real run. Everything that it returns beyond the plan was measured."""
     settings = settings_from(params)
     journal = IntentLog(host.session, settings.journal, owner=settings.job_id) if settings.journal else None
+    if settings.program == DEDUP:
+        way = _by_store(params)
+        with around(host, params, settings, journal) as frame:
+            done: dict[str, Any] = way.perform(host, params, settings, frame, stores or Stores())
+        return done
     program = choose(settings, journal)
-    sink = _sink(settings.progress_file)
-    beat = CallerBeat(settings.beat_file) if settings.beat_file else None
+    with around(host, params, settings, journal) as frame:
+        plan, warnings = plan_copy(host, frame.request)
+        task = plan.task(lease=f"{journal.folder}/lease" if journal is not None else "")
+        copied = program.copy(host, task, frame.progress, frame.alive)
+    result = result_of(frame.request, plan, warnings + list(copied.notes))
+    result["disks"] = [disk.as_dict() for disk in copied.disks]
+    result["copied_bytes"] = sum(disk.copied_bytes for disk in copied.disks)
+    result["seconds"] = round(sum(disk.seconds for disk in copied.disks), 3)
+    return result
 
-    job = lock.read_job(host.session, settings.journal) if settings.journal else None
-    life = RunLife(settings.state_dir, job.run) if job is not None else None
 
+def _by_store(params: Mapping[str, Any]) -> Any:
+    """The way into a store or out of one. Inside: a copy between datastores needs none of it, nor its libraries."""
+    from ansible_collections.stowage.esxi.plugins.module_utils.jobs import storebackup, storerestore
+
+    return storerestore if params.get("src") else storebackup
+
+
+@dataclass
+class Frame:
+    """What a copy is done within: who asked for it, who is told how far it is, and what may end it."""
+
+    request: Request
+    job: Job | None
+    journal: IntentLog | None
+    sink: Callable[[Progress], None]
+    beat: CallerBeat | None = None
+    life: RunLife | None = None
     room: RoomWatch | None = None
 
-    def alive() -> None:
-        if beat is not None:
-            beat.check()
-            if life is not None:
-                life.beat()
-        if room is not None:
-            room.check()
+    @property
+    def name(self) -> str:
+        return self.request.vm.name if self.request.vm is not None else ""
 
-    def waiting() -> None:
-        alive()
-        if journal is not None:
-            journal.beat()
+    def progress(self, progress: Progress) -> None:
+        self.sink(replace(progress, phase=self.name))
 
+    def alive(self) -> None:
+        """Raises what must end the copy."""
+        if self.beat is not None:
+            self.beat.check()
+            if self.life is not None:
+                self.life.beat()
+        if self.room is not None:
+            self.room.check()
+
+    def waiting(self) -> None:
+        """Where nothing on the hypervisor keeps the lease fresh."""
+        self.alive()
+        if self.journal is not None:
+            self.journal.beat()
+
+
+@contextlib.contextmanager
+def around(host: Host, params: Mapping[str, Any], settings: Settings, journal: IntentLog | None) -> Iterator[Frame]:
+    """Looks up who is meant, proves that the lock is still his, and waits for the limits."""
+    sink = _sink(settings.progress_file)
+    beat = CallerBeat(settings.beat_file) if settings.beat_file else None
+    job = lock.read_job(host.session, settings.journal) if settings.journal else None
+    life = RunLife(settings.state_dir, job.run) if job is not None else None
     request = request_from(host, params)
+    frame = Frame(request, job, journal, sink, beat, life)
     if journal is not None and settings.job_id:
         # Before anything is looked up or made: the lock is still this job's, and the VM the one beside it.
         journal.beat()
         if request.vm is not None:
             IntentLog.of_job(request.vm, journal.folder, settings.job_id)
-    name = request.vm.name if request.vm is not None else ""
     if request.vm is not None and request.snapshot_id:
-        room = RoomWatch.of_vm(host, request.vm, settings.snapshot_reserve_percent)
-    what = f"copy of {name or request.src} on {host.name}"
-    waiter = Waiter(settings.limits_timeout, beat=waiting)
+        frame.room = RoomWatch.of_vm(host, request.vm, settings.snapshot_reserve_percent)
+    what = f"copy of {frame.name or request.src} on {host.name}"
+    waiter = Waiter(settings.limits_timeout, beat=frame.waiting)
     with limits.hold(
         settings.limits,
         settings.limits_dir,
         waiter,
         what,
-        lambda limit: sink(Progress(name, f"waits for a slot of {limit}")),
+        lambda limit: sink(Progress(frame.name, f"waits for a slot of {limit}")),
     ):
-        plan, warnings = plan_copy(host, request)
-        task = plan.task(lease=f"{journal.folder}/lease" if journal is not None else "")
-        done = program.copy(host, task, lambda progress: sink(replace(progress, phase=name)), alive)
-    result = _result(request, plan, warnings + list(done.notes))
-    result["disks"] = [disk.as_dict() for disk in done.disks]
-    result["copied_bytes"] = sum(disk.copied_bytes for disk in done.disks)
-    result["seconds"] = round(sum(disk.seconds for disk in done.disks), 3)
-    return result
+        yield frame
 
 
 def choose(settings: Settings, journal: IntentLog | None = None) -> Program:
     """The program, or NotSupported for what it cannot do."""
     if settings.program != Vmkfstools.name:
         raise errors.NotSupported(
-            program=settings.program, reason="there is no such program here", way_out="Use program=vmkfstools"
+            program=settings.program,
+            reason="there is no such program here",
+            way_out="Use program=vmkfstools or program=dedup",
         )
     if settings.bandwidth_limit:
         raise errors.NotSupported(
@@ -165,7 +212,7 @@ def choose(settings: Settings, journal: IntentLog | None = None) -> Program:
     )
 
 
-def _result(request: Request, plan: CopyPlan, warnings: list[str]) -> dict[str, Any]:
+def result_of(request: Request, plan: CopyPlan, warnings: list[str]) -> dict[str, Any]:
     vm = None if request.vm is None else {"name": request.vm.name, "vmid": request.vm.vmid}
     made = [disk.target for disk in plan.disks] + [file.target for file in plan.files]
     return {

@@ -14,12 +14,13 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record, rotation
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, record
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context, entry_of, held_job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events, downtime_seconds
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import LockLost, UndoIncomplete
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE as STORED
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.undo import Undoer, Undone
 
 
@@ -50,8 +51,11 @@ def end(
     problem = record.error_of(error)
     if job is None:
         return _end_without_job(context, entry, outcome, problem)
-    undoer = Undoer(context.host, job, context.folder, **_timeouts(job))
+    undoer = Undoer(context.host, job, context.folder, **_timeouts(job), stores=context.stores)
     events = Events(tuple(undoer.log.read()))
+    told = (events.last(STORED) or {}).get("told")
+    if told:
+        record.add_told(entry, told)
     ok = outcome == "ok" and events.committed
     vm = _vm_or_none(context)
     undone = undoer.run(vm)
@@ -72,7 +76,7 @@ def end(
     turned = None
     if ok and job.kind == "backup" and not undone.failed:
         policy, others = vm_policy_from_dict(job.policy), jobs.mirrors(context.state_dir)
-        turned = rotation.rotate(context.host, job, policy, others)
+        turned = places.of_job(job, context.stores).rotate(context.host, job, events, policy, others)
     _finish_entry(context, entry, job, events, undone, turned, problem, outcome, downtime)
     if undone.waiting:
         # No failure of the undoing: the VM runs as it did. Should its guest go down after all, recover starts it.
@@ -113,7 +117,7 @@ def _finish_entry(
         effective_how=job.how,
         why=job.extra.get("why"),
         error=None if status == "ok" else problem,
-        restore_point=_restore_point(job) if events.committed else None,
+        restore_point=_restore_point(job, events) if events.committed else None,
         proven=events.committed and not job.extra.get("needs_key_provider") if job.kind == "backup" else None,
         ended_at=iso(now),
         seconds=_seconds_between(entry.get("started_at"), iso(now)),
@@ -172,6 +176,6 @@ def _seconds_between(start: Any, stop: str) -> float | None:
     return max(0.0, (last - first).total_seconds())
 
 
-def _restore_point(job: Job) -> str:
+def _restore_point(job: Job, events: Events) -> str:
     """The one that was made, or the one that was restored."""
-    return job.final if job.kind == "backup" else str(job.extra["restore_point"]["path"])
+    return events.made or job.final if job.kind == "backup" else str(job.extra["restore_point"]["path"])

@@ -249,3 +249,24 @@ class TargetNotMade(JobError):
     template = "The folder {path} for the restored VM could not be made: {reason}"
     hint = "Choose another restore_directory or restore_name; an existing folder is never used."
     exit_code = 55
+
+
+class NotInStore(JobError):
+    id = "not-in-store"
+    template = "There is no restore point of VM {vm!r} in the store {store}: {reason}"
+    hint = "See the task that failed before this one, and run the backup again."
+    exit_code = 55
+
+
+class StoreNotGiven(JobError):
+    id = "store-not-given"
+    template = "The store {store} was not to be opened here"
+    hint = "Look into it with stowage.esxi.dedup_store_info on the backup server."
+    exit_code = 51
+
+
+class StoreNotForHosts(JobError):
+    id = "store-not-sha256"
+    template = "The store {store} names its chunks by {hash}, which no hypervisor can compute"
+    hint = "Make a store with the hash sha256 for backups of hypervisors (stowage.esxi.dedup_store), and use that."
+    exit_code = 51

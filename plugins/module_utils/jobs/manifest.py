@@ -92,8 +92,12 @@ class RestorePoint:
         }
 
 
+def marked(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {"schema": SCHEMA, "kind": KIND, **value}
+
+
 def render_manifest(value: Mapping[str, Any]) -> str:
-    return json.dumps({"schema": SCHEMA, "kind": KIND, **value}, indent=1, sort_keys=True) + "\n"
+    return json.dumps(marked(value), indent=1, sort_keys=True) + "\n"
 
 
 def parse_manifest(text: str, path: str) -> RestorePoint:
@@ -102,8 +106,15 @@ def parse_manifest(text: str, path: str) -> RestorePoint:
         value = json.loads(text)
     except ValueError as error:
         raise BadManifest(path=path, reason=f"{MANIFEST} is not JSON ({error})") from error
-    if not isinstance(value, dict) or value.get("kind") != KIND:
-        raise BadManifest(path=path, reason=f"{MANIFEST} does not say that it is one")
+    point = read_facts(value, path, MANIFEST)
+    _check_place(point)
+    return point
+
+
+def read_facts(value: Any, path: str, where: str) -> RestorePoint:
+    """What a restore point says about itself, `where` it says so."""
+    if not isinstance(value, Mapping) or value.get("kind") != KIND:
+        raise BadManifest(path=path, reason=f"{where} does not say that it is one")
     if value.get("schema") != SCHEMA:
         raise BadManifest(path=path, reason=f"schema {value.get('schema')!r} is not known to this version")
     try:
@@ -121,8 +132,11 @@ def parse_manifest(text: str, path: str) -> RestorePoint:
             manifest=value,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise BadManifest(path=path, reason=f"{MANIFEST} lacks or garbles {error}") from error
-    _check_place(point)
+        raise BadManifest(path=path, reason=f"{where} lacks or garbles {error}") from error
+    names = {file.name for file in point.files}
+    for disk in point.disks:
+        if disk.file not in names:
+            raise BadManifest(path=point.path, reason=f"disk {disk.key} names {disk.file!r}, which it does not list")
     return point
 
 
@@ -136,7 +150,3 @@ def _check_place(point: RestorePoint) -> None:
     for file in point.files:
         if not file.name or "/" in file.name or file.name in (".", "..", MANIFEST):
             raise BadManifest(path=point.path, reason=f"it lists {file.name!r}, which is not a file of its folder")
-    names = {file.name for file in point.files}
-    for disk in point.disks:
-        if disk.file not in names:
-            raise BadManifest(path=point.path, reason=f"disk {disk.key} names {disk.file!r}, which it does not list")

@@ -80,6 +80,16 @@ class Volume:
 
 
 @dataclass(frozen=True)
+class StoreRoom:
+    """A store with its room, None where nobody can tell; or why it cannot be used."""
+
+    capacity_bytes: int | None = None
+    free_bytes: int | None = None
+    problem: Mapping[str, Any] | None = None
+    warning: str = ""
+
+
+@dataclass(frozen=True)
 class PlannedDisk:
     key: str
     label: str
@@ -194,7 +204,7 @@ class HostPlan:
         lines = []
         for vm in self.vms:
             state = "ready" if vm.ready else "PROBLEM"
-            lines.append(f"{vm.vm}: {vm.effective_how} ({vm.why}), {state}, room needed {format_bytes(vm.room_needed)}")
+            lines.append(f"{vm.vm}: {vm.effective_how} ({vm.why}), {state}, {_room_words(vm)}")
             for disk in vm.disks:
                 reads = f"reads {format_bytes(disk.bytes_to_read)} of " if disk.action == "copy" else ""
                 size = f"{reads}{format_bytes(disk.capacity_bytes)}"
@@ -210,6 +220,13 @@ class HostPlan:
             names = ", ".join(self.policies_without_vm)
             lines.append(f"warning: no VM of this host is meant by these entries of backup_vms: {names}")
         return "\n".join(lines) + "\n"
+
+
+def _room_words(vm: VmPlan) -> str:
+    if vm.policy.program != "dedup":
+        return f"room needed {format_bytes(vm.room_needed)}"
+    # What of it the store has already is known when it has been looked at.
+    return f"at most {format_bytes(vm.room_needed)} new in the store"
 
 
 def decide_how(wanted: str, power_state: str, asked: str = "asked for") -> How:
@@ -343,7 +360,11 @@ def plan_vm(facts: VmFacts, policy: VmPolicy, target: str, host: str, asked: str
         why=how.why,
         disks=disks,
         target=target,
-        room_needed=sum(room_needed(disk, policy.disk_format) for disk in disks if disk.action == "copy"),
+        room_needed=sum(
+            disk.bytes_to_read if policy.program == "dedup" else room_needed(disk, policy.disk_format)
+            for disk in disks
+            if disk.action == "copy"
+        ),
         problems=tuple(problems),
         warnings=tuple(warnings),
         policy=policy,
@@ -382,14 +403,18 @@ def _problems(facts: VmFacts, policy: VmPolicy, how: How, disks: Sequence[Planne
     return found
 
 
-def check_room(plans: Sequence[VmPlan], volumes: Sequence[Volume], host: str) -> tuple[VmPlan, ...]:
+def check_room(
+    plans: Sequence[VmPlan], volumes: Sequence[Volume], host: str, stores: Mapping[str, StoreRoom] | None = None
+) -> tuple[VmPlan, ...]:
     """Adds what the VMs before it will have taken to each VM's question of room, on the target and for its delta."""
     taken: dict[str, int] = {}
     checked = []
     for plan in plans:
-        problems = list(plan.problems)
+        problems, warnings = list(plan.problems), list(plan.warnings)
         volume = volume_of(plan.policy.point, volumes)
-        if volume is None:
+        if plan.policy.program == "dedup":
+            _store_room(plan, (stores or {}).get(plan.policy.point, StoreRoom()), problems, warnings)
+        elif volume is None:
             problems.append(TargetMissing(point=plan.policy.point, host=host).as_dict())
         else:
             reserve = volume.capacity_bytes * plan.policy.reserve_percent // 100
@@ -400,8 +425,24 @@ def check_room(plans: Sequence[VmPlan], volumes: Sequence[Volume], host: str) ->
                 taken[volume.name] = taken.get(volume.name, 0) + plan.room_needed
         if plan.effective_how in ("hot", "warm"):
             problems.extend(_snapshot_room(plan, volumes))
-        checked.append(_with_problems(plan, problems))
+        checked.append(replace(plan, problems=tuple(problems), warnings=tuple(warnings)))
     return tuple(checked)
+
+
+def _store_room(plan: VmPlan, room: StoreRoom, problems: list[Mapping[str, Any]], warnings: list[str]) -> None:
+    """What a backup brings anew is not known before: refused is only one for which there is no room at all."""
+    if room.problem is not None:
+        problems.append(dict(room.problem))
+    if room.warning:
+        warnings.append(room.warning)
+    if room.free_bytes is None:
+        return
+    reserve = (room.capacity_bytes or 0) * plan.policy.reserve_percent // 100
+    if room.free_bytes <= reserve:
+        problems.append(_no_room(plan.vm, 1, f"the store {plan.target}", room.free_bytes, reserve))
+    elif plan.room_needed > room.free_bytes - reserve:
+        free = format_bytes(room.free_bytes - reserve)
+        warnings.append(f"the store has {free} left: enough only where it has much of this VM already")
 
 
 def _snapshot_room(plan: VmPlan, volumes: Sequence[Volume]) -> list[dict[str, Any]]:
@@ -423,10 +464,6 @@ def _no_room(vm: str, needed: int, where: str, free: int, reserve: int) -> dict[
     ).as_dict()
 
 
-def _with_problems(plan: VmPlan, problems: Sequence[Mapping[str, Any]]) -> VmPlan:
-    return replace(plan, problems=tuple(problems))
-
-
 def plan_host(
     run_id: str,
     host: str,
@@ -436,6 +473,7 @@ def plan_host(
     targets: Mapping[int, str],
     volumes: Sequence[Volume],
     policies_without_vm: Sequence[str] = (),
+    stores: Mapping[str, StoreRoom] | None = None,
 ) -> HostPlan:
     """The whole plan of one host, VMs in the order of their names."""
     plans = []
@@ -453,7 +491,7 @@ def plan_host(
     return HostPlan(
         run_id=run_id,
         host=host,
-        vms=check_room(plans, volumes, host),
+        vms=check_room(plans, volumes, host, stores),
         not_selected=tuple(candidate.name for candidate in selection.left_out),
         problems=tuple(problems),
         policy=policy.common.as_dict(),

@@ -10,23 +10,28 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.info import describe_vms
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import record, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, record, storeroom, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy, NothingSelected
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import valid_run_id
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import HostPlan, plan_host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import parse_policy
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import HostPlan, VmFacts, plan_host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import VmPolicy, parse_policy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import select
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import uuid_of
 
 
 def plan_backup(
-    host: Host, raw_policy: Mapping[str, Any], run_id: str, label: str, host_tags: Mapping[str, Any]
+    host: Host,
+    raw_policy: Mapping[str, Any],
+    run_id: str,
+    label: str,
+    host_tags: Mapping[str, Any],
+    stores: Stores | None = None,
 ) -> HostPlan:
     """The plan; nothing is changed anywhere. `label` is the host's name in the inventory and in the record."""
     if not valid_run_id(run_id):
         raise BadPolicy(what=f"run_id {run_id!r} must be 1 to 64 letters, digits, dots, dashes or underscores")
-    policy = parse_policy(raw_policy)
+    policy, stores = parse_policy(raw_policy), stores or Stores()
     vms = host.vms()
     infos = {vm.vmid: info for vm, info in zip(vms, describe_vms(host, vms))}
     found = survey.candidates(vms, infos, host_tags)
@@ -36,14 +41,27 @@ def plan_backup(
         raise NothingSelected(host=label, select=wishes, count=len(vms))
     by_id = {vm.vmid: vm for vm in vms}
     facts = {chosen.vmid: survey.vm_facts(host, by_id[chosen.vmid], infos[chosen.vmid]) for chosen in selection.chosen}
-    wanted = {vmid: policy.for_vm([fact.name, *fact.uuids]).point for vmid, fact in facts.items()}
-    known = points.vm_folders(host.session, wanted.values())
-    targets = {vmid: points.vm_folder(known, wanted[vmid], fact.name, fact.identity) for vmid, fact in facts.items()}
+    wanted = {vmid: (policy.for_vm([one.name, *one.uuids]), one) for vmid, one in facts.items()}
+    targets = _targets(host, wanted, stores)
+    points = {wish.point for wish, _facts in wanted.values() if wish.program == "dedup"}
+    rooms = {point: storeroom.look(stores, point) for point in sorted(points)}
     # Of a VM that cannot be read the UUIDs are unknown: then nothing is said of entries that it might be meant by.
     strangers = policy.without_vm([(one.name, *one.uuids) for one in found])
     if any(not one.uuids for one in found):
         strangers = tuple(key for key in strangers if uuid_of(key) is None)
-    return plan_host(run_id, label, selection, facts, policy, targets, survey.volumes(host), strangers)
+    return plan_host(run_id, label, selection, facts, policy, targets, survey.volumes(host), strangers, rooms)
+
+
+def _targets(host: Host, wanted: Mapping[int, tuple[VmPolicy, VmFacts]], stores: Stores) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for program in sorted({policy.program for policy, _facts in wanted.values()}):
+        mine = {
+            vmid: (policy.point, facts.name, facts.identity)
+            for vmid, (policy, facts) in wanted.items()
+            if policy.program == program
+        }
+        found.update(places.of(program, stores).targets(host, mine))
+    return found
 
 
 def write_skeleton(state_dir: str, plan: HostPlan, host: Host) -> str:

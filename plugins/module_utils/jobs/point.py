@@ -298,9 +298,12 @@ def list_files(session: Session, folder: str) -> tuple[PointFile, ...]:
     found = []
     for name, (size, _allocated) in sorted(folder_files(session, folder).items()):
         if name not in (MANIFEST, HOLD_FILE):
-            role = next((role for role, ending in _ROLES if name.lower().endswith(ending)), "other")
-            found.append(PointFile(name, size, role))
+            found.append(PointFile(name, size, role_of(name)))
     return tuple(found)
+
+
+def role_of(name: str) -> str:
+    return next((role for role, ending in _ROLES if name.lower().endswith(ending)), "other")
 
 
 def commit(session: Session, job: Job, manifest: Mapping[str, Any]) -> RestorePoint:

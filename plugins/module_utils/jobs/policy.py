@@ -17,7 +17,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface im
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 
 HOWS = ("hot", "warm", "cold")
-PROGRAMS = ("vmkfstools",)
+PROGRAMS = ("vmkfstools", "dedup")
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def _merge(base: VmPolicy, changes: Mapping[str, Any], where: str) -> VmPolicy:
             known = ", ".join(sorted(_READERS))
             raise BadPolicy(what=f"{where}{key} is not a setting; known are {known}")
         values[key] = _READERS[key](getattr(base, key), value, where + key)
-    return replace(base, **values)
+    merged = replace(base, **values)
+    return replace(merged, point=_point(merged.point, merged.program, f"{where}point"))
 
 
 def _choice(allowed: Sequence[str]) -> Callable[[Any, Any, str], str]:
@@ -174,12 +175,35 @@ def _number(low: int, high: int) -> Callable[[Any, Any, str], int]:
     return read
 
 
-def _point(_base: Any, value: Any, name: str) -> str:
-    text = str(value)
+def _text(_base: Any, value: Any, _name: str) -> str:
+    return str(value)
+
+
+def _point(text: str, program: str, name: str) -> str:
+    """What a backup point may be goes by the program."""
+    if not text:
+        return text
+    if program == "dedup":
+        return _store(text, name)
     if not text.startswith("/") or any(ord(char) < 32 for char in text) or ".." in text.split("/"):
         raise BadPolicy(what=f"{name} is {text!r}; it must be an absolute folder on the hypervisor without '..'")
     if ":" in text and text.rpartition(":")[2].startswith("/"):
         raise BadPolicy(what=f"{name} is {text!r}; the program vmkfstools writes to a folder that the host mounts")
+    return posixpath.normpath(text)
+
+
+def _store(text: str, name: str) -> str:
+    if any(ord(char) < 32 for char in text) or ".." in text.split("/") or "::" in text:
+        raise BadPolicy(what=f"{name} is {text!r}; the place of a store has no '..', no '::' and no control characters")
+    if text.startswith("/vmfs/"):
+        raise BadPolicy(
+            what=f"{name} is {text!r}, a folder of the hypervisor; the program dedup writes into a store on the backup "
+            "server, by its path there, or into a bucket, s3://bucket/prefix"
+        )
+    if text.startswith("s3://"):
+        return text.rstrip("/")
+    if not text.startswith("/"):
+        raise BadPolicy(what=f"{name} is {text!r}; a store is an absolute path on the backup server, or s3://…")
     return posixpath.normpath(text)
 
 
@@ -219,7 +243,7 @@ def _keep(base: Keep, value: Any, name: str) -> Keep:
 
 
 _READERS: dict[str, Callable[[Any, Any, str], Any]] = {
-    "point": _point,
+    "point": _text,
     "how": _choice(HOWS),
     "program": _choice(PROGRAMS),
     "disk_format": _choice(FORMATS),

@@ -54,6 +54,8 @@ def new_entry(
         "error": None,
         "bytes": 0,
         "bytes_read": 0,
+        "bytes_sent": None,
+        "bytes_new": None,
         "seconds": None,
         "downtime_seconds": None,
         "restore_point": None,
@@ -82,8 +84,11 @@ def disk_entry(disk: Mapping[str, Any]) -> dict[str, Any]:
         "bytes_planned": disk.get("bytes_to_read", 0),
         "bytes": 0,
         "bytes_read": 0,
+        "bytes_sent": None,
         "seconds": None,
         "verified": "",
+        "method": "",
+        "notes": [],
         "dest": disk.get("dest"),
     }
 
@@ -104,12 +109,22 @@ def add_copies(entry: dict[str, Any], copies: Iterable[Mapping[str, Any]]) -> No
         disk = by_key.get(str(copy.get("key"))) or by_dest.get(copy.get("dest"))
         if disk is not None:
             disk["bytes"] = int(copy.get("copied_bytes") or 0)
-            disk["bytes_read"] = int(copy.get("bytes_to_read") or 0)
+            disk["bytes_read"] = int(copy.get("read_bytes", copy.get("bytes_to_read")) or 0)
+            disk["bytes_sent"] = copy.get("sent_bytes")
+            disk["method"] = str(copy.get("method") or "")
+            disk["notes"] = [str(note) for note in copy.get("notes") or ()]
             disk["seconds"] = copy.get("seconds")
             disk["verified"] = str(copy.get("verified") or "")
             disk["dest"] = copy.get("dest") or disk["dest"]
     entry["bytes"] = sum(disk["bytes"] for disk in entry["disks"])
     entry["bytes_read"] = sum(disk["bytes_read"] for disk in entry["disks"])
+
+
+def add_told(entry: dict[str, Any], told: Mapping[str, Any]) -> None:
+    """What a store says of a whole restore point: what came to it, what of that was new, and what it took there."""
+    entry["bytes"] = int(told.get("stored") or 0)
+    entry["bytes_sent"] = int(told.get("sent") or 0)
+    entry["bytes_new"] = int(told.get("new") or 0)
 
 
 def error_of(error: Any) -> dict[str, Any] | None:
@@ -278,6 +293,8 @@ def summary(run_id: str, hosts: Sequence[Mapping[str, Any]], entries: Sequence[M
         "excluded_disks": sum(1 for entry in entries for disk in entry["disks"] if disk["status"] == "excluded"),
         "bytes": sum(entry["bytes"] for entry in entries),
         "bytes_read": sum(entry["bytes_read"] for entry in entries),
+        "bytes_sent": _sum_of(entries, "bytes_sent"),
+        "bytes_new": _sum_of(entries, "bytes_new"),
         "seconds": round(sum(entry["seconds"] or 0 for entry in entries), 3),
         "failed_vms": failed_vms,
         "failed_hosts": failed_hosts,
@@ -314,7 +331,16 @@ def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str
 
 def _amounts(value: Mapping[str, Any]) -> str:
     """What came from the source, as plan and progress count it, and what the copy occupies."""
-    return f"{format_bytes(value['bytes_read'])} read, {format_bytes(value['bytes'])} stored"
+    words = [f"{format_bytes(value['bytes_read'])} read"]
+    words += [f"{format_bytes(value['bytes_sent'])} sent"] if value.get("bytes_sent") is not None else []
+    words += [f"{format_bytes(value['bytes_new'])} new"] if value.get("bytes_new") is not None else []
+    return ", ".join([*words, f"{format_bytes(value['bytes'])} stored"])
+
+
+def _sum_of(entries: Sequence[Mapping[str, Any]], name: str) -> int | None:
+    """None where no entry has it: only what goes into a store or comes out of one is counted so."""
+    found = [int(entry[name]) for entry in entries if entry.get(name) is not None]
+    return sum(found) if found else None
 
 
 def _turned(rotation: Mapping[str, Any] | None) -> str:

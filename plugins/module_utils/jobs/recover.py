@@ -264,7 +264,7 @@ def close_record(host: Host, job: Job, state_dir: str, events: Events, undone: U
     past = "restored" if job.kind == "restore" else "backed up"
     entry.update(
         status="interrupted",
-        restore_point=job.final if events.committed and job.kind == "backup" else None,
+        restore_point=events.made or job.final if events.committed and job.kind == "backup" else None,
         ended_at=iso(host.clock.now()),
         downtime_seconds=downtime_seconds(events.entries),
         done=[f"recovered: {step}" for step in undone.done],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -15,8 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     AmbiguousRestorePoint,
     BadManifest,
@@ -31,7 +30,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import (
     slug,
     valid_run_id,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.places import Place
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import Volume, room_for, volume_of
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.vmxedit import (
     RESTORED_FROM,
     NewPlace,
@@ -107,6 +108,7 @@ class RestorePlan:
     already: bool = False
     vmid: int | None = None
     problems: tuple[Mapping[str, str], ...] = ()
+    program: str = places.DEFAULT
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -132,6 +134,7 @@ class RestorePlan:
             "room_needed": self.room_needed,
             "already": self.already,
             "vmid": self.vmid,
+            "program": self.program,
             "problems": [dict(problem) for problem in self.problems],
             "ready": not self.problems,
         }
@@ -349,24 +352,11 @@ def refuse(plan: RestorePlan) -> RestoreRefused:
 # -- reading -----------------------------------------------------------------------------------------------------
 
 
-def find_points(host: Host, place: str) -> tuple[list[RestorePoint], list[BadManifest]]:
-    """`place` is a backup point, one VM's folder in it, or one restore point."""
-    place = posixpath.normpath(place)
-    if is_point_name(posixpath.basename(place)):
-        return [points.read_point(host, place)], []
-    found, bad = points.list_points(host, place)
-    if not found and not bad:
-        inside, bad = points.list_points(host, posixpath.dirname(place))
-        found = [point for point in inside if posixpath.dirname(point.path) == place]
-        bad = [error for error in bad if str(error.data.get("path", "")).startswith(place + "/")]
-    return found, bad
-
-
-def read_vmx(host: Host, point: RestorePoint) -> Vmx:
+def read_vmx(host: Host, place: Place, point: RestorePoint) -> Vmx:
     path = point.file_of("vmx")
     if path is None:
         raise BadManifest(path=point.path, reason="it holds no .vmx file")
-    return parse_vmx(host.read_text(path), path)
+    return parse_vmx(place.read_text(host, path), path)
 
 
 def check_request(params: Mapping[str, Any]) -> None:
@@ -423,13 +413,14 @@ def read_target(host: Host, label: str, wish: Wish, vmx: Vmx, identity: str) -> 
     )
 
 
-def answer(host: Host, params: Mapping[str, Any]) -> dict[str, Any]:
+def answer(host: Host, params: Mapping[str, Any], stores: Stores | None = None) -> dict[str, Any]:
     """The whole of restore_plan: find, choose, read, decide, refuse."""
     label = params.get("inventory_host") or host.name
-    found, bad = find_points(host, params["point"])
+    place = places.of(params.get("program") or places.DEFAULT, stores or Stores())
+    found, bad = place.find(host, params["point"])
     at = parse_at(params["at"]) if params.get("at") else None
     point = choose(found, params["point"], params.get("vm"), at)
-    vmx = read_vmx(host, point)
+    vmx = read_vmx(host, place, point)
     name = params.get("name") or point.vm
     wish = Wish(
         directory=target_folder(host, params.get("datastore"), params.get("directory"), name),
@@ -442,6 +433,7 @@ def answer(host: Host, params: Mapping[str, Any]) -> dict[str, Any]:
         reserve_percent=params["reserve_percent"],
     )
     plan = plan_restore(point, vmx, wish, read_target(host, label, wish, vmx, point.identity))
+    plan = replace(plan, program=params.get("program") or places.DEFAULT)
     if plan.problems:
         raise refuse(plan)
     return {

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import socket
 from typing import Any
 
@@ -19,7 +18,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as 
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context, entry_of, held_job, must_hold
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
-    ConfigNotCopied,
     RemoteStepFailed,
     TargetNotMade,
     VmLocked,
@@ -56,10 +54,6 @@ _DROP = r"""
 [ -d "$1" ] || exit 0
 rm -rf "$1/.stowage-job"
 rmdir "$1"
-"""
-
-_COPY = r"""
-cp -f "$1" "$2" && [ "$(stat -c %s "$1")" = "$(stat -c %s "$2")" ]
 """
 
 
@@ -132,7 +126,7 @@ def _new_job(context: Context) -> Job:
 def commit(context: Context, register: bool) -> tuple[dict[str, Any], bool]:
     """Proves the disks, writes the configuration, registers. Until then nothing there looks like a VM."""
     job = must_hold(context)
-    host, session = context.host, context.host.session
+    host, session, place = context.host, context.host.session, context.place
     log = IntentLog(session, context.folder, host.clock)
     if Events(tuple(log.read())).committed:
         return _view(_registered(context, job), job), False
@@ -140,9 +134,7 @@ def commit(context: Context, register: bool) -> tuple[dict[str, Any], bool]:
         points.prove_disks(host, job.vm, job.directory, [disk], str(disk["format"]))
         log.beat()
     for file in job.extra["files"]:
-        result = session.script(_COPY, [file["src"], file["dest"]])
-        if result.rc != 0:
-            raise ConfigNotCopied(path=file["src"], vm=job.vm, target=file["dest"], reason=result.output)
+        place.bring(host, job.vm, str(file["src"]), str(file["dest"]))
     session.write_text(job.vmx_path, context.entry["vmx_text"])
     mode = session.run(["chmod", "0755", job.vmx_path])
     if mode.rc != 0:
@@ -167,5 +159,5 @@ def _view(vm: VirtualMachine | None, job: Job) -> dict[str, Any]:
         "name": vm.name if vm else job.vm,
         "vmx_path": job.vmx_path,
         "directory": job.directory,
-        "restore_point": posixpath.normpath(str(job.extra["restore_point"]["path"])),
+        "restore_point": str(job.extra["restore_point"]["path"]),
     }

@@ -15,6 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, e
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.runlife import RunLife
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 
 _NEEDED = {
     "backup": ("vm", "identity", "directory", "vmx_path", "disks", "target", "policy"),
@@ -31,7 +32,7 @@ class Step:
     error: StowageError | None = None
 
 
-def context_of(host: Host, params: Mapping[str, Any], check: bool) -> Context:
+def context_of(host: Host, params: Mapping[str, Any], check: bool, stores: Stores | None = None) -> Context:
     plan, kind = params["plan"], params["kind"]
     missing = [key for key in _NEEDED[kind] if key not in plan]
     if missing:
@@ -50,11 +51,12 @@ def context_of(host: Host, params: Mapping[str, Any], check: bool) -> Context:
         lease_seconds=params["lease_seconds"],
         kind=kind,
         check=check,
+        stores=stores or Stores(),
     )
 
 
-def run(host: Host, params: Mapping[str, Any], check: bool) -> Step:
-    context = context_of(host, params, check)
+def run(host: Host, params: Mapping[str, Any], check: bool, stores: Stores | None = None) -> Step:
+    context = context_of(host, params, check, stores)
     state = params["state"]
     if not check:
         # A task that has just begun: so somebody began it.
@@ -110,7 +112,7 @@ def _predicted(context: Context) -> dict[str, Any]:
     copied = [disk for disk in plan["disks"] if disk["action"] == "copy"]
     return {
         "restore_point": {
-            "path": f"{plan['target']}/{time}",
+            "path": context.place.names(plan["target"], time, "")[1],
             "time": time,
             "vm": plan["vm"],
             "identity": plan["identity"],

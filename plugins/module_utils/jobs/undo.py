@@ -19,7 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, places, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
     Events,
@@ -28,8 +28,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
     plan_undo,
     shutdown_grace,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadManifest, RemoteStepFailed
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RemoteStepFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import multiextent
 
 # The watchdog of a copy ends its clone and removes what it wrote when it gets TERM; KILL would leave both behind.
@@ -126,7 +127,13 @@ class Undoer:
     """Undoes one job whose folder is ours (`folder` may have been renamed by a take-over)."""
 
     def __init__(
-        self, host: Host, job: Job, folder: str, consolidation_timeout: int = 7200, power_on_timeout: int = 300
+        self,
+        host: Host,
+        job: Job,
+        folder: str,
+        consolidation_timeout: int = 7200,
+        power_on_timeout: int = 300,
+        stores: Stores | None = None,
     ) -> None:
         self.host = host
         self.job = job
@@ -134,6 +141,7 @@ class Undoer:
         self.log = UndoLog(host.session, folder, host.clock)
         self.consolidation_timeout = consolidation_timeout
         self.power_on_timeout = power_on_timeout
+        self.stores = stores or Stores()
         self.done: list[str] = []
         self.failed: list[str] = []
         self.left: list[str] = []
@@ -149,14 +157,11 @@ class Undoer:
     def _settle_commit(self) -> None:
         """A commit whose answer was lost has happened all the same: the restore point is there and says whose it is."""
         events = Events(tuple(self.log.read()))
-        if self.job.kind != "backup" or events.committed or events.last("commit-intent") is None:
+        if self.job.kind != "backup" or events.committed:
             return
-        try:
-            point = points.read_point(self.host, self.job.final)
-        except BadManifest:
-            return
-        if point.manifest.get("job") == self.job.job:
-            self.log.note("commit-done", final=self.job.final)
+        made = places.of_job(self.job, self.stores).made(self.host, self.job, events)
+        if made:
+            self.log.note("commit-done", final=made)
 
     def run(self, vm: VirtualMachine | None) -> Undone:
         self._settle_commit()

@@ -179,3 +179,10 @@ class ModuleNotLoaded(ProgramError):
     template = "{host}: disk format 2gbsparse needs the kernel module multiextent, which could not be loaded: {output}"
     hint = "Choose another disk_format, or load it by hand: esxcli system module load -m multiextent"
     exit_code = 43
+
+
+class NothingMoves(ProgramError):
+    id = "copy-nothing-moves"
+    template = "{what}: nothing has moved for {seconds} seconds, and it was ended"
+    hint = "Look at the host's storage and at the network to it; a longer stall_timeout lets it wait longer"
+    exit_code = 45

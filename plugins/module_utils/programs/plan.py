@@ -135,7 +135,14 @@ def plan_copy(host: Host, request: Request, *, foresight: bool = False) -> tuple
     With ``foresight`` (check mode) an earlier step may only have pretended: a VM that still runs is then a warning.
     """
     warnings: list[str] = []
-    sources, left_out = _sources(host, request, foresight, warnings)
+    sources, left_out = sources_of(host, request, foresight, warnings)
+    return plan_target(host, request, sources, left_out), warnings
+
+
+def plan_target(
+    host: Host, request: Request, sources: Sequence[Source], left_out: tuple[tuple[str, str], ...] = ()
+) -> CopyPlan:
+    """Where these disks go, whether they may, and whether they fit."""
     store, folder, name = _destination(host, request, len(sources))
     if store.is_nfs and request.disk_format == "eagerzeroedthick":
         raise errors.NotSupported(
@@ -174,7 +181,7 @@ def plan_copy(host: Host, request: Request, *, foresight: bool = False) -> tuple
             reserve=format_bytes(room.reserve_bytes),
             room=room.as_dict(),
         )
-    return CopyPlan(disks, files, left_out, store.path, folders, room), warnings
+    return CopyPlan(disks, files, left_out, store.path, folders, room)
 
 
 def file_name(source: Source) -> str:
@@ -182,7 +189,7 @@ def file_name(source: Source) -> str:
     return source.key if source.key.endswith(".vmdk") else source.key.replace(":", "-") + ".vmdk"
 
 
-def _sources(
+def sources_of(
     host: Host, request: Request, foresight: bool, warnings: list[str]
 ) -> tuple[tuple[Source, ...], tuple[tuple[str, str], ...]]:
     if request.vm is None:

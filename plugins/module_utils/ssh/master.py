@@ -32,7 +32,7 @@ _LOGIN_SECONDS = 30
 class Master:
     """One master of one endpoint. Slots above 0 exist for hosts whose sessions per connection are used up."""
 
-    def __init__(self, endpoint: Endpoint, program: str, slot: int = 0) -> None:
+    def __init__(self, endpoint: Endpoint, program: str, slot: int | str = 0) -> None:
         self.endpoint = endpoint
         self.program = program
         # Everything that decides who talks to whom is in the name, secrets included (it is keyed): a connection is
@@ -51,7 +51,7 @@ class Master:
             raise HostBusy(host=self.endpoint.host, port=self.endpoint.port, seconds=limit)
         try:
             if not self.alive():
-                self._start()
+                self.start()
         finally:
             os.close(lock)
         return self.socket
@@ -76,7 +76,8 @@ class Master:
             check=False,
         )
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Connects. The caller sees to it that nobody else makes this one at the same time."""
         self._refuse_to_repeat()
         if self.endpoint.host_key_policy == "accept_new":
             hostkeys.make_room_for(hostkeys.known_hosts_files(self.endpoint.known_hosts_file)[0])

@@ -28,7 +28,7 @@ class OpenSshSession(Session):
 
     def __init__(self, endpoint: Endpoint, program: str) -> None:
         super().__init__(endpoint)
-        self._program = program
+        self.program = program
         self._masters = [Master(endpoint, program, slot) for slot in range(_SLOTS)]
         self._slot = 0
 
@@ -75,7 +75,7 @@ class OpenSshSession(Session):
         self, socket: str, command: str, stdin: bytes | None, timeout_seconds: float, line: str
     ) -> tuple[bytes, bytes]:
         process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # no AnsibleModule in this room
-            [*options.client(self._program, self.endpoint, socket), command],
+            [*options.client(self.program, self.endpoint, socket), command],
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

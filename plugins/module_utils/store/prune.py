@@ -17,8 +17,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base import retention
 from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Aged, Keep
 from ansible_collections.stowage.esxi.plugins.module_utils.store import capacity, collect, removal, verified
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoSuchMachine
+from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_point_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import Needed
-from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import FOLDER, Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 _EVERYTHING = 1 << 30
@@ -87,6 +88,28 @@ def run(
     return report
 
 
+def rotate(store: Store, keep: Keep, machine: str, spared: Collection[str] = (), check: bool = False) -> Report:
+    """Removes what no rule keeps of one machine; its room is left to a collection. `spared`: ids of points that stay.
+
+    Of the other machines only the names are looked at: it runs after every backup of each of them.
+    """
+    found = {name: point for name, point in store.look_at_points(machine) if isinstance(point, Point)}
+    if not found:
+        raise NoSuchMachine(store=store.name, machine=machine)
+    held = removal.held(store.backend)
+    going = frozenset().union(*(one.points for one in removal.under_way(store.backend))) - held
+    findings = verified.findings(store)
+    good = {name for name, one in findings.items() if one.good}
+    newest = max((_moment_in(name) for name, _size in store.backend.list(FOLDER) if is_point_name(name)), default=None)
+    report = Report(_of_machine(store, found.values(), keep, newest, 1, held, going, good, findings.keys() - good))
+    for one in report.decisions:
+        if one.point.point in spared and not one.keep:
+            one.keep, one.reasons = True, ["it is needed now"]
+    wanted = [one.point.object_name for one in report.decisions if not one.keep]
+    report.removed, report.held = (sorted(wanted), []) if check else removal.remove(store.backend, wanted)
+    return report
+
+
 def decide(store: Store, keep: Keep, machines: Collection[str] | None = None, min_verified: int = 1) -> list[Decision]:
     """What the rules say of every restore point; nothing is changed."""
     held = removal.held(store.backend)
@@ -111,7 +134,12 @@ def decide(store: Store, keep: Keep, machines: Collection[str] | None = None, mi
 
 def moment_of(point: Point) -> datetime:
     """The time in a restore point's name."""
-    text = point.point.partition("-")[0]
+    return _moment_in(point.point)
+
+
+def _moment_in(name: str) -> datetime:
+    """Of a point's id, or of the name of its object."""
+    text = name.rpartition("/")[2].partition("-")[0]
     return datetime.strptime(text, "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=timezone.utc)
 
 

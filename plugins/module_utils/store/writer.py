@@ -177,6 +177,7 @@ class Writer(Registered):
         if like is not None:
             self.created_at = like.created_at
         self._quota = Quota(store, self.id)
+        self._places: list[tuple[bytes, Place]] | None = None
 
     def __enter__(self) -> Writer:
         return self
@@ -184,9 +185,15 @@ class Writer(Registered):
     def take(self, count: int) -> None:
         self._quota.take(count)
 
+    def make_durable(self) -> list[tuple[bytes, Place]]:
+        """Waits until all packs are, and nothing else is there; then where each record of them lies."""
+        if self._places is None:
+            self._places = list(self.settle())
+        return self._places
+
     def commit(self, point: Point) -> None:
         """Packs, then index, then manifest; the restore point exists when this returns."""
-        places = list(self.settle())
+        places = self.make_durable()
         try:
             if places:
                 self.published = True

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.errors import VmdkError
 
 
@@ -15,8 +17,21 @@ class ExtentUnusable(VmdkError):
     exit_code = 27
 
 
+class ExtentBusy(ExtentUnusable):
+    id = "vmdk-extent-busy"
+    hint = (
+        "A VM that runs holds its top, and on some hosts what lies below it, too. Read what lies below a snapshot, or "
+        "a clone of it."
+    )
+
+
 class PathOutside(VmdkError):
     id = "vmdk-path-outside"
     template = "The disk {path} names {named}, which is outside its folder"
     hint = "Nothing was read there. Name that folder as allowed if you trust this disk, or put its files together."
     exit_code = 28
+
+
+def unusable(path: str, error: OSError) -> ExtentUnusable:
+    kind = ExtentBusy if error.errno == errno.EBUSY else ExtentUnusable
+    return kind(path=path, reason=error.strerror or str(error))

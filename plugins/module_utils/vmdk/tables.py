@@ -16,9 +16,12 @@ from functools import partial
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.extents import ABSENT, SECTOR, FileExtent, Piece
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.files import File
 
 # Directory entries that are read at a time: a directory of a disk of 62 TB is too large to be held.
 _BLOCK = 4096
+# Tables behind the one that is wanted, where each would be a way to a host and back.
+_AHEAD = 32
 
 
 class Kept:
@@ -48,19 +51,18 @@ class Kept:
 
 
 class SparseExtent(FileExtent):
-    """`check` sets the numbers. A table is kept as the runs of grains that lie one behind the other in the file."""
+    """`check` sets the numbers. A table is kept as the runs of grains that lie one behind the other in the file; each
+    grain of a `packed` one is compressed, and a run of its own."""
 
     entry: str
     """Type code of the entries of directory and tables."""
     per_table: int
     grain: int
     directory_at: int
-    packed = False
-    """Each grain is compressed, and a run of its own."""
 
-    def __init__(self, path: str, size: int, kept: Kept) -> None:
+    def __init__(self, file: File, size: int, kept: Kept) -> None:
         self._kept = kept
-        super().__init__(path, size)
+        super().__init__(file, size)
 
     @abstractmethod
     def table_at(self, entry: int) -> int:
@@ -109,10 +111,20 @@ class SparseExtent(FileExtent):
 
     def _runs(self, number: int, entry: int) -> tuple[array[int], array[int]]:
         """First grain of each run of a table, and where it lies."""
-        found: tuple[array[int], array[int]] = self._kept.get((id(self), "table", number), partial(self._table, entry))
+        found: tuple[array[int], array[int]] = self._kept.get(
+            (id(self), "table", number), partial(self._table, number, entry)
+        )
         return found
 
-    def _table(self, entry: int) -> tuple[tuple[array[int], array[int]], int]:
+    def _ahead(self, number: int) -> None:
+        block, slot = divmod(number, _BLOCK)
+        entries = self._kept.get((id(self), "directory", block), partial(self._directory, block))
+        length = self.per_table * self._width
+        self.file.expect([(self.table_at(entry), length) for entry in entries[slot : slot + _AHEAD] if entry])
+
+    def _table(self, number: int, entry: int) -> tuple[tuple[array[int], array[int]], int]:
+        if self.file.far:
+            self._ahead(number)
         begins, places = array("H"), array("q")
         following = None
         step = 0 if self.packed else self.grain

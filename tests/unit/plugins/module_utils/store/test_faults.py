@@ -33,7 +33,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Chosen
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
-from ansible_collections.stowage.esxi.plugins.module_utils.vmdk import extents
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk import localfiles
 from fakeclock import FakeClock
 
 from .benches import CHUNK, back_up, image, local, new_store, restored, sound
@@ -215,7 +215,7 @@ def test_a_disk_that_cannot_be_read_somewhere_commits_nothing(
     before = packs(root)
     source = sources.open_disk(str(disk))
     failing = Failing("preadv", lambda _handle, _views, offset: offset >= 2 * CHUNK)
-    monkeypatch.setattr(extents if form == "vmdk" else sources, "os", failing)
+    monkeypatch.setattr(localfiles if form == "vmdk" else sources, "os", failing)
     monkeypatch.setitem(back_up.__globals__, "RawDisk", lambda _path: source)
     with pytest.raises(SourceFailed, match=rf"{disk.name} could not be read as a disk: .*Input/output error"):
         back_up(plain, disk, machine="bad")

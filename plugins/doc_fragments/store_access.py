@@ -1,0 +1,52 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    # What opens the store that a backup goes into, or a restore comes from.
+    DOCUMENTATION = r"""
+options:
+  store:
+    description:
+      - For the program V(dedup), what opens the store, beside its place.
+      - None of it is written into a journal, a record, or a restore point, and none of it is on a command line.
+    type: dict
+    suboptions:
+      passphrase:
+        description: Passphrase or recovery key of an encrypted store.
+        type: str
+      endpoint:
+        description: URL of the object storage, for a store in a bucket that is not at Amazon.
+        type: str
+      region:
+        description: Region of the object storage.
+        type: str
+      access_key:
+        description: Name of the object storage's key.
+        type: str
+      secret_key:
+        description: Secret of the object storage's key.
+        type: str
+      create:
+        description:
+          - Whether a store that is not there is no problem for a plan, as it will be made before the first copy
+            (M(stowage.esxi.dedup_store)).
+        type: bool
+        default: false
+      scope:
+        description:
+          - Of which restore points a hypervisor may learn that the store has their chunks, by not being asked for the
+            bytes; those of the same hypervisor, of the same O(store.group), or all of the store.
+          - The store keeps each chunk once in any case. The scope says only what need not travel.
+        type: str
+        choices: [host, group, store]
+        default: host
+      group:
+        description: Name of the group that the hypervisor belongs to, for O(store.scope=group).
+        type: str
+requirements:
+  - For the program C(dedup), the Python libraries xxhash and zstandard on the machine where the module runs,
+    cryptography for an encrypted store, boto3 for one in a bucket.
+"""

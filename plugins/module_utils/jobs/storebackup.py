@@ -1,0 +1,119 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""vmdk_copy with the program dedup: a VM into a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import storeroom
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order, disk_results
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import path_of
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.dedup import Reach
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import Request, sources_of
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
+
+if TYPE_CHECKING:
+    from ansible_collections.stowage.esxi.plugins.module_utils.jobs.copying import Frame, Settings
+
+
+def predict(host: Host, params: Mapping[str, Any], request: Request, stores: Stores) -> dict[str, Any]:
+    warnings: list[str] = []
+    sources, left_out = sources_of(host, request, True, warnings)
+    room = _room(host, request, sources, stores)
+    return _result(request, sources, left_out, room, warnings)
+
+
+def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Frame, stores: Stores) -> dict[str, Any]:
+    request = frame.request
+    if frame.job is None or frame.journal is None:
+        raise errors.NotSupported(
+            program="dedup",
+            reason="it makes a restore point, which needs the journal and the proofs of a job",
+            way_out="Use the role stowage.esxi.backup with backup_program=dedup, or give journal and job_id of its job",
+        )
+    store = stores.open(request.dest)
+    warnings: list[str] = []
+    sources, left_out = sources_of(host, request, False, warnings)
+    room = _room(host, request, sources, stores)
+    assert stores.access is not None
+    order = Order(host, frame.job, frame.journal, store, request.dest, stores.access, tuple(sources))
+    fed = order.run(
+        Reach(
+            host=host,
+            note=frame.journal.note,
+            progress=frame.progress,
+            alive=frame.waiting,
+            connections=settings.connections,
+            bandwidth_limit=settings.bandwidth_limit or 0,
+            stall_seconds=settings.stall_timeout,
+        )
+    )
+    result = _result(request, sources, left_out, room, warnings)
+    result["disks"] = disk_results(request.dest, fed, sources)
+    result["files"] = [file.name for file in fed.point.files]
+    result["restore_point"] = path_of(request.dest, fed.point.point)
+    result["told"] = dict(fed.told)
+    result["copied_bytes"] = fed.told["stored"]
+    result["seconds"] = round(sum(disk.seconds for disk in fed.disks), 3)
+    result["diff"]["after"] = f"{result['restore_point']}\n"
+    return result
+
+
+def _room(host: Host, request: Request, sources: tuple[Source, ...], stores: Stores) -> dict[str, Any]:
+    """How much is new is known when it has been looked at; a store without any room need not be begun with."""
+    found = storeroom.look(stores, request.dest)
+    reserve = (found.capacity_bytes or 0) * request.reserve_percent // 100
+    room = {
+        "datastore": request.dest,
+        "needed_bytes": sum(source.bytes_to_read for source in sources),
+        "free_bytes": found.free_bytes,
+        "reserve_bytes": reserve,
+    }
+    if found.free_bytes is not None and found.free_bytes <= reserve:
+        raise errors.NotEnoughRoom(
+            host=host.name,
+            datastore=request.dest,
+            needed="some room",
+            free=format_bytes(found.free_bytes),
+            reserve=format_bytes(reserve),
+            room=room,
+        )
+    return room
+
+
+def _result(
+    request: Request,
+    sources: tuple[Source, ...],
+    left_out: tuple[tuple[str, str], ...],
+    room: Mapping[str, Any],
+    warnings: list[str],
+) -> dict[str, Any]:
+    return {
+        "changed": True,
+        "vm": None if request.vm is None else {"name": request.vm.name, "vmid": request.vm.vmid},
+        "disks": [
+            {
+                "key": source.key,
+                "source": source.path,
+                "dest": request.dest,
+                "format": "store",
+                "capacity_bytes": source.capacity_bytes,
+                "bytes_to_read": source.bytes_to_read,
+            }
+            for source in sources
+        ],
+        "files": [],
+        "left_out": [{"key": key, "reason": reason} for key, reason in left_out],
+        "bytes_total": sum(source.bytes_to_read for source in sources),
+        "capacity_bytes": sum(source.capacity_bytes for source in sources),
+        "room": dict(room),
+        "warnings": warnings,
+        "diff": {"before": "", "after": f"a restore point in {request.dest}\n"},
+    }

@@ -1,0 +1,39 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether a store can be used, and how much room it has."""
+
+from __future__ import annotations
+
+import os
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import StoreRoom
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
+
+
+def look(stores: Stores, location: str) -> StoreRoom:
+    """Nothing is changed. A store that is not there is no problem where it is to be made."""
+    from ansible_collections.stowage.esxi.plugins.module_utils.store import quota
+    from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoStore
+
+    try:
+        store = stores.open(location)
+        left = quota.room_left(store)
+        reserve = quota.reserve(store) if left is not None else 0
+    except NoStore as error:
+        if stores.access is not None and stores.access.create:
+            return StoreRoom(warning=f"there is no store at {location} yet: it is made before the first copy")
+        return StoreRoom(problem=error.as_dict())
+    except StowageError as error:
+        return StoreRoom(problem=error.as_dict())
+    capacity = free = None
+    if location.startswith("/"):
+        found = os.statvfs(location)
+        capacity, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+    if left is not None:
+        below = max(0, left - reserve)
+        if free is None or below < free:
+            # Below a quota there is a reserve of its own.
+            capacity, free = 0, below
+    return StoreRoom(capacity, free)

@@ -1,0 +1,78 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The stores that a call works with: how they are opened, and each of them opened once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import StoreNotForHosts, StoreNotGiven
+
+if TYPE_CHECKING:
+    from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+
+
+@dataclass(frozen=True)
+class Access:
+    """What opens a store beside its place. None of it is ever written down."""
+
+    passphrase: str | None = field(default=None, repr=False)
+    endpoint: str | None = None
+    region: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+    create: bool = False
+    scope: str = "host"
+    group: str | None = None
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any] | None) -> Access:
+        given = params or {}
+        named = {name: given[name] for name in cls.__dataclass_fields__ if given.get(name)}
+        return cls(**named)
+
+
+class Stores:
+    """Without `access` (a recover, which needs none) no store can be asked for."""
+
+    def __init__(self, access: Access | None = None) -> None:
+        self.access = access
+        self._open: dict[str, Store] = {}
+
+    def open(self, location: str) -> Store:
+        """The store there, once; its own error where there is none, or where it cannot be opened."""
+        if self.access is None:
+            raise StoreNotGiven(store=location)
+        if location not in self._open:
+            self._open[location] = self._opened(location, self.access)
+        return self._open[location]
+
+    @staticmethod
+    def _opened(location: str, access: Access) -> Store:
+        # Inside: a backup that goes to a datastore needs none of it, nor the libraries.
+        from ansible_collections.stowage.esxi.plugins.module_utils.store.location import S3Access, backend_at
+        from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+
+        reach = S3Access(access.endpoint, access.region, access.access_key, access.secret_key)
+        backend = backend_at(location, reach)
+        try:
+            store = Store.open(backend, access.passphrase)
+            if store.config["hash"] != "sha256":
+                raise StoreNotForHosts(store=location, hash=store.config["hash"])
+        except BaseException:
+            backend.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def __enter__(self) -> Stores:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,206 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program ``dedup``: joins the reading of a hypervisor's disks with the store that they go into.
+
+When it returns, or raises, no process of ours on the hypervisor holds a disk open any more, or the error says which
+does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
+from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Meter, Progress
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import Note
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.metered import Metered
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import Watch
+from ansible_collections.stowage.esxi.plugins.module_utils.store import backup
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import probe
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import OnHost, RemoteDisk
+
+VERIFIED = "every chunk by its SHA-256, as hashed on the host; each that came was hashed again here"
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """What goes into a store as one restore point. ``before_commit`` is given the point's id and what came of each
+    disk; it raises what speaks against the point, or returns what is added to its facts."""
+
+    machine_id: str
+    machine_name: str
+    sources: Sequence[Source]
+    files: Mapping[str, bytes]
+    facts: Mapping[str, Any]
+    before_commit: Callable[[str, Sequence[DiskFed]], Mapping[str, Any]]
+    parent: Point | None = None
+    scope: str = "host"
+
+
+@dataclass(frozen=True)
+class DiskFed:
+    """What came of one disk."""
+
+    key: str
+    read_bytes: int
+    sent_bytes: int
+    seconds: float
+    method: str
+    notes: tuple[str, ...] = ()
+    verified: str = VERIFIED
+
+    @property
+    def rate(self) -> int:
+        return int(self.read_bytes / max(self.seconds, 0.001))
+
+
+@dataclass(frozen=True)
+class Fed:
+    point: Point
+    disks: tuple[DiskFed, ...]
+    told: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How the hypervisor is reached, who is told what, and what may end it all."""
+
+    host: Host
+    note: Note
+    progress: Callable[[Progress], None]
+    alive: Callable[[], None]
+    connections: int = 4
+    bandwidth_limit: int = 0
+    stall_seconds: float = 900.0
+    clock: Clock = field(default_factory=SystemClock)
+
+    def starter(self) -> OnHost:
+        """Each process is written down before it opens a file; several threads begin some."""
+        guard = threading.Lock()
+
+        def note(event: str, **data: object) -> None:
+            with guard:
+                self.note(event, **data)
+
+        return OnHost(self.host.session, probe(self.host.session), note)
+
+
+class _Disks:
+    """The disks of one feeding, and how far they are."""
+
+    def __init__(self, reach: Reach, opened: Sequence[tuple[Source, RemoteDisk]]) -> None:
+        self._reach = reach
+        self._disks = [disk for _source, disk in opened]
+        self._clock = reach.clock
+        self._meters = {
+            source.key: Meter("copy", source.key, source.bytes_to_read, reach.clock) for source, _disk in opened
+        }
+        self._began: dict[str, float] = {}
+        self._ended: dict[str, float] = {}
+        self.metered = [Metered(source.key, disk, self.check) for source, disk in opened]
+        self.watch = Watch(
+            f"The copy of {', '.join(source.path for source, _disk in opened)} on {reach.host.name}",
+            lambda: sum(disk.read + disk.sent for disk in self.metered),
+            self._look,
+            self.cut,
+            reach.stall_seconds,
+            reach.clock,
+        )
+
+    def check(self) -> None:
+        self.watch.check()
+
+    def _look(self) -> None:
+        self._reach.alive()
+        self.show()
+
+    def show(self) -> None:
+        """The disk that was begun last; each that is left behind was read to its end."""
+        now, begun = self._clock.monotonic(), [disk for disk in self.metered if disk.read]
+        for number, disk in enumerate(begun):
+            self._began.setdefault(disk.key, now)
+            if number + 1 < len(begun):
+                self._end(disk, now)
+        if begun and begun[-1].key not in self._ended:
+            self._reach.progress(self._meters[begun[-1].key].at(begun[-1].read))
+
+    def _end(self, disk: Metered, now: float) -> None:
+        if disk.key not in self._ended:
+            self._ended[disk.key] = now
+            meter = self._meters[disk.key]
+            self._reach.progress(meter.at(max(disk.read, meter.total_bytes or 0)))
+
+    def finish(self, began: float, notes: Mapping[str, Sequence[str]], method: str) -> tuple[DiskFed, ...]:
+        now = self._clock.monotonic()
+        for disk in self.metered:
+            self._end(disk, now)
+        return tuple(
+            DiskFed(
+                disk.key,
+                disk.read,
+                disk.sent,
+                round(self._ended[disk.key] - self._began.get(disk.key, began), 3),
+                method,
+                tuple(notes.get(disk.key, ())),
+            )
+            for disk in self.metered
+        )
+
+    def cut(self) -> None:
+        """Ends every connection, so that threads that wait for an answer wait no longer."""
+        for disk in self._disks:
+            with contextlib.suppress(Exception):
+                disk.close()
+
+
+def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
+    """One restore point from the disks of a hypervisor."""
+    began = reach.clock.monotonic()
+    with _opened(feeding.sources, reach) as (opened, method):
+        disks = _Disks(reach, opened)
+        fed: tuple[DiskFed, ...] = ()
+
+        def before_commit(point: str) -> Mapping[str, Any]:
+            nonlocal fed
+            with disks.watch.paused():
+                fed = disks.finish(began, {}, method)
+                return feeding.before_commit(point, fed)
+
+        with disks.watch:
+            point, told = backup.run(
+                store,
+                feeding.machine_id,
+                feeding.machine_name,
+                [backup.DiskInput(disk.key, disk) for disk in disks.metered],
+                feeding.files,
+                parent=feeding.parent,
+                facts=feeding.facts,
+                threads=reach.connections,
+                scope=feeding.scope,
+                before_commit=before_commit,
+            )
+    return Fed(point, fed, {name: int(value) for name, value in vars(told).items()})
+
+
+@contextlib.contextmanager
+def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[tuple[list[tuple[Source, RemoteDisk]], str]]:
+    """Every disk is opened and looked at before the first byte is read; all are closed, and proven so, at the end."""
+    starter = reach.starter()
+    opened: list[tuple[Source, RemoteDisk]] = []
+    with contextlib.ExitStack() as stack:
+        for source in sources:
+            disk = stack.enter_context(RemoteDisk(starter, source.path, bandwidth_limit=reach.bandwidth_limit))
+            if opened:
+                # The limit holds for all of them together.
+                disk.throttle = opened[0][1].throttle
+            opened.append((source, disk))
+        yield opened, starter.way.method

@@ -1,0 +1,84 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Somebody who looks on while threads move bytes: whether they may go on, whether they do, and how far they are."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import NothingMoves
+
+LOOK_SECONDS = 1.0
+
+
+class Watch:
+    """A thread of its own, for the length of the block. What it raises is raised by ``check``, and at the block's end.
+
+    ``moved`` counts what moves; ``end`` is called once, when the work must end, and makes waiting threads give up.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        moved: Callable[[], int],
+        look: Callable[[], None],
+        end: Callable[[], None],
+        stall_seconds: float,
+        clock: Clock | None = None,
+    ) -> None:
+        self._what = what
+        self._moved, self._look, self._end = moved, look, end
+        self._stall_seconds = stall_seconds
+        self._clock: Clock = clock or SystemClock()
+        self._turn = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self.error: BaseException | None = None
+        self._count, self._since = -1, self._clock.monotonic()
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nobody looks meanwhile: one thread at a time talks to the host, and the time does not count."""
+        with self._turn:
+            self.check()
+            yield
+            self._since = self._clock.monotonic()
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            with self._turn:
+                try:
+                    self._look()
+                    self._judge()
+                except BaseException as error:
+                    self.error = error
+            if self.error is not None:
+                self._end()
+                return
+
+    def _judge(self) -> None:
+        now, count = self._clock.monotonic(), self._moved()
+        if count != self._count:
+            self._count, self._since = count, now
+        elif now - self._since >= self._stall_seconds:
+            raise NothingMoves(what=self._what, seconds=int(now - self._since))
+
+    def __enter__(self) -> Watch:
+        self._count, self._since = -1, self._clock.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._over.set()
+        self._thread.join()
+        # What other threads say then is only that they were made to end.
+        if self.error is not None and self.error is not error:
+            raise self.error from error

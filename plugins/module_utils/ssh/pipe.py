@@ -1,0 +1,226 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A two-way stream of bytes to one remote command, over a connection of its own.
+
+Apart from ``session``: the modules that only control a host carry nothing of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import select
+import signal
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh import options, quoting
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import ConnectionLost
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.master import Master, environment
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
+
+# What a command says about itself is for messages: the end of it is kept, whatever it prints.
+STDERR_BYTES = 16384
+CLOSE_SECONDS = 5.0
+_PIPE_BYTES = 1 << 20
+
+
+class Pipe(ABC):
+    """The command's input and output. One thread at a time; only ``close`` may come from another one.
+
+    A wait that is over raises ``TimeoutError``; nothing is known then about how much of a write went out.
+    """
+
+    host: str
+    port: int
+
+    @abstractmethod
+    def readinto(self, view: memoryview, timeout_seconds: float) -> int:
+        """At least one byte into ``view``; how many. 0: the command, or the connection, has ended."""
+
+    @abstractmethod
+    def write(self, data: bytes | bytearray | memoryview, timeout_seconds: float) -> None:
+        """All of ``data``; raises ``ConnectionLost`` when nobody reads it any more."""
+
+    @abstractmethod
+    def close(self) -> tuple[int | None, str]:
+        """Ends the command's input and the connection. The exit status where one came in time, and ``said``."""
+
+    @abstractmethod
+    def said(self) -> str:
+        """The end of what came on standard error so far."""
+
+    def read(self, count: int, timeout_seconds: float) -> bytes:
+        """Up to ``count`` bytes; none at the end."""
+        buffer = bytearray(count)
+        return bytes(buffer[: self.readinto(memoryview(buffer), timeout_seconds)])
+
+    def __enter__(self) -> Pipe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ProcessPipe(Pipe):
+    """A pipe to a program of this machine: in use, the ssh client."""
+
+    def __init__(self, words: Sequence[str], what: str, host: str, port: int, env: dict[str, str]) -> None:
+        self.host = host
+        self.port = port
+        self._what = what
+        self._stderr = bytearray()
+        self._process = subprocess.Popen(  # pylint: disable=ansible-bad-function,consider-using-with
+            list(words),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            cwd="/",
+            env=env,
+            start_new_session=True,
+        )
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        self._in, self._out, self._err = self._process.stdin, self._process.stdout, self._process.stderr
+        self._reading = select.poll()
+        for stream, event in ((self._out, select.POLLIN), (self._err, select.POLLIN)):
+            os.set_blocking(stream.fileno(), False)
+            self._reading.register(stream.fileno(), event)
+        os.set_blocking(self._in.fileno(), False)
+        self._writing = select.poll()
+        self._writing.register(self._in.fileno(), select.POLLOUT)
+        self._writing.register(self._err.fileno(), select.POLLIN)
+        for stream in (self._in, self._out):
+            # A read of one whole frame instead of sixteen; refused beyond an unprivileged user's share of memory.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(stream.fileno(), getattr(fcntl, "F_SETPIPE_SZ", 1031), _PIPE_BYTES)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def readinto(self, view: memoryview, timeout_seconds: float) -> int:
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                return os.readv(self._out.fileno(), [view])
+            except BlockingIOError:
+                self._wait(self._reading, deadline)
+
+    def write(self, data: bytes | bytearray | memoryview, timeout_seconds: float) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._in.fileno(), view) :]
+            except BlockingIOError:
+                self._wait(self._writing, deadline)
+            except (BrokenPipeError, ValueError) as error:
+                self._gather(0.2)
+                raise ConnectionLost(
+                    host=self.host, port=self.port, command=self._what, reason=self.said() or "nobody reads its input"
+                ) from error
+
+    def said(self) -> str:
+        self._gather(0)
+        return " ".join(self._stderr.decode("utf-8", "backslashreplace").split())
+
+    def close(self) -> tuple[int | None, str]:
+        with contextlib.suppress(OSError):
+            self._in.close()
+        self._gather(CLOSE_SECONDS, end=True)
+        rc: int | None = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            rc = self._process.wait(0.5)
+        self._kill()
+        said = self.said()
+        for stream in (self._out, self._err):
+            with contextlib.suppress(OSError):
+                stream.close()
+        return rc, said
+
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _wait(self, poll: select.poll, deadline: float) -> None:
+        """Until the stream is ready; what comes on standard error meanwhile is taken, so that it blocks nobody."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        for handle, _event in poll.poll(left * 1000):
+            if handle == self._err.fileno() and not self._gather(0):
+                poll.unregister(handle)
+
+    def _gather(self, seconds: float, *, end: bool = False) -> bool:
+        """Takes what is on standard error, waiting for its end up to ``seconds``; whether more may come.
+
+        With ``end``, what still comes on standard output is thrown away meanwhile: a command that must write its last
+        words there would not end.
+        """
+        deadline = time.monotonic() + seconds
+        waiting = {self._err, self._out} if end else {self._err}
+        waiting = {stream for stream in waiting if not stream.closed}
+        while waiting:
+            poll = select.poll()
+            for stream in waiting:
+                poll.register(stream.fileno(), select.POLLIN)
+            poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            for stream in tuple(waiting):
+                try:
+                    data = os.read(stream.fileno(), 65536)
+                except BlockingIOError:
+                    continue
+                if not data:
+                    waiting.discard(stream)
+                elif stream is self._err:
+                    self._stderr += data
+                    del self._stderr[:-STDERR_BYTES]
+            if time.monotonic() >= deadline:
+                return self._err in waiting
+        return False
+
+
+class _OwnConnection(ProcessPipe):
+    """Over an OpenSSH connection that nothing else rides on, and that ends with it."""
+
+    def __init__(self, endpoint: Endpoint, program: str, line: str) -> None:
+        # A master like the shared one, under a name that nobody else can know: logging in, host keys, jump host and
+        # every message about them are the same. The streams are handed to it: no byte passes a second process.
+        self._master = Master(endpoint, program, slot=secrets.token_hex(8))
+        self._master.start()
+        try:
+            words = [*options.client(program, endpoint, self._master.socket), line]
+            super().__init__(words, quoting.shorten(line), endpoint.host, endpoint.port, environment(endpoint))
+        except BaseException:
+            self._master.stop()
+            raise
+
+    def close(self) -> tuple[int | None, str]:
+        try:
+            rc, said = super().close()
+        finally:
+            self._master.stop()
+        # 255 is ssh's own, too: the connection, not the command.
+        return (None if rc == 255 else rc), said
+
+
+def open_pipe(session: Session, argv: Sequence[str]) -> Pipe:
+    """Runs ``argv`` where ``session`` leads, over a new connection with the same settings; raises what prevents it."""
+    from ansible_collections.stowage.esxi.plugins.module_utils.ssh.openssh import OpenSshSession
+
+    # exec: the command itself, and no shell above it, is what the connection's end meets.
+    line = "exec " + quoting.join(argv)
+    if isinstance(session, OpenSshSession):
+        return _OwnConnection(session.endpoint, session.program, line)
+    from ansible_collections.stowage.esxi.plugins.module_utils.ssh.paramiko_pipe import ParamikoPipe
+
+    return ParamikoPipe(session.endpoint, line)

@@ -1,0 +1,745 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One agent at the other end of one pipe, from this side.
+
+::
+
+    link = AgentLink.start(session, interpreter)             # interpreter: of probe.probe(session)
+    file = link.open("/vmfs/volumes/…-flat.vmdk").result()   # RemoteFile: path, size, mtime_ns, allocated, real
+    link.data_ranges(file, begin, end)                       # iterator of (begin, end); unproven holes count as data
+    link.read(file, offset, length).result()                 # bytes; link.load(file, view, offset) fills a buffer
+    link.hash(pieces).result()                               # [sha256 | None for zeros], one for each piece
+    for view in link.fetch(pieces, level=0).chunks(): …      # each is good until the next one is asked for
+    link.write(file, offset, data, level=0).result()      # link.write_zeros(file, offset, length), link.sync(file)
+    link.stat(file).result(), link.shut(file).result(), link.ping().result()
+    link.close(session)                                      # the agent's process is proven gone
+
+``pieces`` is a sequence of pieces, a piece a sequence of segments ``(RemoteFile | None, offset, length)``; ``None``
+stands for zeros. Every request is sent when it is made and gives a ``Pending``; answers come in the order of the
+requests. ``result()`` takes what comes before out of the way: small answers are kept; what was fetched is kept up to
+``window_bytes`` in all, so fetched chunks are best consumed in order. Nothing is read from the pipe but in ``result()``
+and ``chunks()``. Calls from several threads are safe, and take turns.
+
+The other side may be anything. No frame is read that is longer than what was asked for, or that is not the next one
+owed; an answer that does not come within ``stall_seconds`` ends the link. A link that has failed stays failed.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import secrets
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, Generic, TypeVar, Union
+
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import SshError
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.pipe import Pipe, open_pipe
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent, ending, starting
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import (
+    AgentLies,
+    AgentLost,
+    AgentNotStarted,
+    AgentSilent,
+    FileRefused,
+    OutOfOrder,
+    TransferError,
+)
+
+T = TypeVar("T")
+
+STALL_SECONDS = 60.0
+# The agent ends by itself when it hears nothing for so long: a job that is gone without a word holds no disk open.
+LEASE_SECONDS = 60
+# An fsync of much data on a slow datastore is silent until it is done.
+SYNC_SECONDS = 600.0
+BYE_SECONDS = 10.0
+WINDOW_BYTES = 64 << 20
+
+_BUFFER = 1 << 16
+_MAX_FAILURE = 1 << 15
+_MAX_GREETING = 1 << 12
+_MAX_FACTS = 1 << 16
+_REQUEST_BYTES = 1 << 18
+_NOTHING = agent.NOTHING
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file that the agent holds open. ``real`` is its path without symbolic links."""
+
+    number: int
+    path: str
+    size: int
+    mtime_ns: int
+    allocated: int
+    device: int
+    inode: int
+    real: str
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Where data is, up to ``until``. ``proven``: the file system's word about holes was found plausible."""
+
+    proven: bool
+    until: int
+    parts: list[tuple[int, int]]
+
+
+Segment = tuple[Union[RemoteFile, None], int, int]
+Piece = Sequence[Segment]
+
+
+class Pending(Generic[T]):
+    """An answer that is owed. ``result()`` waits for it, and raises what came instead."""
+
+    _kind = agent.DONE
+
+    def __init__(self, link: AgentLink, what: str, done: str, parse: Callable[[bytes], T], limit: int) -> None:
+        self._link = link
+        self.what = what
+        self.done_word = done
+        self.limit = limit
+        self.patience: float | None = None
+        self.sent = 0
+        self.number = 0
+        self.failed: Callable[[], None] = lambda: None
+        self._parse = parse
+        self._value: T | None = None
+        self._error: TransferError | None = None
+        self.complete = False
+
+    def result(self) -> T:
+        self._link.settle(lambda: self.complete)
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
+    def take(self, flags: int, length: int) -> None:
+        """Called by the link: the next frame is this one's, and its body of ``length`` bytes is still to be read."""
+        body = self._link.body(length)
+        try:
+            self._value = self._parse(body)
+        except (ValueError, KeyError, TypeError, struct.error) as error:
+            raise self._link.lie(f"the answer about {self.what} cannot be understood ({error})") from error
+        self.complete = True
+
+    def fail(self, error: TransferError) -> None:
+        self._error = error
+        self.complete = True
+        self.failed()
+
+
+class Fetched(Pending[None]):
+    """Bytes that were asked for, piece by piece."""
+
+    _kind = agent.DATA
+
+    def __init__(self, link: AgentLink, what: str, lengths: Sequence[int]) -> None:
+        super().__init__(link, what, "read", lambda body: None, agent.STEP)
+        self._lengths = tuple(lengths)
+        self._steps = collections.deque(
+            min(agent.STEP, length - place) for length in lengths for place in range(0, length, agent.STEP)
+        )
+        self._kept: collections.deque[bytes | None] = collections.deque()
+        self._target: memoryview | None = None
+        self._dropped = False
+
+    def chunks(self, buffer: bytearray | None = None) -> Iterator[memoryview]:
+        """The pieces in order, once. Each view is good until the next one is asked for."""
+        whole = memoryview(buffer if buffer is not None else bytearray(max(self._lengths)))
+        for length in self._lengths:
+            self.into(whole[:length])
+            yield whole[:length]
+
+    def into(self, view: memoryview) -> None:
+        """The next piece, straight into ``view``, which is as long as it."""
+        for place in range(0, len(view), agent.STEP):
+            self._step(view[place : place + agent.STEP])
+
+    def drop(self) -> None:
+        """Nobody wants the rest any more: it is read out of the way, and not kept."""
+        self._dropped = True
+        self._link.kept_bytes -= sum(len(step) for step in self._kept if step)
+        self._kept.clear()
+
+    def _step(self, view: memoryview) -> None:
+        with self._link.turn:
+            if not self._kept:
+                self._target = view
+                try:
+                    self._link.settle(lambda: self._target is None or self._error is not None)
+                finally:
+                    self._target = None
+                if self._error is not None:
+                    raise self._error
+                return
+            step = self._kept.popleft()
+            if step is None:
+                view[:] = _NOTHING[: len(view)]
+            else:
+                self._link.kept_bytes -= len(step)
+                view[:] = step
+
+    def take(self, flags: int, length: int) -> None:
+        link = self._link
+        size = self._steps[0]
+        right = {0: length == size, agent.ZEROS: length == 0, agent.ZLIB: 0 < length < size}
+        if not right.get(flags, False):
+            raise link.lie(f"{length} bytes packed as {flags} came for {size} bytes of {self.what}")
+        target = None if self._kept or self._dropped else self._target
+        data: bytes | None = None
+        if flags == 0 and target is not None:
+            link.exactly(target)
+        elif flags == 0:
+            data = link.body(length)
+        elif flags == agent.ZLIB:
+            data = self._unpacked(link.body(length), size)
+        elif target is not None:
+            target[:] = _NOTHING[:size]
+        if target is not None:
+            if data is not None:
+                target[:] = data
+            self._target = None
+        elif not self._dropped:
+            link.keep(len(data or b""), self.what)
+            self._kept.append(data)
+        self._steps.popleft()
+        self.complete = not self._steps
+
+    def _unpacked(self, body: bytes, size: int) -> bytes:
+        unpacker = zlib.decompressobj()
+        try:
+            data = unpacker.decompress(body, size + 1)
+        except zlib.error as error:
+            raise self._link.lie(f"what came for {self.what} cannot be unpacked ({error})") from error
+        if len(data) != size or not unpacker.eof or unpacker.unused_data:
+            raise self._link.lie(f"what came for {self.what} unpacks to another length than {size}")
+        return data
+
+
+class _Joined(Generic[T]):
+    """Several answers as one: requests have a limit to their length, what is asked for has none."""
+
+    def __init__(self, parts: Sequence[Pending[list[T]]]) -> None:
+        self._parts = parts
+
+    def result(self) -> list[T]:
+        return [value for part in self._parts for value in part.result()]
+
+
+class JoinedFetch:
+    """Several fetches as one."""
+
+    def __init__(self, parts: Sequence[Fetched], longest: int) -> None:
+        self._parts = parts
+        self._longest = longest
+
+    def chunks(self, buffer: bytearray | None = None) -> Iterator[memoryview]:
+        """The pieces in order, once. Each view is good until the next one is asked for."""
+        buffer = buffer if buffer is not None else bytearray(self._longest)
+        for part in self._parts:
+            yield from part.chunks(buffer)
+
+    def drop(self) -> None:
+        """Nobody wants the rest any more."""
+        for part in self._parts:
+            part.drop()
+
+
+class AgentLink:
+    """See the head of this file."""
+
+    def __init__(
+        self,
+        pipe: Pipe,
+        host: str,
+        *,
+        token: str = "",
+        stall_seconds: float = STALL_SECONDS,
+        lease_seconds: float = LEASE_SECONDS,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> None:
+        self.host = host
+        self.token = token
+        self.stall_seconds = stall_seconds
+        self.window_bytes = window_bytes
+        self.kept_bytes = 0
+        self.received_bytes = 0
+        self.pid = 0
+        self.facts: dict[str, Any] = {}
+        self.turn = threading.RLock()
+        self._pipe = pipe
+        self._sending = threading.RLock()
+        self._owed: collections.deque[Pending[Any]] = collections.deque()
+        self._owed_bytes = 0
+        self._count = 0
+        self._files: set[int] = set()
+        self._buffer = memoryview(bytearray(_BUFFER))
+        self._begin = self._end = 0
+        self._deadline = 0.0
+        self._broken: TransferError | None = None
+        self._closed = threading.Event()
+        self._sent_at = time.monotonic()
+        self._beating = threading.Thread(target=self._beat, args=(lease_seconds / 4,), daemon=True)
+
+    @classmethod
+    def start(
+        cls,
+        session: Session,
+        interpreter: starting.Interpreter,
+        *,
+        stall_seconds: float = STALL_SECONDS,
+        lease_seconds: int = LEASE_SECONDS,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> AgentLink:
+        """Runs the agent on the session's host over a connection of its own, and waits for its greeting."""
+        token = starting.mark(secrets.token_hex(8))
+        argv = interpreter.argv(len(starting.source()), token, lease_seconds)
+        pipe = open_pipe(session, argv)
+        link = cls(
+            pipe,
+            session.endpoint.host,
+            token=token,
+            stall_seconds=stall_seconds,
+            lease_seconds=lease_seconds,
+            window_bytes=window_bytes,
+        )
+        try:
+            link.greet(interpreter)
+        except BaseException:
+            link.abandon()
+            raise
+        return link
+
+    def greet(self, interpreter: starting.Interpreter) -> None:
+        """Sends the agent's source and takes its greeting."""
+        self._deadline = time.monotonic() + self.stall_seconds
+        try:
+            if interpreter.way == "stdin":
+                self._pipe.write(starting.line(), self.stall_seconds)
+                self._expect(starting.READY, interpreter)
+            self._pipe.write(starting.source(), self.stall_seconds)
+            self._expect(agent.MAGIC % agent.VERSION, interpreter)
+            _mark, kind, _flags, number, length = agent.FRAME.unpack(self.body(agent.FRAME.size))
+            if (kind, number) != (agent.DONE, 0) or length > _MAX_GREETING:
+                raise self.lie("its greeting is none")
+            self.facts = dict(json.loads(self.body(length)))
+            self.pid = int(self.facts["pid"])
+        except (SshError, AgentLost) as error:
+            raise self._not_started(interpreter, error.data.get("reason") or error.message) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise self.lie(f"its greeting cannot be understood ({error})") from error
+        except TimeoutError as error:
+            raise self._not_started(interpreter, f"it does not read its input for {self.stall_seconds:g} s") from error
+        self._beating.start()
+
+    def _not_started(self, interpreter: starting.Interpreter, reason: str) -> TransferError:
+        self._broken = AgentNotStarted(host=self.host, interpreter=interpreter.path, reason=reason)
+        return self._broken
+
+    def _expect(self, words: bytes, interpreter: starting.Interpreter) -> None:
+        came = bytearray()
+        while len(came) < len(words):
+            came += self.body(1)
+            if not words.startswith(bytes(came)):
+                # What the host prints first says what it is: a banner, an error, another program.
+                with contextlib.suppress(TransferError):
+                    self._deadline = min(self._deadline, time.monotonic() + 1)
+                    while len(came) < 400:
+                        came += self.body(1)
+                shown = " ".join(bytes(came).decode("utf-8", "backslashreplace").split())
+                said = self._pipe.said()
+                raise self._not_started(
+                    interpreter, f"instead of its greeting came: {shown}" + (f" ({said})" if said else "")
+                )
+
+    # Requests
+
+    def open(self, path: str, *, writable: bool = False) -> Pending[RemoteFile]:
+        with self._sending:
+            number = next(number for number in range(agent.NO_FILE) if number not in self._files)
+            self._files.add(number)
+            body = struct.pack(">HB", number, writable) + path.encode("utf-8", "surrogateescape")
+
+            def parse(answer: bytes) -> RemoteFile:
+                return _file(number, path, answer)
+
+            asked = Pending(self, path, "opened", parse, _MAX_FACTS)
+            asked.failed = lambda: self._files.discard(number)
+            return self._ask(agent.OPEN, body, asked)
+
+    def shut(self, file: RemoteFile) -> Pending[None]:
+        """Closes the file on the host."""
+        with self._sending:
+            asked = self._ask(agent.CLOSE, struct.pack(">H", file.number), self._plain(file.path, "closed"))
+            # Answers come in order: whoever gets the number next opens after this close.
+            self._files.discard(file.number)
+            return asked
+
+    def stat(self, file: RemoteFile) -> Pending[RemoteFile]:
+        """The file as it is now."""
+
+        def parse(answer: bytes) -> RemoteFile:
+            return _file(file.number, file.path, answer)
+
+        asked = Pending(self, file.path, "looked at", parse, _MAX_FACTS)
+        return self._ask(agent.STAT, struct.pack(">H", file.number), asked)
+
+    def ranges(self, file: RemoteFile, begin: int, end: int) -> Pending[Ranges]:
+        """Where data is between ``begin`` and ``end``, as far as one answer tells; ``data_ranges`` asks on."""
+
+        def parse(answer: bytes) -> Ranges:
+            return _ranges(answer, begin, min(end, max(begin, file.size)))
+
+        asked = Pending(self, file.path, "mapped", parse, 9 + 16 * agent.MAX_RANGES)
+        return self._ask(agent.RANGES, agent.RANGE_REQUEST.pack(file.number, begin, end), asked)
+
+    def data_ranges(self, file: RemoteFile, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        """Parts that may hold data, in order. Between them are zeros, proven as far as that can be."""
+        end = min(end, file.size)
+        while begin < end:
+            answer = self.ranges(file, begin, end).result()
+            yield from answer.parts
+            begin = answer.until
+
+    def read(self, file: RemoteFile, offset: int, length: int) -> Pending[bytes]:
+        """These bytes; less than asked for is an error."""
+        return _Read(self._fetch([[(file, offset, length)]], 0), length)
+
+    def load(self, file: RemoteFile, view: memoryview, offset: int) -> None:
+        """Fills ``view`` from the file."""
+        if view:
+            self._fetch([[(file, offset, len(view))]], 0).into(view)
+
+    def hash(self, pieces: Sequence[Piece]) -> _Joined[bytes | None]:
+        """Plain SHA-256 of each piece; ``None`` for one of nothing but zeros."""
+        return _Joined([self._hash(part) for part in _parts(pieces)])
+
+    def fetch(self, pieces: Sequence[Piece], *, level: int = 0) -> JoinedFetch:
+        """The bytes of each piece; ``level`` of zlib on the way, 0 for none."""
+        longest = max((sum(segment[2] for segment in piece) for piece in pieces), default=0)
+        return JoinedFetch([self._fetch(part, level) for part in _parts(pieces)], longest)
+
+    def write(self, file: RemoteFile, offset: int, data: bytes | memoryview, *, level: int = 0) -> _Joined[None]:
+        """Writes; ``result()`` waits until the host's kernel has it all. ``sync`` makes it durable."""
+        view = memoryview(data)
+        asked = []
+        for place in range(0, len(view), agent.STEP):
+            part: bytes | memoryview = view[place : place + agent.STEP]
+            head = agent.WRITE_HEAD.pack(file.number, offset + place, len(part))
+            flags = 0
+            if level:
+                packed = zlib.compress(part, level)
+                if len(packed) < len(part) - len(part) // 16:
+                    part, flags = packed, agent.ZLIB
+            asked.append(self._write(file, head, part, flags))
+        return _Joined(asked)
+
+    def write_zeros(self, file: RemoteFile, offset: int, length: int) -> _Joined[None]:
+        """As ``write``, of zeros that do not travel."""
+        asked = []
+        for place in range(0, length, agent.STEP):
+            head = agent.WRITE_HEAD.pack(file.number, offset + place, min(agent.STEP, length - place))
+            asked.append(self._write(file, head, b"", agent.ZEROS))
+        return _Joined(asked)
+
+    def sync(self, file: RemoteFile) -> Pending[None]:
+        """All that was written to the file is durable."""
+        asked = self._plain(file.path, "made durable")
+        asked.patience = max(SYNC_SECONDS, self.stall_seconds)
+        return self._ask(agent.SYNC, struct.pack(">H", file.number), asked)
+
+    def ping(self) -> Pending[None]:
+        return self._ask(agent.PING, b"", self._plain("whether it is there", "asked"))
+
+    def _plain(self, what: str, done: str) -> Pending[None]:
+        return Pending(self, what, done, lambda body: None, 0)
+
+    def _hash(self, pieces: Sequence[Piece]) -> Pending[list[bytes | None]]:
+        def parse(answer: bytes) -> list[bytes | None]:
+            if len(answer) != 33 * len(pieces):
+                raise ValueError(f"{len(answer)} bytes for {len(pieces)} hashes")
+            return [answer[at + 1 : at + 33] if answer[at] else None for at in range(0, len(answer), 33)]
+
+        asked = Pending(self, _what(pieces), "read", parse, 33 * len(pieces))
+        return self._ask(agent.HASH, _encoded(pieces), asked)
+
+    def _fetch(self, pieces: Sequence[Piece], level: int) -> Fetched:
+        lengths = [sum(segment[2] for segment in piece) for piece in pieces]
+        if not lengths or min(lengths) <= 0:
+            raise ValueError("a piece to fetch has at least one byte")
+        body = agent.FETCH_HEAD.pack(level) + _encoded(pieces)
+        return self._ask(agent.FETCH, body, Fetched(self, _what(pieces), lengths))
+
+    def _write(self, file: RemoteFile, head: bytes, data: bytes | memoryview, flags: int) -> Pending[list[None]]:
+        asked: Pending[list[None]] = Pending(self, file.path, "written", lambda body: [None], 0)
+        return self._ask(agent.WRITE, head, asked, data, flags)
+
+    def _ask(self, kind: int, body: bytes, asked: _P, data: bytes | memoryview = b"", flags: int = 0) -> _P:
+        with self._sending:
+            length = len(body) + len(data)
+            asked.sent = length
+            # The agent takes no more at once, so that it can always read on and notice our end.
+            if self._owed_bytes + length > agent.WINDOW_BYTES or len(self._owed) >= agent.WINDOW_REQUESTS:
+                self.settle(
+                    lambda: self._owed_bytes + length <= agent.WINDOW_BYTES and len(self._owed) < agent.WINDOW_REQUESTS
+                )
+            if self._broken is not None:
+                raise self._broken
+            self._count = asked.number = self._count % 0xFFFFFFFF + 1
+            self._owed.append(asked)
+            self._owed_bytes += length
+            head = agent.FRAME.pack(agent.MARK, kind, flags, asked.number, length)
+            self._send(head + body)
+            if data:
+                self._send(data)
+            return asked
+
+    def _send(self, data: bytes | memoryview) -> None:
+        with self._sending:
+            try:
+                self._pipe.write(data, self.stall_seconds)
+            except TimeoutError:
+                raise self._break(
+                    AgentSilent(host=self.host, seconds=self.stall_seconds, what="it takes no more requests")
+                ) from None
+            except SshError as error:
+                raise self._break(AgentLost(host=self.host, reason=self._why(error.data.get("reason", "")))) from error
+            self._sent_at = time.monotonic()
+
+    # Answers
+
+    def settle(self, done: Callable[[], bool]) -> None:
+        """Takes answers until ``done``; whatever goes wrong with the stream ends the link and is raised."""
+        with self.turn:
+            while not done():
+                if self._broken is not None:
+                    raise self._broken
+                if not self._owed:
+                    raise self.lie("an answer is awaited that was never asked for")
+                self._answer(self._owed[0])
+
+    def _answer(self, asked: Pending[Any]) -> None:
+        """Reads one frame, which must be the next one that is owed."""
+        self._deadline = time.monotonic() + (asked.patience or self.stall_seconds)
+        mark, kind, flags, number, length = agent.FRAME.unpack(self.body(agent.FRAME.size))
+        if mark != agent.MARK:
+            raise self.lie(f"a frame begins with {mark!r}")
+        if number != asked.number:
+            raise self.lie(f"it answers request {number}, and {asked.number} is owed")
+        if kind == agent.FAILED:
+            if length > _MAX_FAILURE:
+                raise self.lie(f"an error of {length} bytes")
+            asked.fail(self._refusal(asked, self.body(length)))
+        elif kind != asked._kind or length > asked.limit:
+            raise self.lie(f"{length} bytes of kind {kind} came about {asked.what}, where up to {asked.limit} are owed")
+        else:
+            asked.take(flags, length)
+        if asked.complete:
+            self._owed.popleft()
+            self._owed_bytes -= asked.sent
+
+    def _refusal(self, asked: Pending[Any], body: bytes) -> FileRefused:
+        try:
+            words = json.loads(body)
+            return FileRefused(
+                host=self.host,
+                path=str(words["path"] or asked.what),
+                done=asked.done_word,
+                errno=int(words["errno"]),
+                name=str(words["name"]),
+                reason=str(words["reason"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise self.lie(f"an error that cannot be understood ({error})") from error
+
+    def body(self, length: int) -> bytes:
+        """The next ``length`` bytes of the stream."""
+        if self._end - self._begin >= length:
+            self._begin += length
+            return bytes(self._buffer[self._begin - length : self._begin])
+        whole = bytearray(length)
+        self.exactly(memoryview(whole))
+        return bytes(whole)
+
+    def exactly(self, view: memoryview) -> None:
+        """Fills ``view`` from the stream: what is long goes straight there."""
+        done = 0
+        while done < len(view):
+            there = self._end - self._begin
+            if there:
+                count = min(there, len(view) - done)
+                view[done : done + count] = self._buffer[self._begin : self._begin + count]
+                self._begin += count
+                done += count
+            elif len(view) - done >= _BUFFER:
+                done += self._read(view[done:])
+            else:
+                self._begin, self._end = 0, self._read(self._buffer)
+
+    def _read(self, view: memoryview) -> int:
+        left = self._deadline - time.monotonic()
+        try:
+            if left <= 0:
+                raise TimeoutError
+            count = self._pipe.readinto(view, left)
+        except TimeoutError:
+            what = self._owed[0].what if self._owed else "its greeting"
+            patience = (self._owed[0].patience if self._owed else None) or self.stall_seconds
+            raise self._break(AgentSilent(host=self.host, seconds=patience, what=what)) from None
+        if count == 0:
+            raise self._break(AgentLost(host=self.host, reason=self._why("its output ended")))
+        self.received_bytes += count
+        return count
+
+    def keep(self, count: int, what: str) -> None:
+        """Room for what came before its turn."""
+        self.kept_bytes += count
+        if self.kept_bytes > self.window_bytes:
+            raise self._break(
+                OutOfOrder(
+                    host=self.host, window=self.window_bytes, reason=f"{what} was asked for and something later is read"
+                )
+            )
+
+    def lie(self, reason: str) -> TransferError:
+        return self._break(AgentLies(host=self.host, reason=reason))
+
+    def _break(self, error: TransferError) -> TransferError:
+        # The first cause is the one to tell.
+        self._broken = self._broken or error
+        return self._broken
+
+    def _why(self, reason: str) -> str:
+        said = self._pipe.said()
+        return f"{reason} ({said})" if said and said not in reason else reason
+
+    # The end
+
+    def close(self, session: Session | None = None) -> None:
+        """Ends the agent. With the control ``session``, its process is proven gone, or ``AgentStays`` is raised."""
+        if self._closed.is_set():
+            return
+        with contextlib.suppress(TransferError):
+            if self._broken is None and not self._owed:
+                goodbye = self._ask(agent.BYE, b"", self._plain("its goodbye", "ended"))
+                goodbye.patience = min(BYE_SECONDS, self.stall_seconds)
+                goodbye.result()
+        self.abandon()
+        if session is not None and self.pid:
+            ending.prove_gone(session, self.pid, self.token)
+
+    def abandon(self) -> None:
+        """Ends the connection, and with it the agent; nothing is proven."""
+        self._closed.set()
+        self._broken = self._broken or AgentLost(host=self.host, reason="the link was closed")
+        self._pipe.close()
+
+    def _beat(self, seconds: float) -> None:
+        """Tells the agent that this side lives, also while nothing is asked for."""
+        while not self._closed.wait(seconds / 2):
+            if time.monotonic() - self._sent_at < seconds / 2:
+                continue
+            try:
+                self._send(agent.FRAME.pack(agent.MARK, agent.BEAT, 0, 0, 0))
+            except (TransferError, OSError, ValueError):
+                return
+
+    def __enter__(self) -> AgentLink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_P = TypeVar("_P", bound=Pending[Any])
+
+
+class _Read(Pending[bytes]):
+    """One fetched piece as bytes of its own."""
+
+    def __init__(self, fetched: Fetched, length: int) -> None:  # pylint: disable=super-init-not-called
+        self._fetched = fetched
+        self._length = length
+        self._bytes: bytes | None = None
+
+    def result(self) -> bytes:
+        if self._bytes is None:
+            whole = bytearray(self._length)
+            self._fetched.into(memoryview(whole))
+            self._bytes = bytes(whole)
+        return self._bytes
+
+
+def _file(number: int, path: str, answer: bytes) -> RemoteFile:
+    words = json.loads(answer)
+    return RemoteFile(
+        number=number,
+        path=path,
+        size=_whole(words["size"]),
+        mtime_ns=int(words["mtime_ns"]),
+        allocated=_whole(words["allocated"]),
+        device=int(words["device"]),
+        inode=int(words["inode"]),
+        real=str(words["real"]),
+    )
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
+        raise ValueError(f"{value!r} is no size")
+    return value
+
+
+def _ranges(answer: bytes, begin: int, end: int) -> Ranges:
+    proven, until = struct.unpack_from(">BQ", answer)
+    parts = list(struct.iter_unpack(">QQ", answer[9:]))
+    place = begin
+    for first, last in parts:
+        if not place <= first < last <= end:
+            raise ValueError(f"the part {first} to {last} lies outside, or before the last one")
+        place = last
+    if not begin < until <= max(end, begin + 1) or place > until:
+        raise ValueError(f"it tells up to {until} of {begin} to {end}")
+    return Ranges(bool(proven), until, [(first, last) for first, last in parts])
+
+
+def _encoded(pieces: Sequence[Piece]) -> bytes:
+    words = [agent.COUNT.pack(len(pieces))]
+    for piece in pieces:
+        words.append(agent.COUNT.pack(len(piece)))
+        for file, offset, length in piece:
+            words.append(agent.SEGMENT.pack(agent.NO_FILE if file is None else file.number, offset, length))
+    return b"".join(words)
+
+
+def _parts(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
+    """The pieces in parts that fit a request each."""
+    part: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        length = agent.COUNT.size + agent.SEGMENT.size * len(piece)
+        if part and (size + length > _REQUEST_BYTES or len(part) >= agent.MAX_PIECES):
+            yield part
+            part, size = [], 0
+        part.append(piece)
+        size += length
+    if part:
+        yield part
+
+
+def _what(pieces: Sequence[Piece]) -> str:
+    for piece in pieces:
+        for file, offset, _length in piece:
+            if file is not None:
+                return f"{file.path} from byte {offset}"
+    return "zeros"

@@ -1,0 +1,151 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A disk of a host, its whole chain read as one: hashed there, and fetched from there, by several lanes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer import ending
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import CodecChoice
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import NotInFiles
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.hostfiles import HostFile, HostFiles
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.lanes import Lane
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import AgentLink
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import Files, Line, Place, Starter
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.throttle import Throttle
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.disk import ChainDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.extents import FileExtent
+
+VOLUMES = ("/vmfs/volumes",)
+ZEROS = -1
+
+
+class OnHost(Starter):
+    """Links to one host in the way that `probe` found. `note` is told of each process before it opens a file."""
+
+    def __init__(self, session: Session, way: Way, note: Any = None, **options: Any) -> None:
+        self.session, self.way = session, way
+        self.host = session.endpoint.host
+        self.packs = way.interpreter is not None and way.interpreter.zlib
+        self._note = note
+        self._options = options
+
+    def start(self) -> Any:
+        if self.way.interpreter is None or self.way.method != "agent":
+            raise NotImplementedError
+        link = AgentLink.start(self.session, self.way.interpreter, **self._options)
+        if self._note is not None:
+            self._note("process", pid=link.pid, token=link.token)
+        return link
+
+    def end(self, link: Any) -> None:
+        link.close(self.session)
+        # One whose connection was lost is closed already, and may not know it: it holds the disk open until it does.
+        ending.prove_gone(self.session, link.pid, link.token)
+
+
+class RemoteDisk(ChainDisk):
+    """Opens every file of the chain and reads a little of each: `ExtentBusy` or `ExtentUnusable` names what cannot be.
+
+    Serves several threads; each lane serves one. `roots`: the folders that the chain may lead into.
+    """
+
+    def __init__(
+        self,
+        starter: Starter,
+        path: str,
+        *,
+        roots: Sequence[str] = VOLUMES,
+        bandwidth_limit: int = 0,
+        level: int | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._starter, self._clock, self._level = starter, clock, level
+        self._opened = Files()
+        self._lanes: set[Lane] = set()
+        self._guard = threading.Lock()
+        self.throttle = Throttle(bandwidth_limit, clock)
+        self._line = Line(starter, self._opened, clock)
+        files = HostFiles(self._line, path, roots)
+        self._host_files = files
+        try:
+            super().__init__(files, path, ["/"])
+            for extent in self.extents():
+                if extent.packed:
+                    raise NotInFiles(host=starter.host, path=extent.path)
+        except BaseException:
+            self._line.close()
+            raise
+
+    def extents(self) -> Iterator[FileExtent]:
+        for _starts, extents in self._levels:
+            for extent in extents:
+                if isinstance(extent, FileExtent):
+                    yield extent
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What the extents occupy on their datastores: at most so much is to be read."""
+        files = [extent.file for extent in self.extents()]
+        return sum(file.allocated for file in files if isinstance(file, HostFile))
+
+    @property
+    def metadata(self) -> dict[str, float]:
+        """What opening the chain and reading its tables and maps has cost so far."""
+        return {"bytes": self._host_files.bytes, "seconds": round(self._host_files.seconds, 3)}
+
+    @property
+    def renewals(self) -> int:
+        """How often a lost connection was replaced."""
+        with self._guard:
+            return self._line.turn + sum(lane.line.turn for lane in self._lanes)
+
+    def segments(self, offset: int, length: int) -> list[Place]:
+        """Where a range lies, in order: number of a file (ZEROS: nowhere), offset there, length."""
+        found: list[Place] = []
+        for part in self.parts(offset, length):
+            number = ZEROS if part.extent is None else part.extent.file.number  # type: ignore[attr-defined]
+            place = 0 if part.extent is None else part.place
+            if found:
+                last, begin, size = found[-1]
+                if last == number and (number == ZEROS or begin + size == place):
+                    found[-1] = last, begin, size + part.length
+                    continue
+            found.append((number, place, part.length))
+        return found
+
+    def lane(self) -> Lane:
+        """A connection of its own, to be closed (`with`)."""
+        line = Line(self._starter, self._opened, self._clock)
+        codec = CodecChoice(self._starter.packs, self._level, self.throttle.limit)
+        lane = Lane(self, line, codec, self._clock)
+        with self._guard:
+            self._lanes.add(lane)
+        return lane
+
+    def close(self) -> None:
+        """Returns when nothing of ours holds a file of the disk open any more, or raises why that is not so."""
+        first: StowageError | None = None
+        with self._guard:
+            lines = [*(lane.line for lane in self._lanes), self._line]
+        for line in lines:
+            try:
+                line.close()
+            except StowageError as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+    def __enter__(self) -> RemoteDisk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,72 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the agent gets to the hypervisor: its source, and the command that reads it from standard input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent
+
+READY = b"\nSTOWAGE READY\n"
+
+# Told to the interpreter on its command line. It never goes on with what stands behind the source on its input: in the
+# interactive way that would be run as Python.
+BOOTSTRAP = """\
+import os, sys
+try:
+    if sys.argv[0] != "-c":
+        os.write(1, b"\\nSTOWAGE READY\\n")
+    n, b = int(sys.argv[1]), b""
+    while len(b) < n:
+        d = os.read(0, n - len(b))
+        if not d:
+            os._exit(3)
+        b += d
+    exec(compile(b, "agent", "exec"), {"__name__": "__main__"})
+except BaseException:
+    import traceback
+    traceback.print_exc()
+finally:
+    os._exit(5)
+"""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python of the host that was seen to work. ``way``: how it takes a program, ``command`` (-c) or ``stdin``."""
+
+    path: str
+    version: tuple[int, int, int]
+    way: str = "command"
+    zlib: bool = True
+
+    def argv(self, size: int, token: str, lease_seconds: int) -> list[str]:
+        """The command: nobody's environment or site folder counts, and no compiled file is left on the host."""
+        words = [self.path, "-E", "-s", "-B"]
+        # Only the interactive way runs a line before the input has ended. Its prompts go to standard error.
+        words += ["-c", BOOTSTRAP] if self.way == "command" else ["-q", "-i", "-"]
+        return [*words, str(size), token, str(lease_seconds)]
+
+    def __str__(self) -> str:
+        return f"{self.path} ({'.'.join(map(str, self.version))})"
+
+
+def mark(token: str) -> str:
+    """The word that shows in the hypervisor's process list for the agent with this token."""
+    return f"stowage-agent-{token}"
+
+
+def source() -> bytes:
+    """The agent, as it is sent. The loader knows it also inside the zip file that Ansible makes of a module."""
+    loader = agent.__spec__.loader if agent.__spec__ is not None else None
+    text = loader.get_source(agent.__name__) if loader is not None and hasattr(loader, "get_source") else None
+    if text is None:
+        raise RuntimeError("the source of the agent is not where this was installed")
+    return str(text).encode("utf-8")
+
+
+def line() -> bytes:
+    """What is typed to an interpreter that takes its program on standard input."""
+    return b"exec(%s)\n" % ascii(BOOTSTRAP).encode("ascii")

@@ -1,0 +1,316 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a host hashes and sends of a disk is what is read of the same files here, whatever its chain is made of."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import struct
+import threading
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import HostUnreachable
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer import steady
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import FileChanged, GaveUp, NotInFiles
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.fileerrors import ExtentUnusable, PathOutside
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.localdisk import LocalDisk
+from remotebench import LocalHost, remote
+
+from diskbench import MIB, chain, converted, image, stream  # isort: skip
+from esxilab import disks  # isort: skip
+
+
+def pieces(size: int, step: int = MIB) -> list[tuple[int, int]]:
+    return [(at, min(step, size - at)) for at in range(0, size, step)]
+
+
+def same(path: Path, step: int = MIB, host: LocalHost | None = None, **options: object) -> RemoteDisk:
+    """Compares all that a lane says with what LocalDisk reads; the closed disk, for its counters."""
+    local = LocalDisk(str(path))
+    asked = pieces(local.size, step)
+    room = memoryview(bytearray(step))
+    with remote(path, host, **options) as disk:
+        assert disk.size == local.size
+        assert list(disk.allocated()) == list(local.allocated())
+        with disk.lane() as lane:
+            spans = [asked[at : at + 7] for at in range(0, len(asked), 7)]
+            hashes = [lane.ask(span) for span in spans]
+            found = [digest for one in hashes for digest in one.hashes()]
+            fetched = [lane.fetch(span) for span in spans]
+            chunks = (view for one in fetched for view in one.chunks())
+            for (offset, length), digest in zip(asked, found):
+                local.read_into(room[:length], offset)
+                assert next(chunks) == room[:length], offset
+                wanted = hashlib.sha256(room[:length]).digest()
+                assert digest == (None if bytes(room[:length]).count(0) == length else wanted), offset
+            assert next(chunks, None) is None
+    local.close()
+    return disk
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [["vmfssparse"], ["sesparse"], ["vmfssparse"] * 3, ["sesparse"] * 3, ["sesparse", "vmfssparse"]],
+)
+def test_a_chain_of_deltas(tmp_path: Path, kinds: list[str]) -> None:
+    top, _expected = chain(tmp_path, kinds)
+    same(top)
+
+
+@pytest.mark.parametrize("step", [512, 12_800, 5 * MIB])
+def test_pieces_of_any_length(tmp_path: Path, step: int) -> None:
+    top, _expected = chain(tmp_path, ["vmfssparse", "sesparse"], 3 * MIB + 512)
+    same(top, step)
+
+
+@pytest.mark.parametrize("subformat", ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse"])
+def test_a_disk_of_qemu_img(tmp_path: Path, subformat: str) -> None:
+    raw = image(tmp_path / "raw", 37 * MIB + 512)
+    same(converted(raw, tmp_path / "disk.vmdk", subformat))
+
+
+def test_a_chunk_that_lies_in_two_extents(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    edge = 2 << 30
+    with open(raw, "wb") as file:
+        file.truncate(5 << 30)
+        for offset in (0, edge - 70_000, 2 * edge - 4096, (5 << 30) - MIB):
+            file.seek(offset)
+            file.write(random.Random(offset).randbytes(MIB))
+    path = converted(raw, tmp_path / "disk.vmdk", "twoGbMaxExtentFlat")
+    assert f"RW {edge // 512} FLAT" in path.read_text()
+    with remote(path) as disk, disk.lane() as lane:
+        span = (edge - MIB, 2 * MIB)
+        assert len({number for number, _place, _size in disk.segments(*span) if number >= 0}) == 2
+        (digest,) = lane.ask([span]).hashes()
+        with open(raw, "rb") as file:
+            file.seek(span[0])
+            assert digest == hashlib.sha256(file.read(span[1])).digest()
+        (view,) = lane.fetch([span]).chunks()
+        assert hashlib.sha256(view).digest() == digest
+
+
+def test_emptied_and_unmapped_grains_hide_what_lies_below(tmp_path: Path) -> None:
+    for kind in ("vmfssparse", "sesparse"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        disks.create_disk(str(folder / "d.vmdk"), 4 * MIB, "thin")
+        with disks.open_chain(str(folder / "d.vmdk"), writable=True) as disk:
+            disk.write(0, b"below" * 1000)
+        disks.create_delta(str(folder / "d.vmdk"), str(folder / "c.vmdk"), kind)
+        with disks.open_chain(str(folder / "c.vmdk"), writable=True) as disk:
+            disk.write(0, b"a" * 4096)
+        delta = next(folder.glob("c-*.vmdk"))
+        data = bytearray(delta.read_bytes())
+        if kind == "vmfssparse":
+            (directory,) = struct.unpack_from("<I", data, 20)
+            (table,) = struct.unpack_from("<I", data, directory * 512)
+            struct.pack_into("<I", data, table * 512, 1)
+        else:
+            words = struct.unpack_from("<26Q", data)
+            (entry,) = struct.unpack_from("<Q", data, words[16] * 512)
+            struct.pack_into("<Q", data, (words[18] + (entry & 0xFFFFFFFF) * 64) * 512, 1 << 60)
+        delta.write_bytes(data)
+        disk = same(folder / "c.vmdk", 4096)
+        assert list(LocalDisk(str(folder / "c.vmdk")).allocated())[:1] != [(0, 512)]
+        with remote(folder / "c.vmdk") as disk, disk.lane() as lane:
+            # Whole in the delta's zeros: the host is not asked.
+            before = lane.received
+            assert lane.ask([(0, 512)]).hashes() == [None] and lane.received == before
+
+
+def test_what_lies_in_holes_costs_no_question(tmp_path: Path) -> None:
+    disks.create_disk(str(tmp_path / "d.vmdk"), 64 * MIB, "thin")
+    with disks.open_chain(str(tmp_path / "d.vmdk"), writable=True) as disk:
+        disk.write(20 * MIB, b"x" * 4096)
+    with remote(tmp_path / "d.vmdk") as disk, disk.lane() as lane:
+        before = lane.received
+        assert lane.ask(pieces(20 * MIB)).hashes() == [None] * 20
+        assert [len(view) for view in lane.fetch(pieces(20 * MIB)).chunks()] == [MIB] * 20
+        assert lane.received == before
+        assert lane.ask(pieces(21 * MIB)).hashes()[20] == hashlib.sha256(b"x" * 4096 + bytes(MIB - 4096)).digest()
+
+
+def test_several_lanes_at_once(tmp_path: Path) -> None:
+    top, expected = chain(tmp_path, ["sesparse", "vmfssparse"])
+    failed: list[object] = []
+    with remote(top) as disk:
+
+        def run(first: int) -> None:
+            with disk.lane() as lane:
+                own = pieces(len(expected), 128 * 1024)[first::3]
+                for (offset, length), view in zip(own, lane.fetch(own).chunks()):
+                    if view != expected[offset : offset + length]:
+                        failed.append(offset)
+
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_packed_or_raw_it_is_the_same(tmp_path: Path, level: int) -> None:
+    top, _expected = chain(tmp_path, ["sesparse"])
+    same(top, level=level)
+
+
+# -- connections that end ----------------------------------------------------------------------------------------------
+
+
+def test_a_cut_costs_no_more_than_what_was_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steady, "PAUSES", (0.0,) * 4)
+    (tmp_path / "raw").write_bytes(random.Random(1).randbytes(24 * MIB))
+    path = converted(tmp_path / "raw", tmp_path / "d.vmdk", "monolithicFlat")
+    # The first connection carries the chain, the second one the lane; each of the lane's next ones ends, too.
+    host = LocalHost(1 << 40, 3 * MIB + 77, 5, 9 * MIB, 400, 0)
+    disk = same(path, host=host, level=0)
+    # Three of the seven ended before they had opened the disk again.
+    assert disk.renewals == 3 and len(host.links) == 7
+    carried = sum(link.received_bytes for link in host.links)
+    # A chunk that had come in part, once for each cut that came in the middle of one.
+    assert carried < 24 * MIB + 3 * MIB
+    for link in host.links:
+        with pytest.raises(ProcessLookupError):
+            os.kill(link.pid, 0)
+
+
+def test_the_chain_itself_may_be_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steady, "PAUSES", (0.0,) * 4)
+    top, _expected = chain(tmp_path, ["vmfssparse", "sesparse"])
+    for cut in (0, 300, 2000, 30_000, 40_000, 60_000):
+        host = LocalHost(cut)
+        same(top, host=host)
+        assert len(host.links) == 3, cut
+
+
+def test_a_host_that_stays_away_is_told_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steady, "PAUSES", (0.0,) * 3)
+    top, _expected = chain(tmp_path, ["sesparse"])
+    host = LocalHost(1 << 40, 40_000)
+    with remote(top, host) as disk, disk.lane() as lane:
+        host.refuse = HostUnreachable(host="here", port=22, reason="no route to it")
+        with pytest.raises(GaveUp, match="here was lost 3 times in a row.*no route to it"):
+            list(lane.fetch(pieces(disk.size)).chunks())
+        with pytest.raises(GaveUp):
+            lane.ask(pieces(disk.size)).hashes()
+        host.refuse = None
+
+
+@pytest.mark.parametrize("how", ["written", "longer"])
+def test_a_file_that_changed_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(steady, "PAUSES", (0.0,) * 3)
+    top, _expected = chain(tmp_path, ["sesparse"])
+    host = LocalHost(1 << 40, 40_000)
+    with remote(top, host) as disk, disk.lane() as lane:
+        with open(tmp_path / "disk-flat.vmdk", "r+b") as file:
+            file.seek(0, os.SEEK_END if how == "longer" else os.SEEK_SET)
+            file.write(b"another")
+        with pytest.raises(FileChanged, match="disk-flat.vmdk on here is not what it was"):
+            list(lane.fetch(pieces(disk.size)).chunks())
+
+
+def test_several_waiting_threads_share_one_new_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steady, "PAUSES", (0.0,) * 4)
+    top, expected = chain(tmp_path, ["vmfssparse"])
+    host = LocalHost(60_000, 1 << 40, 1 << 40, 1 << 40, 200_000)
+    bad: list[int] = []
+    with remote(top, host) as disk:
+        lanes = [disk.lane() for _number in range(3)]
+
+        def run(number: int) -> None:
+            own = pieces(len(expected), 64 * 1024)[number::3]
+            for (offset, length), view in zip(own, lanes[number].fetch(own).chunks()):
+                if view != expected[offset : offset + length]:
+                    bad.append(offset)
+
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert bad == [] and disk.renewals >= 1
+
+
+# -- what is not right -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_outside_the_roots_is_read(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"s" * 1024)
+    folder = tmp_path / "vm"
+    folder.mkdir()
+    (folder / "link").symlink_to("../secret")
+    (folder / "out").symlink_to("..")
+    for name in ("../secret", "link", "out/secret", str(tmp_path / "secret")):
+        (folder / "d.vmdk").write_text(
+            "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\n"
+            f'createType="vmfs"\nRW 2 VMFS "{name}"\n'
+        )
+        with pytest.raises(PathOutside, match="secret|link"):
+            remote(folder / "d.vmdk")
+    disk = remote(folder / "d.vmdk", roots=[str(tmp_path)])
+    disk.close()
+
+
+def test_what_cannot_be_opened_is_named_and_nothing_stays(tmp_path: Path) -> None:
+    top, _expected = chain(tmp_path, ["sesparse"])
+    (tmp_path / "disk-flat.vmdk").unlink()
+    host = LocalHost()
+    with pytest.raises(ExtentUnusable, match="disk-flat.vmdk cannot be read .*No such file"):
+        remote(top, host)
+    with pytest.raises(ProcessLookupError):
+        os.kill(host.links[0].pid, 0)
+
+
+def test_a_compressed_disk_is_refused(tmp_path: Path) -> None:
+    raw = image(tmp_path / "raw", 3 * MIB)
+    with pytest.raises(NotInFiles, match="exported.vmdk on here holds a compressed disk"):
+        remote(stream(tmp_path / "exported.vmdk", raw.read_bytes()))
+
+
+@pytest.mark.parametrize("kind", ["vmfssparse", "sesparse"])
+def test_a_delta_that_was_cut_is_told(tmp_path: Path, kind: str) -> None:
+    top, _expected = chain(tmp_path, [kind])
+    delta = next(tmp_path.glob("disk-000001-*.vmdk"))
+    with open(delta, "r+b") as file:
+        file.truncate(delta.stat().st_blocks * 512 // 2 if kind == "vmfssparse" else MIB)
+    with remote(top) as disk, disk.lane() as lane, pytest.raises(Exception, match=f"{delta.name}"):
+        list(lane.fetch(pieces(disk.size)).chunks())
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sparse_disk_of_two_terabytes_costs_no_memory(tmp_path: Path) -> None:
+    size = 2 << 40
+    (tmp_path / "d.vmdk").write_text(
+        "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\n"
+        f'createType="vmfs"\nRW {size // 512} VMFS "d-flat.vmdk"\n'
+    )
+    with open(tmp_path / "d-flat.vmdk", "wb") as file:
+        file.truncate(size)
+        for at in range(0, size, 1 << 30):
+            file.seek(at)
+            file.write(b"x" * 4096)
+    disks.create_delta(str(tmp_path / "d.vmdk"), str(tmp_path / "c.vmdk"), "sesparse")
+    tracemalloc.start()
+    with remote(tmp_path / "c.vmdk") as disk, disk.lane() as lane:
+        found = list(disk.allocated())
+        assert len(found) == 2048 and all(length == 4096 for _at, length in found)
+        wanted = hashlib.sha256(b"x" * 4096 + bytes(MIB - 4096)).digest()
+        assert lane.ask([(at, MIB) for at, _length in found]).hashes() == [wanted] * 2048
+        assert lane.ask([(at + MIB, MIB) for at, _length in found]).hashes() == [None] * 2048
+        assert disk.metadata["seconds"] < 20 and disk.allocated_bytes < 64 * MIB
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    shutil.rmtree(tmp_path)
+    assert peak < 40 * MIB
