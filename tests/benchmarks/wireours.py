@@ -1,0 +1,93 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Our half of the wire's benchmark, a process of its own: the library calls that `vmdk_copy` makes, and what they told.
+
+python wireours.py backup STORE --host … --disk scsi0:0=/vmfs/volumes/…/x.vmdk …
+python wireours.py restore STORE --host … --disk scsi0:0=/vmfs/volumes/…/y-flat.vmdk [--in-place]
+python wireours.py look STORE --host … --disk …      where the disk has data, and what that took
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import newest
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.dedup import DiskFed, Feeding, Reach, feed
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
+
+MACHINE = "machine"
+
+
+@contextmanager
+def _reach(given: argparse.Namespace) -> Iterator[Reach]:
+    endpoint = Endpoint(
+        given.host, given.port, private_key_file=given.key, known_hosts_file=given.known_hosts, backend=given.backend
+    )
+    with open_session(endpoint) as session:
+        more = {"connections": given.connections} if given.connections else {}
+        yield Reach(Host(session), lambda *_words, **_data: None, lambda _progress: None, lambda: None, **more)
+
+
+def _disks(given: argparse.Namespace) -> list[tuple[str, str]]:
+    return [(key, path) for key, _equals, path in (one.partition("=") for one in given.disk)]
+
+
+def backup(given: argparse.Namespace) -> Mapping[str, Any]:
+    def before_commit(_point: str, _fed: Sequence[DiskFed]) -> Mapping[str, Any]:
+        return {}
+
+    with _reach(given) as reach, Stores(Access()) as stores:
+        store = stores.open(given.store)
+        feeding = Feeding(
+            machine_id=MACHINE,
+            machine_name=MACHINE,
+            sources=[Source(key, path, 0, 0) for key, path in _disks(given)],
+            files={},
+            facts={"hypervisor": reach.host.name},
+            before_commit=before_commit,
+            parent=newest(store, MACHINE),
+        )
+        return feed(store, feeding, reach).told
+
+
+def look(given: argparse.Namespace) -> Mapping[str, Any]:
+    """Before anything is read: the chain opened, and its whole map told."""
+    with _reach(given) as reach:
+        starter = reach.starter()
+        begin = time.perf_counter()
+        found: dict[str, Any] = {}
+        for key, path in _disks(given):
+            with RemoteDisk(starter, path) as disk:
+                ranges = list(disk.allocated())
+                found[key] = {"size": disk.size, "data": sum(length for _at, length in ranges), **disk.metadata}
+        return {"seconds": round(time.perf_counter() - begin, 3), "disks": found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("act", choices=["backup", "look"])
+    parser.add_argument("store")
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, default=22)
+    parser.add_argument("--key")
+    parser.add_argument("--known-hosts")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--disk", action="append", default=[])
+    parser.add_argument("--connections", type=int, default=0)
+    given = parser.parse_args()
+    print(json.dumps({"backup": backup, "look": look}[given.act](given)))
+
+
+if __name__ == "__main__":
+    main()
