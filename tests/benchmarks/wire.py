@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The benchmarks of the wire: disks of a hypervisor of the lab into a store and back, beside what one would do otherwise.
+"""The benchmarks of the wire: disks of a lab's hypervisor into a store and back, beside what one would do otherwise.
 
     python tests/benchmarks/wire.py [--small] [--data FOLDER] [--pairs N] [ROW ...]
 
@@ -285,7 +285,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def _packed(path: Path, wanted: set[bytes]) -> int:
-    """Bytes of these chunks, each once, as the sender's codec makes them: zlib at 1, or raw where that gains nothing."""
+    """Bytes of these chunks, each once, as the sender's codec makes them: zlib at 1, or raw where that is less."""
     total, left = 0, set(wanted)
     for at in _grid(str(path)):
         data = _read(path, at)
