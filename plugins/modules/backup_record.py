@@ -127,6 +127,14 @@ summary:
       description: Bytes that were read from the disks' chains, as plan and progress count them.
       type: int
       returned: success
+    bytes_sent:
+      description: Of what goes into a store or comes out of one, the bytes that travelled; null where nothing did.
+      type: int
+      returned: success
+    bytes_new:
+      description: Of what went into a store, the bytes that it did not have; null where nothing went into one.
+      type: int
+      returned: success
     warnings:
       description: What the operator should look at although nothing failed, such as a policy for a VM that no host has.
       type: list

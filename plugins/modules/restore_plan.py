@@ -37,8 +37,15 @@ options:
   point:
     description:
       - The backup point, the folder of one VM in it, or the folder of one restore point, as the target host sees it.
+      - With O(program=dedup) a store, a path on the machine where the module runs or C(s3://bucket/prefix), or one
+        restore point in it, as C(STORE::POINT).
     type: str
     required: true
+  program:
+    description: What moved the bytes when the backup was made, and is to move them back.
+    type: str
+    choices: [vmkfstools, dedup]
+    default: vmkfstools
   vm:
     description:
       - Name, identity or UUID of the VM to bring back. Not needed where O(point) holds only one.

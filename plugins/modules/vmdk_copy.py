@@ -11,11 +11,17 @@ version_added: 0.1.0
 description:
   - Copies all disks of a virtual machine, some of them, or one disk named by its path, from datastore to datastore of
     one hypervisor. The disks' chains are merged on the way; the copies are disks of their own.
+  - With O(program=dedup) it copies the disks of a virtual machine into a dedup store on the machine where the module
+    runs, or in a bucket, and a disk of such a store back to a datastore. The disks are hashed on the hypervisor, in its
+    own Python, which is fed to it; only what the store does not have leaves it.
   - A copy is either whole and proven, or it is not there. Whatever ends it (an error of the host, a full datastore, a
     broken connection, a killed controller), what it has written is removed. Nothing that was there before is ever
     overwritten or removed.
   - On the hypervisor the copy is watched by a shell of its own, which ends and removes it when nothing has been heard
     from the machine where this module runs for 60 seconds. Shorter breaks of the connection do no harm.
+  - With O(program=dedup) the readers on the hypervisor end at once with their connections, and after 60 seconds of
+    silence. A connection that was cut is made again, and what has arrived is not sent a second time. When the module
+    returns, it has proven that none of them holds a disk open any more.
   - While it copies, the task prints percent, rate and time left of each disk.
 author:
   - Stowage contributors (@stowage)
@@ -43,6 +49,8 @@ options:
   src:
     description:
       - One disk by its descriptor, as V([datastore] folder/disk.vmdk) or V(/vmfs/volumes/datastore/folder/disk.vmdk).
+      - With O(program=dedup) one disk of a restore point in a store, as C(STORE::POINT/KEY), which
+        M(stowage.esxi.restore_plan) names so. It is copied to O(dest).
       - Exactly one of O(vm), O(uuid), O(vmid) and O(src) is needed.
     type: str
   snapshot_id:
@@ -54,6 +62,9 @@ options:
     description:
       - Folder for the copies, as V([datastore] folder) or V(/vmfs/volumes/datastore/folder). It is made where it is not
         there, with its parents, and removed again if the copy fails.
+      - With O(program=dedup) and a virtual machine it is the store, a path on the machine where the module runs or
+        C(s3://bucket/prefix). All its disks, and the configuration that its job has kept, become one restore point
+        there, once the source is proven to have held still; O(journal) and O(job_id) are needed for that.
       - In a folder a disk of a virtual machine is named after its device key, V(scsi0-1.vmdk) for V(scsi0:1). A disk
         copied by O(src) keeps its name.
       - For a single disk this may be the path of the new descriptor, ending in V(.vmdk). No configuration is copied
@@ -63,9 +74,15 @@ options:
   program:
     description:
       - What moves the bytes. V(vmkfstools) is the host's own clone; both datastores must be mounted on the host.
+        V(dedup) copies into a dedup store or out of one.
     type: str
-    choices: [vmkfstools]
+    choices: [vmkfstools, dedup]
     default: vmkfstools
+  connections:
+    description:
+      - With O(program=dedup), how many connections to the hypervisor carry bytes at a time.
+    type: int
+    default: 4
   disk_format:
     description:
       - Format of the copies.
@@ -92,6 +109,8 @@ options:
         for a disk with snapshots of the user's own, or encrypted, or on a host that locks a frozen base; the tables of
         a V(2gbsparse) copy are checked against its size in its stead. RV(disks[].verified) says which it was.
       - V(none) trusts the host.
+      - With O(program=dedup) a backup is proven in any case, chunk by chunk. Of a disk that comes out of a store, 64
+        chunks (V(sample)) or all (V(full)) are hashed again on the host.
     type: str
     choices: [none, sample, full]
     default: sample
@@ -116,7 +135,7 @@ options:
     default: 900
   bandwidth_limit:
     description:
-      - Most bytes per second. No program here can hold one yet, so that giving one is an error.
+      - Most bytes per second, over all connections. Only V(dedup) can hold one; for another program it is an error.
     type: int
   journal:
     description:
@@ -171,6 +190,7 @@ options:
     type: path
 extends_documentation_fragment:
   - stowage.esxi.connection
+  - stowage.esxi.store_access
   - stowage.esxi.attributes
   - stowage.esxi.attributes.actiongroup_esxi
 attributes:
@@ -226,6 +246,15 @@ EXAMPLES = r"""
     src: "[datastore1] web01/web01_1.vmdk"
     dest: "[datastore2] copies/data.vmdk"
     disk_format: eagerzeroedthick
+  delegate_to: backup1
+
+- name: Bring one disk back out of a store
+  stowage.esxi.vmdk_copy:
+    program: dedup
+    src: "/srv/stowage::20261122T200000.000000Z-0a1b2c/scsi0:1"
+    dest: "[datastore1] rescue/data.vmdk"
+    store:
+      passphrase: "{{ vault_store_passphrase }}"
   delegate_to: backup1
 """
 
@@ -291,6 +320,32 @@ disks:
       type: str
       returned: not in check mode
       sample: sample of 128 blocks of 64 KiB
+    read_bytes:
+      description: What was read and hashed on the hypervisor, in whole chunks.
+      type: int
+      returned: O(program=dedup), into a store
+      sample: 4294967296
+    sent_bytes:
+      description: What of the disk has travelled, as it is on the disk.
+      type: int
+      returned: O(program=dedup)
+      sample: 104857600
+    fetched_bytes:
+      description: What came from the store, as it is stored.
+      type: int
+      returned: O(program=dedup), out of a store
+      sample: 52428800
+    method:
+      description: How the hypervisor's files were reached; V(agent), V(shell) or V(clone).
+      type: str
+      returned: O(program=dedup)
+      sample: agent
+    notes:
+      description: What was not as it should be although it worked, such as a way that could not be taken.
+      type: list
+      elements: str
+      returned: O(program=dedup), into a store
+      sample: []
 files:
   description: The copied configuration files.
   returned: success
@@ -323,6 +378,25 @@ seconds:
   returned: not in check mode
   type: float
   sample: 51.207
+restore_point:
+  description: The restore point that was made in a store.
+  returned: O(program=dedup), into a store
+  type: str
+  sample: /srv/stowage::20261122T200000.000000Z-0a1b2c
+told:
+  description:
+    - Bytes of the whole restore point; V(read), and of these V(zero), V(unchanged) since the parent, V(known) to the
+      store, and V(new); V(sent) by the hypervisor, and V(stored), what the new ones take.
+  returned: O(program=dedup), into a store
+  type: dict
+  sample:
+    read: 4294967296
+    zero: 0
+    unchanged: 4190109696
+    known: 0
+    new: 104857600
+    sent: 104857600
+    stored: 52428800
 room:
   description: What the copy needed on the destination's datastore, and what was there before.
   returned: success

@@ -5,24 +5,43 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, copying
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
+    copying,
+    ending,
+    record,
+    recover,
+    restore,
+    restoring,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import NotStill
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
-from ansible_collections.stowage.esxi.plugins.module_utils.store import restore
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import dedup
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.ladder import Ladder
+from ansible_collections.stowage.esxi.plugins.module_utils.store import restore as store_restore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
-from judge import one_moment
+from house import POINT, House
+from judge import one_moment, prove_disks, same_content
 
 from . import stories
-from .conftest import Lab
-from .stories import Story
+from .conftest import Lab, wait_until
+from .stories import HOST, NAME, Story, quick
 
 # A fixture is known by its name in the module that uses it.
 before, host, impatient = stories.before, stories.host, stories.impatient
@@ -39,7 +58,7 @@ def stores(tmp_path: Path) -> Iterator[Stores]:
 class StoreStory(Story):
     """The same job, told with the copy step of the program dedup."""
 
-    told: dict[str, Any]
+    told: Mapping[str, Any] = MappingProxyType({})
 
     def params(self) -> dict[str, Any]:
         snapshot = next((one.id for one in self.vm.snapshots() if one.name == self.job.snapshot_name), None)
@@ -64,6 +83,10 @@ class StoreStory(Story):
     def copy(self) -> None:
         self.told = copying.perform(self.host, self.params(), self.context.stores)
 
+    def end(self, outcome: str = "ok", error: Any = None) -> ending.Ended:
+        copies = self.told["disks"] if self.told else ()
+        return ending.end(self.context, outcome, error, copies)
+
 
 @pytest.fixture
 def story(
@@ -86,30 +109,238 @@ def points_in(story: StoreStory) -> list[Point]:
 def raw(story: StoreStory, point: Point, tmp_path: Path) -> Path:
     """The only disk of a point as a plain file, restored by the store alone."""
     target = tmp_path / f"{point.point}.raw"
-    restore.to_file(story.context.stores.open(story.entry["target"]), point.disks[0], str(target))
+    store_restore.to_file(story.context.stores.open(story.entry["target"]), point.disks[0], str(target))
     return target
 
 
-@pytest.mark.parametrize("how", ["hot", "warm", "cold"])
-def test_a_machine_goes_into_a_store_twice_and_the_second_time_only_what_changed(
-    story: Callable[..., StoreStory], tmp_path: Path, how: str
+def test_a_machine_goes_into_a_store_hot_warm_and_cold_and_only_what_changed_leaves_the_host(
+    story: Callable[..., StoreStory], tmp_path: Path
 ) -> None:
-    first = story(how)
-    assert first.whole().entry["status"] == "ok"
-    time.sleep(1)
-    second = story(how)
-    ended = second.whole()
-    assert (ended.error, ended.entry["status"]) == (None, "ok")
-    old, new = points_in(second)
-    assert (new.parent, ended.entry["restore_point"]) == (old.point, f"{second.entry['target']}::{new.point}")
-    for point in (old, new):
-        verdict = one_moment([raw(second, point, tmp_path)])
+    sent, told = [], []
+    for how in ("hot", "hot", "warm", "cold"):
+        job = story(how, keep={"last": 3})
+        ended = job.whole()
+        assert (ended.error, ended.entry["status"], ended.entry["effective_how"]) == (None, "ok", how)
+        assert (ended.entry["downtime_seconds"] is not None) is (how != "hot")
+        point = points_in(job)[-1]
+        assert ended.entry["restore_point"] == f"{job.entry['target']}::{point.point}"
+        verdict = one_moment([raw(job, point, tmp_path)])
         assert bool(verdict.get("clean")) is (how != "hot")
-    (was,), (now,) = first.told["disks"], second.told["disks"]
-    assert 0 < now["sent_bytes"] < was["sent_bytes"] <= was["read_bytes"]
-    assert (ended.entry["bytes_sent"], ended.entry["bytes"]) == (
-        second.told["told"]["sent"],
-        second.told["copied_bytes"],
+        (disk,) = ended.entry["disks"]
+        assert (disk["status"], disk["method"]) == ("ok", "agent")
+        assert 0 < disk["bytes_sent"] == ended.entry["bytes_sent"] <= disk["bytes_read"]
+        sent.append(disk["bytes_sent"])
+        told.append(ended)
+    assert max(sent[1:]) < sent[0]
+    # The rules of the policy hold, as for restore points on a datastore.
+    assert [len(points_in(job)), len(told[-1].rotation["removed"])] == [3, 1]
+    assert points_in(job)[1].parent == points_in(job)[0].point
+    again = job.end()
+    assert (again.changed, again.entry["status"]) == (False, "ok")
+
+
+def readers(host: Host) -> list[str]:
+    return [line for line in host.run("ps", "-c").split("\n") if "stowage-agent-" in line]
+
+
+def restore_context(job: StoreStory, run: str, **params: Any) -> Context:
+    wishes = {
+        "program": "dedup",
+        "point": job.entry["target"],
+        "vm": NAME,
+        "datastore": "datastore1",
+        "name": "out of the store",
+        "uuid": "new",
+        "mac": "new",
+        "disk_format": "thin",
+        "connect_networks": True,
+        "reserve_percent": 5,
+        "inventory_host": HOST,
+    }
+    answer = restore.answer(job.host, {**wishes, **params}, job.context.stores)
+    return Context(job.host, answer["plan"], run, job.state, HOST, "tests", kind="restore", stores=job.context.stores)
+
+
+def bring_back(job: StoreStory, context: Context) -> list[dict[str, Any]]:
+    """The copy step of the role, disk by disk."""
+    found = []
+    for disk in context.entry["disks"]:
+        params = {
+            "src": disk["src"],
+            "dest": disk["dest"],
+            "program": context.entry["program"],
+            "disk_format": disk["format"],
+            "include_config": False,
+            "verify": "full",
+            "reserve_percent": 5,
+            "snapshot_reserve_percent": 5,
+            "journal": context.folder,
+            "job_id": context.job_id,
+            "limits_dir": str(Path(job.state) / "limits"),
+            "limits_timeout": 60,
+            "state_dir": job.state,
+        }
+        found += copying.perform(job.host, params, context.stores)["disks"]
+    return found
+
+
+def test_a_machine_comes_back_out_of_a_store_thin_and_starts(story: Callable[..., StoreStory], tmp_path: Path) -> None:
+    job = story("cold")
+    job.whole()
+    (point,) = points_in(job)
+    context = restore_context(job, "restore1")
+    restoring.start(context)
+    (copied,) = bring_back(job, context)
+    told, changed = restoring.commit(context, True)
+    assert changed and restoring.commit(context, True)[1] is False
+    ended = ending.end(context, "ok", None, [copied])
+    vm = job.host.find_vm(vmid=told["vmid"])
+    try:
+        assert (ended.error, ended.entry["status"], vm.name) == (None, "ok", "out of the store")
+        assert told["restore_point"] == ended.entry["restore_point"] == f"{job.entry['target']}::{point.point}"
+        assert "all" in copied["verified"] and "SHA-256" in copied["verified"]
+        restored = job.outside(context.entry["disks"][0]["dest"])
+        assert same_content(restored, raw(job, point, tmp_path)) == "Images are identical."
+        flat = restored.with_name(restored.name.replace(".vmdk", "-flat.vmdk")).stat()
+        assert 0 < flat.st_blocks * 512 < flat.st_size // 2
+        assert readers(job.host) == []
+        assert power.power_on(vm, quick()).after == "poweredOn"
+        assert restore_context(job, "restore2").entry["already"] is True
+    finally:
+        if vm.power_state() != "poweredOff":
+            power.power_off(vm, quick())
+        job.host.unregister(vm.vmid)
+        job.host.run("rm", "-rf", context.entry["directory"])
+
+
+def clones(job: StoreStory) -> list[str]:
+    """The folders of temporary clones on the hypervisor's datastores."""
+    said = job.host.session.script("ls -d /vmfs/volumes/*/.stowage-clone-* 2>/dev/null; exit 0").stdout
+    return [line for line in said.split("\n") if line]
+
+
+@pytest.mark.parametrize("way", ["auto", "clone"])
+def test_a_copy_that_is_killed_leaves_no_point_and_recover_undoes_the_rest(
+    story: Callable[..., StoreStory], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(dedup, "Ladder", partial(Ladder, way=way))
+    job = story("hot")
+    job.start()
+    job.bracket()
+    slow = {**job.params(), "bandwidth_limit": 256 << 10}
+    copying_process = multiprocessing.get_context("fork").Process(
+        target=copying.perform, args=(job.host, slow, job.context.stores)
     )
-    assert now["method"] == "agent"
-    assert backup.entry_of(second.context)["disks"][0]["status"] == "ok"
+    copying_process.start()
+    wait_until(lambda: len(readers(job.host)) > 1, "the readers of the disks", 60)
+    copying_process.kill()
+    copying_process.join()
+    assert bool(clones(job)) is (way == "clone")
+    job.cut()
+    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+    assert (found.outcome, found.left) == ("recovered", ())
+    assert any("snapshot" in step for step in found.done)
+    assert (readers(job.host), clones(job), points_in(job)) == ([], [], [])
+    # What was given up is in nobody's way.
+    again = story("hot")
+    ended = again.whole()
+    (disk,) = ended.entry["disks"]
+    assert (ended.entry["status"], disk["method"]) == ("ok", "agent" if way == "auto" else "clone")
+    assert ["clone" in note for note in disk["notes"]] == ([True] if way == "clone" else [])
+    assert (readers(job.host), clones(job), len(points_in(job))) == ([], [], 1)
+
+
+def test_a_source_that_moved_makes_no_point(story: Callable[..., StoreStory], monkeypatch: pytest.MonkeyPatch) -> None:
+    job = story("hot")
+    job.start()
+    job.bracket()
+    proven = Order.proven
+
+    def meddle(order: Order, *words: Any) -> Mapping[str, Any]:
+        """Somebody removes our snapshot when all has been read, right before it is proven."""
+        (ours,) = (one.id for one in job.vm.snapshots() if one.name == job.job.snapshot_name)
+        # The host cannot merge what our readers hold: the entry goes, and it says that it has failed.
+        job.host.session.run(["vim-cmd", "vmsvc/snapshot.remove", str(job.job.vmid), str(ours)])
+        wait_until(lambda: job.vm.snapshots().find(ours) is None, "the end of our snapshot")
+        return proven(order, *words)
+
+    monkeypatch.setattr(Order, "proven", meddle)
+    with pytest.raises(NotStill, match="is gone"):
+        job.copy()
+    ended = job.end("failed", "on purpose")
+    assert (ended.error, points_in(job), readers(job.host)) == (None, [], [])
+
+
+def test_a_point_that_nobody_heard_of_is_told_by_recover(
+    story: Callable[..., StoreStory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = story("cold")
+    job.start()
+    job.bracket()
+    note = IntentLog.note
+
+    def dies(log: IntentLog, event: str, **data: Any) -> None:
+        if event == DONE:
+            raise KeyboardInterrupt
+        note(log, event, **data)
+
+    monkeypatch.setattr(IntentLog, "note", dies)
+    with pytest.raises(KeyboardInterrupt):
+        job.copy()
+    monkeypatch.undo()
+    job.cut()
+    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+    assert (found.outcome, found.left) == ("recovered", ())
+    (point,) = points_in(job)
+    entry = record.read_entry(job.state, job.context.run_id, HOST, job.entry["identity"])
+    assert entry is not None
+    assert (entry["status"], entry["restore_point"]) == ("interrupted", f"{job.entry['target']}::{point.point}")
+
+
+# What an inventory says, so that the program alone decides.
+EITHER = "{{ '/var/stowage-store' if backup_program == 'dedup' else '" + POINT + "' }}"
+
+
+def test_one_variable_switches_a_fleet_to_a_store_and_its_machines_come_back(house: House, tmp_path: Path) -> None:
+    run = house.controller.play(
+        "backup_hot",
+        *("--limit", "esx67,esx80"),
+        backup_select=["name:plain67", "name:plain80"],
+        backup_unknown_names="ignore",
+        backup_program="dedup",
+        backup_point=EITHER,
+        backup_store_create=True,
+        backup_store_passphrase=SECRET,
+    ).must_end_with(0)
+    assert "at most" in run.text and "new in the store" in run.text
+    entries = {vm["vm"]: vm for vm in house.record(run)["vms"]}
+    assert set(entries) == {"plain67", "plain80"}
+    for entry in entries.values():
+        assert (entry["status"], entry["proven"]) == ("ok", True)
+        assert entry["restore_point"].startswith("/var/stowage-store::")
+        assert 0 < entry["bytes_new"] <= entry["bytes_sent"] <= entry["bytes_read"] and entry["bytes"] > 0
+    assert house.differences("esx67", "esx80") == []
+    assert SECRET not in run.text + json.dumps(house.record(run))
+
+    run = house.controller.play(
+        "restore",
+        restore_host="esx80",
+        restore_vm="plain67",
+        restore_program="dedup",
+        restore_point="/var/stowage-store",
+        restore_store_passphrase=SECRET,
+        restore_datastore="datastore1",
+        restore_name="from the store",
+        restore_uuid="new",
+        restore_mac="new",
+    ).must_end_with(0)
+    try:
+        (entry,) = house.record(run)["vms"]
+        assert (entry["status"], entry["restore_point"]) == ("ok", entries["plain67"]["restore_point"])
+        (disk,) = entry["disks"]
+        assert disk["bytes_sent"] > 0 and "chunks" in disk["verified"]
+        restored = house.folder("esx80", "from the store")
+        assert "one moment" in prove_disks([restored / Path(disk["dest"]).name], tmp_path)
+        assert house.differences("esx67", "esx80") == []
+    finally:
+        house.lab.run("esx80", "vim-cmd", "vmsvc/destroy", str(house.vm("esx80", "from the store")["vmid"]))

@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,14 @@ class LocalHost(Starter):
         self.python = python
         self.options = options
         self.links: list[AgentLink] = []
+        self.greeted: list[int] = []
         self.refuse: Exception | None = None
+        self.before_start: Callable[[], object] = lambda: None
 
     def start(self) -> AgentLink:
         if self.refuse is not None:
             raise self.refuse
+        self.before_start()
         interpreter = Interpreter(self.python, sys.version_info[:3])
         argv = interpreter.argv(len(source()), "stowage-agent-0123456789abcdef", 60)
         pipe = CuttingPipe(argv, "agent", self.host, 0, dict(os.environ))
@@ -60,7 +64,12 @@ class LocalHost(Starter):
         link.greet(interpreter)
         pipe.left = self.cuts.pop(0) if self.cuts else 1 << 62
         self.links.append(link)
+        self.greeted.append(link.received_bytes)
         return link
+
+    def heard(self, number: int) -> int:
+        """Bytes that came over one of the connections after the agent's greeting."""
+        return self.links[number].received_bytes - self.greeted[number]
 
     def end(self, link: AgentLink) -> None:
         link.close()

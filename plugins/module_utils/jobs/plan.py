@@ -342,6 +342,8 @@ def plan_vm(facts: VmFacts, policy: VmPolicy, target: str, host: str, asked: str
         warnings.append("the host says that its disks need consolidation")
     if facts.key_provider:
         warnings.append(f"{facts.key_provider}: its copy needs its key provider, and is not proven")
+    if facts.key_provider and policy.program == "dedup":
+        warnings.append("a disk that is encrypted itself cannot be kept in a store: such a one fails this VM")
     if facts.passthrough:
         devices = ", ".join(facts.passthrough)
         warnings.append(f"it has pass-through devices ({devices}): they are named in its copy, and not part of it")

@@ -15,8 +15,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import path_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.dedup import Reach
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.compare import ENCRYPTED
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import Request, sources_of
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     store = stores.open(request.dest)
     warnings: list[str] = []
     sources, left_out = sources_of(host, request, False, warnings)
+    _refuse_encrypted(host, request, sources)
     room = _room(host, request, sources, stores)
     assert stores.access is not None
     order = Order(host, frame.job, frame.journal, store, request.dest, stores.access, tuple(sources))
@@ -53,6 +55,9 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
             connections=settings.connections,
             bandwidth_limit=settings.bandwidth_limit or 0,
             stall_seconds=settings.stall_timeout,
+            label=settings.job_id or "by-hand",
+            lease=f"{frame.journal.folder}/lease",
+            reserve_percent=request.reserve_percent,
         )
     )
     result = _result(request, sources, left_out, room, warnings)
@@ -64,6 +69,19 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     result["seconds"] = round(sum(disk.seconds for disk in fed.disks), 3)
     result["diff"]["after"] = f"{result['restore_point']}\n"
     return result
+
+
+def _refuse_encrypted(host: Host, request: Request, sources: tuple[Source, ...]) -> None:
+    """Its bytes could be kept; its keys are in its descriptor, and a disk that is made anew has another one."""
+    for source in sources:
+        if source.not_flat == ENCRYPTED:
+            raise errors.DiskNotCopyable(
+                host=host.name,
+                vm=request.vm.name if request.vm is not None else "",
+                key=source.key,
+                reason="it is encrypted, and of a disk in a store only the bytes are kept, not the keys",
+                way_out="Back this VM up with the program vmkfstools (backup_vms), or leave the disk out",
+            )
 
 
 def _room(host: Host, request: Request, sources: tuple[Source, ...], stores: Stores) -> dict[str, Any]:

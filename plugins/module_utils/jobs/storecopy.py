@@ -21,7 +21,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import PointDisk, PointFile, marked
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import CONFIG, DONE, INTENT, path_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.dedup import DiskFed, Fed, Feeding, Reach, feed
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.dedup import DiskFed, Fed, Feeding, feed
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 
 if TYPE_CHECKING:

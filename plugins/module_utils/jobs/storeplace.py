@@ -117,7 +117,7 @@ class StorePlace:
 
     def read(self, host: Host, path: str) -> RestorePoint:
         location, point, _name = parse_path(path)
-        return restore_point(location, _find(self.stores.open(location), point))
+        return restore_point(location, find(self.stores.open(location), point))
 
     def rotate(self, host: Host, job: Job, events: Events, policy: VmPolicy, others: Iterable[Job]) -> dict[str, Any]:
         result: dict[str, Any] = {"kept": [], "removed": [], "problems": []}
@@ -164,7 +164,7 @@ class StorePlace:
     def read_text(self, host: Host, path: str) -> str:
         location, point, name = parse_path(path)
         store = self.stores.open(location)
-        file = next((file for file in _find(store, point).files if file.name == name), None)
+        file = next((file for file in find(store, point).files if file.name == name), None)
         if file is None:
             raise BadManifest(path=path, reason="there is no such file in it")
         data = store.read_record(file.id, file.size) if file.id is not None else b""
@@ -174,7 +174,7 @@ class StorePlace:
         host.session.write_text(target, self.read_text(host, source))
 
 
-def _find(store: Store, point: str) -> Point:
+def find(store: Store, point: str) -> Point:
     """By its id alone, which is a part of the name of its object."""
     from ansible_collections.stowage.esxi.plugins.module_utils.store import points
     from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoSuchPoint

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.chain import Chain
 
+ENCRYPTED = "its source is encrypted"
 BLOCK = 65536
 # Boot sector, partition tables and the first partition's start lie in the head; the second copy of a GPT at the end.
 EDGE_BLOCKS = 32
@@ -94,11 +95,12 @@ class Verdict:
 
 def flat_extent(chain: Chain) -> tuple[str, str]:
     """The one file that holds the whole disk byte by byte, or why there is none."""
+    words = [f"{key}={value}".lower() for link in chain.links for key, value in link.descriptor.ddb.items()]
+    if any("crypt" in word for word in words):
+        return "", ENCRYPTED
     if len(chain.links) > 1:
         return "", f"its source is a chain of {len(chain.links)} links"
     descriptor = chain.top.descriptor
-    if any("crypt" in f"{key}={value}".lower() for key, value in descriptor.ddb.items()):
-        return "", "its source is encrypted"
     if descriptor.kind != "flat" or len(descriptor.extents) != 1 or descriptor.extents[0].offset:
         return "", f"its source is not one flat extent (kind {descriptor.kind})"
     return chain.top.extent_paths[0], ""

@@ -10,23 +10,20 @@ does.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Meter, Progress
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import Note
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.ladder import Ladder, Reading
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.metered import Metered
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import Watch
 from ansible_collections.stowage.esxi.plugins.module_utils.store import backup
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import probe
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import OnHost, RemoteDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
 
 VERIFIED = "every chunk by its SHA-256, as hashed on the host; each that came was hashed again here"
 
@@ -71,44 +68,43 @@ class Fed:
 
 
 @dataclass(frozen=True)
-class Reach:
-    """How the hypervisor is reached, who is told what, and what may end it all."""
+class _Open:
+    """A disk that is being read, and how."""
 
-    host: Host
-    note: Note
-    progress: Callable[[Progress], None]
-    alive: Callable[[], None]
-    connections: int = 4
-    bandwidth_limit: int = 0
-    stall_seconds: float = 900.0
-    clock: Clock = field(default_factory=SystemClock)
+    source: Source
+    disk: RemoteDisk
+    reading: Reading
+    by: str
 
-    def starter(self) -> OnHost:
-        """Each process is written down before it opens a file; several threads begin some."""
-        guard = threading.Lock()
+    @property
+    def method(self) -> str:
+        return "clone" if self.reading.way == "clone" else self.by
 
-        def note(event: str, **data: object) -> None:
-            with guard:
-                self.note(event, **data)
-
-        return OnHost(self.host.session, probe(self.host.session), note)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        found = []
+        if self.reading.way == "clone":
+            found.append(f"read from a clone on {self.reading.datastore}: {self.reading.reason}")
+        if self.disk.renewals:
+            found.append(f"{self.disk.renewals} connections were lost and made again")
+        return tuple(found)
 
 
 class _Disks:
     """The disks of one feeding, and how far they are."""
 
-    def __init__(self, reach: Reach, opened: Sequence[tuple[Source, RemoteDisk]]) -> None:
+    def __init__(self, reach: Reach, opened: Sequence[_Open]) -> None:
         self._reach = reach
-        self._disks = [disk for _source, disk in opened]
+        self._opened = opened
         self._clock = reach.clock
         self._meters = {
-            source.key: Meter("copy", source.key, source.bytes_to_read, reach.clock) for source, _disk in opened
+            one.source.key: Meter("copy", one.source.key, one.source.bytes_to_read, reach.clock) for one in opened
         }
         self._began: dict[str, float] = {}
         self._ended: dict[str, float] = {}
-        self.metered = [Metered(source.key, disk, self.check) for source, disk in opened]
+        self.metered = [Metered(one.source.key, one.disk, self.check) for one in opened]
         self.watch = Watch(
-            f"The copy of {', '.join(source.path for source, _disk in opened)} on {reach.host.name}",
+            f"The copy of {', '.join(one.source.path for one in opened)} on {reach.host.name}",
             lambda: sum(disk.read + disk.sent for disk in self.metered),
             self._look,
             self.cut,
@@ -131,15 +127,20 @@ class _Disks:
             if number + 1 < len(begun):
                 self._end(disk, now)
         if begun and begun[-1].key not in self._ended:
-            self._reach.progress(self._meters[begun[-1].key].at(begun[-1].read))
+            self._reach.progress(self._at(begun[-1]))
 
     def _end(self, disk: Metered, now: float) -> None:
         if disk.key not in self._ended:
             self._ended[disk.key] = now
-            meter = self._meters[disk.key]
-            self._reach.progress(meter.at(max(disk.read, meter.total_bytes or 0)))
+            self._reach.progress(self._at(disk, ended=True))
 
-    def finish(self, began: float, notes: Mapping[str, Sequence[str]], method: str) -> tuple[DiskFed, ...]:
+    def _at(self, disk: Metered, ended: bool = False) -> Progress:
+        """Whole chunks are read: of a disk with little in it that is more than what its extents occupy."""
+        meter = self._meters[disk.key]
+        meter.total_bytes = disk.read if ended else max(disk.read, meter.total_bytes or 0)
+        return meter.at(disk.read)
+
+    def finish(self, began: float) -> tuple[DiskFed, ...]:
         now = self._clock.monotonic()
         for disk in self.metered:
             self._end(disk, now)
@@ -149,30 +150,30 @@ class _Disks:
                 disk.read,
                 disk.sent,
                 round(self._ended[disk.key] - self._began.get(disk.key, began), 3),
-                method,
-                tuple(notes.get(disk.key, ())),
+                one.method,
+                one.notes,
             )
-            for disk in self.metered
+            for one, disk in zip(self._opened, self.metered)
         )
 
     def cut(self) -> None:
         """Ends every connection, so that threads that wait for an answer wait no longer."""
-        for disk in self._disks:
+        for one in self._opened:
             with contextlib.suppress(Exception):
-                disk.close()
+                one.disk.close()
 
 
 def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
     """One restore point from the disks of a hypervisor."""
     began = reach.clock.monotonic()
-    with _opened(feeding.sources, reach) as (opened, method):
+    with _opened(feeding.sources, reach) as opened:
         disks = _Disks(reach, opened)
         fed: tuple[DiskFed, ...] = ()
 
         def before_commit(point: str) -> Mapping[str, Any]:
             nonlocal fed
             with disks.watch.paused():
-                fed = disks.finish(began, {}, method)
+                fed = disks.finish(began)
                 return feeding.before_commit(point, fed)
 
         with disks.watch:
@@ -192,15 +193,31 @@ def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
 
 
 @contextlib.contextmanager
-def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[tuple[list[tuple[Source, RemoteDisk]], str]]:
-    """Every disk is opened and looked at before the first byte is read; all are closed, and proven so, at the end."""
+def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
+    """Every disk is opened and looked at before the first byte is read; all are closed, and proven so, at the end.
+
+    One that the host does not let be read is read from a clone, which is gone at the end, too."""
     starter = reach.starter()
-    opened: list[tuple[Source, RemoteDisk]] = []
+    ladder = Ladder(
+        reach.host,
+        reach.label,
+        lease=reach.lease,
+        note=reach.note,
+        alive=reach.alive,
+        clock=reach.clock,
+        stall_seconds=reach.stall_seconds,
+        reserve_percent=reach.reserve_percent,
+    )
+
+    def open_disk(path: str) -> RemoteDisk:
+        return RemoteDisk(starter, path, bandwidth_limit=reach.bandwidth_limit)
+
+    opened: list[_Open] = []
     with contextlib.ExitStack() as stack:
         for source in sources:
-            disk = stack.enter_context(RemoteDisk(starter, source.path, bandwidth_limit=reach.bandwidth_limit))
+            disk, reading = stack.enter_context(ladder.opened(source, open_disk, reach.progress))
             if opened:
                 # The limit holds for all of them together.
-                disk.throttle = opened[0][1].throttle
-            opened.append((source, disk))
-        yield opened, starter.way.method
+                disk.throttle = opened[0].disk.throttle
+            opened.append(_Open(source, disk, reading, starter.way.method))
+        yield opened

@@ -186,3 +186,30 @@ class NothingMoves(ProgramError):
     template = "{what}: nothing has moved for {seconds} seconds, and it was ended"
     hint = "Look at the host's storage and at the network to it; a longer stall_timeout lets it wait longer"
     exit_code = 45
+
+
+class DiskNotMade(ProgramError):
+    id = "copy-disk-not-made"
+    template = "{host}: vmkfstools could not make the empty disk {target} (status {rc}): {output}"
+    hint = "Look at the datastore's room and state; try vmkfstools -c by hand there"
+    exit_code = 45
+
+
+class NoRoomToClone(ProgramError):
+    id = "copy-no-room-to-clone"
+    template = (
+        "{host}: {source} cannot be read where it lies ({reason}), and no datastore has room for a clone of it: "
+        "{needed} are needed, {found}"
+    )
+    hint = (
+        "Free room on one of them, or mount an NFS datastore of the backup server; or copy this VM with the program "
+        "vmkfstools, or while it is off"
+    )
+    exit_code = 43
+
+
+class CloneStays(ProgramError):
+    id = "copy-clone-stays"
+    template = "{host}: the temporary clone {target} could not be removed: {reason}"
+    hint = "It is ours: remove that folder on the host; recover does so, too"
+    exit_code = 44

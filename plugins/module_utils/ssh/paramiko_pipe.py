@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from typing import Any
 
@@ -17,6 +18,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.pipe import CLOSE
 
 _WINDOW_BYTES = 4 << 20
 _SLICE = 1 << 16
+_TURN_SECONDS = 0.5
 
 
 class ParamikoPipe(Pipe):
@@ -35,6 +37,8 @@ class ParamikoPipe(Pipe):
             )
             self._channel.settimeout(float(endpoint.connect_timeout_seconds))
             self._channel.exec_command(line.encode("utf-8", "surrogateescape"))
+            # One limit for both directions, which share it; every wait is cut into pieces of that length.
+            self._channel.settimeout(_TURN_SECONDS)
         except (paramiko_login.library().SSHException, OSError, EOFError) as error:
             self._login.close()
             raise self._lost(str(error) or type(error).__name__) from error
@@ -43,37 +47,43 @@ class ParamikoPipe(Pipe):
             raise
 
     def readinto(self, view: memoryview, timeout_seconds: float) -> int:
-        self._gather()
-        self._channel.settimeout(max(0.001, timeout_seconds))
-        try:
-            data = self._channel.recv(len(view))
-        except (paramiko_login.library().SSHException, EOFError):
-            return 0
-        # Python 3.9's socket.timeout is no TimeoutError yet.
-        except OSError as error:
-            if "timed out" in str(error) or isinstance(error, TimeoutError) or type(error).__name__ == "timeout":
-                raise TimeoutError from None
-            return 0
-        view[: len(data)] = data
-        return len(data)
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            self._gather()
+            try:
+                data = self._channel.recv(len(view))
+            except (paramiko_login.library().SSHException, EOFError):
+                return 0
+            except OSError as error:
+                if not isinstance(error, socket.timeout):
+                    return 0
+                if time.monotonic() >= deadline:
+                    raise TimeoutError from None
+                continue
+            view[: len(data)] = data
+            return len(data)
 
     def write(self, data: bytes | bytearray | memoryview, timeout_seconds: float) -> None:
         deadline = time.monotonic() + timeout_seconds
         view = memoryview(data)
         while view:
             self._gather()
-            self._channel.settimeout(max(0.001, deadline - time.monotonic()))
             try:
                 sent = self._channel.send(bytes(view[:_SLICE]))
             except (paramiko_login.library().SSHException, EOFError) as error:
                 raise self._lost(str(error)) from error
             except OSError as error:
-                if isinstance(error, TimeoutError) or type(error).__name__ == "timeout":
+                if not isinstance(error, socket.timeout):
+                    raise self._lost(str(error)) from error
+                if time.monotonic() >= deadline:
                     raise TimeoutError from None
-                raise self._lost(str(error)) from error
+                continue
             if sent == 0:
                 raise self._lost("nobody reads its input")
             view = view[sent:]
+
+    def cut(self) -> None:
+        self._login.close()
 
     def said(self) -> str:
         self._gather()

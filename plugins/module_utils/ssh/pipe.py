@@ -32,7 +32,7 @@ _PIPE_BYTES = 1 << 20
 
 
 class Pipe(ABC):
-    """The command's input and output. One thread at a time; only ``close`` may come from another one.
+    """The command's input and output, for one thread that reads and one that writes; close when neither is at work.
 
     A wait that is over raises ``TimeoutError``; nothing is known then about how much of a write went out.
     """
@@ -51,6 +51,10 @@ class Pipe(ABC):
     @abstractmethod
     def close(self) -> tuple[int | None, str]:
         """Ends the command's input and the connection. The exit status where one came in time, and ``said``."""
+
+    @abstractmethod
+    def cut(self) -> None:
+        """Ends the connection at once, from any thread: who reads or writes finds the end. ``close`` is still due."""
 
     @abstractmethod
     def said(self) -> str:
@@ -131,25 +135,27 @@ class ProcessPipe(Pipe):
         self._gather(0)
         return " ".join(self._stderr.decode("utf-8", "backslashreplace").split())
 
+    def cut(self) -> None:
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
     def close(self) -> tuple[int | None, str]:
+        if self._out.closed:
+            return self._process.returncode, self.said()
         with contextlib.suppress(OSError):
             self._in.close()
         self._gather(CLOSE_SECONDS, end=True)
         rc: int | None = None
         with contextlib.suppress(subprocess.TimeoutExpired):
             rc = self._process.wait(0.5)
-        self._kill()
+        self.cut()
+        self._process.wait()
         said = self.said()
         for stream in (self._out, self._err):
             with contextlib.suppress(OSError):
                 stream.close()
         return rc, said
-
-    def _kill(self) -> None:
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
 
     def _wait(self, poll: select.poll, deadline: float) -> None:
         """Until the stream is ready; what comes on standard error meanwhile is taken, so that it blocks nobody."""
@@ -201,16 +207,25 @@ class _OwnConnection(ProcessPipe):
             words = [*options.client(program, endpoint, self._master.socket), line]
             super().__init__(words, quoting.shorten(line), endpoint.host, endpoint.port, environment(endpoint))
         except BaseException:
-            self._master.stop()
+            self._stop()
             raise
+
+    def cut(self) -> None:
+        super().cut()
+        self._stop()
 
     def close(self) -> tuple[int | None, str]:
         try:
             rc, said = super().close()
         finally:
-            self._master.stop()
+            self._stop()
         # 255 is ssh's own, too: the connection, not the command.
         return (None if rc == 255 else rc), said
+
+    def _stop(self) -> None:
+        # A master that does not answer ends by itself: nothing rides on it any more.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._master.stop()
 
 
 def open_pipe(session: Session, argv: Sequence[str]) -> Pipe:

@@ -10,6 +10,7 @@ each thread.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +43,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.spans import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
+from ansible_collections.stowage.esxi.plugins.module_utils.store.unfinished import Unfinished
 from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Lane, Writer
 
 __all__ = ["BeforeCommit", "DiskInput", "Told", "run"]
@@ -76,9 +78,12 @@ def run(
 
     `before_commit` is called with the point's id, when every byte is durable and nothing else is: by raising it
     prevents the restore point; what it returns is added to its facts."""
-    with Writer(store, machine_id, machine_name, like) as writer:
-        known = Known(store, Scope.of(scope, facts or {}), parent)
-        job = _Job(writer, disks, parent, trust_check, threads or len(os.sched_getaffinity(0)), tally, known)
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(Writer(store, machine_id, machine_name, like))
+        if any(not isinstance(disk.source, DiskSource) for disk in disks):
+            writer.tell_of(facts or {})
+        shared = stack.enter_context(_shared(writer, Scope.of(scope, facts or {}), parent))
+        job = _Job(writer, disks, parent, trust_check, threads or len(os.sched_getaffinity(0)), tally, shared)
         maps = job.disks()
         stored = job.files(files or {})
         point = Point(
@@ -96,8 +101,17 @@ def run(
             writer.make_durable()
             point = replace(point, facts={**point.facts, **(before_commit(writer.point) or {})})
         writer.commit(point)
+        shared.unfinished.forget(machine_id)
         job.told.stored = writer.stored_bytes
     return point, job.told
+
+
+@contextlib.contextmanager
+def _shared(writer: Writer, scope: Scope, parent: Point | None) -> Iterator[Shared]:
+    known = Known(writer.store, scope, parent)
+    unfinished = Unfinished(writer.store, scope, writer.index.without, writer.adopt)
+    with contextlib.closing(unfinished):
+        yield Shared(writer, known, unfinished)
 
 
 class _Job:
@@ -109,7 +123,7 @@ class _Job:
         trust_check: bool,
         threads: int,
         tally: Tally | None,
-        known: Known,
+        shared: Shared,
     ) -> None:
         self.writer, self.store = writer, writer.store
         self.inputs, self.parent = disks, parent
@@ -121,7 +135,7 @@ class _Job:
         self._zeros = bytes(self.store.chunk_bytes)
         self._guard = threading.Lock()
         self._failed = threading.Event()
-        self.shared = Shared(writer, known)
+        self.shared = shared
 
     # -- disks ---------------------------------------------------------------------------------------------------
 

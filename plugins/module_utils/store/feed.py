@@ -3,9 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Disks that are hashed where they lie: what the store lacks is fetched, and nothing that is told is believed.
 
-A hash leads to a chunk that the parent has at this place, that the scope has (see `known`), or that is fetched; what
-was fetched is hashed again. So no chunk gets into a restore point whose bytes this store has not seen, and whoever
-tells hashes of what he never had gets what his own scope has, and else is asked for the bytes.
+A hash leads to a chunk that the parent has at this place, that the scope has (see `known`, and `unfinished` for what
+backups have stored that came to no end), or that is fetched; what was fetched is hashed again. So no chunk gets into a
+restore point whose bytes this store has not seen, and whoever tells hashes of what he never had gets what his own scope
+has, and else is asked for the bytes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import HashUnfit, SourceLied
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import CHECK_BYTES, ID_BYTES
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.known import Known
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import SLOT_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import (
@@ -29,6 +31,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import 
     HashedSource,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.spans import SPANS_AHEAD, Page, Span, Told
+from ansible_collections.stowage.esxi.plugins.module_utils.store.unfinished import Unfinished
 from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Lane, Writer
 
 # Chunks that this backup has fetched and knows by their hashes; of what comes again after more than these, the bytes
@@ -55,12 +58,10 @@ class _Entry:
 class Shared:
     """What all threads of one backup have in common."""
 
-    def __init__(self, writer: Writer, known: Known) -> None:
-        self.writer, self.known = writer, known
-        self.failed_source = False
-        """Whether it was a source that has ended the backup, and not the store."""
+    def __init__(self, writer: Writer, known: Known, unfinished: Unfinished) -> None:
+        self.writer, self.known, self.unfinished = writer, known, unfinished
         self.fresh: dict[bytes, bytes] = {}
-        """Checks of the chunks that were fetched."""
+        """Checks of the chunks of full length that have come."""
         self._guard = threading.Lock()
         self._zeros: dict[int, bytes] = {}
 
@@ -69,19 +70,14 @@ class Shared:
             self._zeros[length] = self.writer.store.identity.plain(bytes(length))
         return digest == self._zeros[length]
 
-    def came(self, identity: bytes, check: bytes) -> None:
+    def came(self, identity: bytes, check: bytes, length: int) -> None:
+        if length != self.writer.store.chunk_bytes:
+            # The end of a disk: nothing else has its length.
+            return
         with self._guard:
             self.fresh[identity] = check
             if len(self.fresh) > MOST_FRESH:
                 del self.fresh[next(iter(self.fresh))]
-
-    @contextlib.contextmanager
-    def of_source(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.failed_source = True
-            raise
 
 
 class Feed:
@@ -94,7 +90,7 @@ class Feed:
         self._line: HashedLane | None = None
         self._open = contextlib.ExitStack()
         self._way: deque[_Entry] = deque()
-        # Chunks that were asked for and have not come: the slots, besides their own, that they fill.
+        # Chunks that were asked for and have not come: the slots that they fill, the one that was asked for first.
         self._coming: dict[bytes, list[tuple[Span, int]]] = {}
 
     def __enter__(self) -> Feed:
@@ -109,8 +105,7 @@ class Feed:
             self._done(self._lane, span.page, 0)
             return
         line = self._connect(source)
-        with self._shared.of_source():
-            self._way.append(_Entry(span, asked=line.ask([span.piece(slot) for slot in span.slots])))
+        self._way.append(_Entry(span, asked=line.ask([span.piece(slot) for slot in span.slots])))
         while len(self._way) >= SPANS_AHEAD:
             self.step()
 
@@ -120,9 +115,8 @@ class Feed:
                 raise HashUnfit(path=source.path, store=self._writer.store.name, hash=self._identity.name)
             while self.step():
                 pass
-            with self._shared.of_source():
-                self._open.close()
-                self._line = self._open.enter_context(source.lane())
+            self._open.close()
+            self._line = self._open.enter_context(source.lane())
             self._source = source
         return self._line
 
@@ -144,28 +138,28 @@ class Feed:
 
     def _settle(self, entry: _Entry, asked: Asked) -> None:
         span = entry.span
-        with self._shared.of_source():
-            hashes = list(asked.hashes())
-            if len(hashes) != len(span.slots):
-                raise self._lie(span, f"{len(hashes)} hashes came for {len(span.slots)} chunks")
+        hashes = list(asked.hashes())
+        if len(hashes) != len(span.slots):
+            raise self._lie(span, f"{len(hashes)} hashes came for {len(span.slots)} chunks")
         waits = False
         for slot, digest in zip(span.slots, hashes):
             chunk = self._chunk(span, slot, digest)
             if chunk is None:
                 continue
             if chunk.id in self._coming:
+                first, *_more = self._coming[chunk.id]
+                self._must_fit(span, slot, first[0].plan.length_of(first[1]))
                 self._coming[chunk.id].append((span, slot))
                 waits = True
             else:
-                self._coming[chunk.id] = []
+                self._coming[chunk.id] = [(span, slot)]
                 entry.wanted.append(chunk)
         if not entry.wanted and not waits:
             self._end(span)
             return
         entry.asked = None
         if entry.wanted and self._line is not None:
-            with self._shared.of_source():
-                entry.fetched = self._line.fetch([span.piece(chunk.slot) for chunk in entry.wanted])
+            entry.fetched = self._line.fetch([span.piece(chunk.slot) for chunk in entry.wanted])
         self._way.append(entry)
 
     def _chunk(self, span: Span, slot: int, digest: Hash) -> _Chunk | None:
@@ -173,25 +167,47 @@ class Feed:
         length, told, shared = span.plan.length_of(slot), self._told, self._shared
         told.read += length
         if digest is not None and len(digest) != ID_BYTES:
-            with shared.of_source():
-                raise self._lie(span, f"what came for a hash has {len(digest)} bytes")
+            raise self._lie(span, f"what came for a hash has {len(digest)} bytes")
         if digest is None or shared.is_zeros(digest, length):
             told.zero += length
             return None
         name = self._identity.named(bytes(digest))
         page, at = span.page, span.page.at(slot)
         old = page.before[at : at + SLOT_BYTES] if page.before is not None else b""
-        if old[:ID_BYTES] == name and name in self._writer.index:
+        place = self._writer.index.find(name)
+        if place is not None and not place.pack:
+            # Another thread is about to write it.
+            place = None
+        if place is not None and old[:ID_BYTES] == name:
+            self._must_fit(span, slot, place.length)
             page.slots[at : at + SLOT_BYTES] = old
             told.unchanged += length
             return None
-        check = shared.fresh.get(name)
-        if check is None and name in self._writer.index:
-            check = shared.known.check(name)
+        check = self._known(span, slot, name, place)
         if check is None:
             return _Chunk(slot, bytes(digest), name)
         self._fill(span, slot, name, check)
         return None
+
+    def _known(self, span: Span, slot: int, name: bytes, place: Place | None) -> bytes | None:
+        """The check of a chunk that need not be sent."""
+        shared, length = self._shared, span.plan.length_of(slot)
+        check = shared.fresh.get(name) if length == span.plan.chunk_bytes else None
+        if check is None and place is not None:
+            check = shared.known.check(name)
+            if check is not None:
+                self._must_fit(span, slot, place.length)
+        if check is None:
+            check = shared.unfinished.check(name, length)
+            if check is not None:
+                shared.came(name, check, length)
+        return check
+
+    def _must_fit(self, span: Span, slot: int, length: int) -> None:
+        """What has another length has another hash."""
+        offset, wanted = span.piece(slot)
+        if length != wanted:
+            raise self._lie(span, f"the hash told for the {wanted} bytes at {offset} is that of {length} bytes")
 
     def _fill(self, span: Span, slot: int, name: bytes, check: bytes) -> None:
         at = span.page.at(slot)
@@ -203,28 +219,25 @@ class Feed:
     def _receive(self, entry: _Entry) -> None:
         span = entry.span
         if entry.fetched is not None:
-            with self._shared.of_source():
-                chunks = iter(entry.fetched.chunks())
+            chunks = iter(entry.fetched.chunks())
             for chunk in entry.wanted:
                 self._store(span, chunk, self._proven(span, chunk, chunks))
-            with self._shared.of_source():
-                if next(chunks, None) is not None:
-                    raise self._lie(span, f"more came than the {len(entry.wanted)} chunks that were asked for")
+            if next(chunks, None) is not None:
+                raise self._lie(span, f"more came than the {len(entry.wanted)} chunks that were asked for")
         self._end(span)
 
     def _proven(self, span: Span, chunk: _Chunk, chunks: Iterator[bytes | memoryview]) -> memoryview:
         offset, length = span.piece(chunk.slot)
-        with self._shared.of_source():
-            data = next(chunks, None)
-            if data is None:
-                raise self._lie(span, f"the bytes at {offset} were asked for and did not come")
-            view = memoryview(data).cast("B")
-            if len(view) != length:
-                raise self._lie(span, f"{len(view)} bytes came for the {length} bytes at {offset}")
-            self._told.sent += length
-            if self._identity.plain(view) != chunk.hash:
-                words = f"the {length} bytes at {offset} came with other content than their hash, told before, says"
-                raise self._lie(span, words)
+        data = next(chunks, None)
+        if data is None:
+            raise self._lie(span, f"the bytes at {offset} were asked for and did not come")
+        view = memoryview(data).cast("B")
+        if len(view) != length:
+            raise self._lie(span, f"{len(view)} bytes came for the {length} bytes at {offset}")
+        self._told.sent += length
+        if self._identity.plain(view) != chunk.hash:
+            words = f"the {length} bytes at {offset} came with other content than their hash, told before, says"
+            raise self._lie(span, words)
         return view
 
     def _store(self, span: Span, chunk: _Chunk, view: memoryview) -> None:
@@ -236,8 +249,8 @@ class Feed:
         else:
             self._lane.add(chunk.id, check, view)
             self._told.new += len(view)
-        self._shared.came(chunk.id, check)
-        for other, slot in self._coming.pop(chunk.id):
+        self._shared.came(chunk.id, check, len(view))
+        for other, slot in self._coming.pop(chunk.id)[1:]:
             self._fill(other, slot, chunk.id, check)
 
     def _lie(self, span: Span, lie: str) -> SourceLied:

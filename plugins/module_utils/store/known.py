@@ -10,8 +10,6 @@ there are more, those of the newest restore points are known, and what only olde
 from __future__ import annotations
 
 import threading
-from array import array
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import maps, po
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, SLOT_BYTES, Point
+from ansible_collections.stowage.esxi.plugins.module_utils.store.prefixes import Prefixes
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 SCOPES = ("host", "group", "store")
@@ -31,12 +30,7 @@ MOST_CHUNKS = 10_000_000
 MOST_PAGES = 1 << 18
 # Pages in memory at a time: three MiB.
 _PAGES = 64
-# Entries that a part may have unsorted, besides an eighth of it.
-_SLACK = 512
-_SLOT = Struct(">QQ32x")
-# Of an id: one byte is the number of its part, five more lie in the entry, above the number of the page (three bytes).
-_PARTS = 256
-_KEY, _NUMBER = (1 << 40) - 1, (1 << 24) - 1
+_SLOT = Struct(">Q40x")
 
 
 @dataclass(frozen=True)
@@ -77,23 +71,17 @@ class Known:
         """The chunks of `parent` are always known."""
         self._store, self._scope, self._parent = store, scope, parent
         self._guard = threading.Lock()
-        self._parts: list[array[int]] | None = None
-        # Entries of each part that are sorted, each chunk once.
-        self._counts = [0] * _PARTS
+        self._table: Prefixes | None = None
         self._ids = bytearray()
         self._near: OrderedDict[int, bytes] = OrderedDict()
 
     def check(self, identity: bytes) -> bytes | None:
         """The check of a chunk that is known; None for every other."""
         with self._guard:
-            if self._parts is None:
-                self._parts = self._made()
-            first = int.from_bytes(identity[:8], "big")
-            part, key = self._parts[first >> 56], first >> 16 & _KEY
-            at = bisect_left(part, key << 24)
-            if at == len(part) or part[at] >> 24 != key:
-                return None
-            return self._looked_up(part[at] & _NUMBER, identity)
+            if self._table is None:
+                self._table = self._made()
+            number = self._table.find(identity)
+            return None if number is None else self._looked_up(number, identity)
 
     def _looked_up(self, number: int, identity: bytes) -> bytes | None:
         page = self._near.get(number)
@@ -117,8 +105,8 @@ class Known:
 
     # -- making it -----------------------------------------------------------------------------------------------
 
-    def _made(self) -> list[array[int]]:
-        parts = [array("Q") for _part in range(_PARTS)]
+    def _made(self) -> Prefixes:
+        table = Prefixes()
         seen: set[bytes] = set()
         for point in self._points():
             for disk in point.disks:
@@ -132,10 +120,12 @@ class Known:
                     for number, found in maps.pages(self._store, disk, some):
                         # One that cannot be read says nothing of what is known.
                         if not isinstance(found, StoreError):
-                            self._add(parts, some[number], found)
-                    if len(self._ids) >= MOST_PAGES * ID_BYTES or sum(self._counts) >= MOST_CHUNKS:
-                        return self._tidied(parts)
-        return self._tidied(parts)
+                            self._add(table, some[number], found)
+                    if len(self._ids) >= MOST_PAGES * ID_BYTES or len(table) >= MOST_CHUNKS:
+                        table.tidy(True)
+                        return table
+        table.tidy(True)
+        return table
 
     def _points(self) -> Iterator[Point]:
         """The parent, then those of the scope, the newest first."""
@@ -153,28 +143,11 @@ class Known:
             if point is not None and self._scope.holds(point.facts):
                 yield point
 
-    def _add(self, parts: list[array[int]], page: bytes, data: bytes) -> None:
+    def _add(self, table: Prefixes, page: bytes, data: bytes) -> None:
+        """The newest page that has a chunk comes first, and stands."""
         number = len(self._ids) // ID_BYTES
         self._ids += page
-        for first, _second in _SLOT.iter_unpack(data):
+        for (first,) in _SLOT.iter_unpack(data):
             if first:
-                parts[first >> 56].append((first >> 16 & _KEY) << 24 | number)
-        for part, count in enumerate(self._counts):
-            if len(parts[part]) > count + count // 8 + _SLACK:
-                self._tidy(parts, part)
-
-    def _tidied(self, parts: list[array[int]]) -> list[array[int]]:
-        for part in range(_PARTS):
-            self._tidy(parts, part)
-        return parts
-
-    def _tidy(self, parts: list[array[int]], part: int) -> None:
-        """Sorted, each chunk once: by the newest page that has it."""
-        last = -1
-        kept = array("Q")
-        for entry in sorted(parts[part]):
-            if entry >> 24 != last:
-                kept.append(entry)
-                last = entry >> 24
-        parts[part] = kept
-        self._counts[part] = len(kept)
+                table.add(first, number)
+        table.tidy()

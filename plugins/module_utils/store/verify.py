@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import holds, keys, registry, removal, verified
+from ansible_collections.stowage.esxi.plugins.module_utils.store import (
+    holds,
+    keys,
+    registry,
+    removal,
+    unfinished,
+    verified,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectMissing, StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.hits import Hits
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, build
@@ -158,3 +165,4 @@ def _others(store: Store, report: Report) -> None:
             look()
         except StoreError as error:
             report.problems.append(error.message)
+    report.problems += [word.message for _name, word in unfinished.words(store) if isinstance(word, StoreError)]

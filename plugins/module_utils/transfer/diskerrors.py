@@ -29,3 +29,10 @@ class NotInFiles(TransferError):
     template = "{path} on {host} holds a compressed disk, which cannot be read piece by piece on the host"
     hint = "Make a disk of it first: vmkfstools -i {path} -d thin"
     exit_code = 79
+
+
+class WritesLost(TransferError):
+    id = "transfer-writes-lost"
+    template = "{path} on {host} does not hold what was written to byte {offset}, and the host had taken it"
+    hint = "The host went down meanwhile. Begin again: with in_place only what is missing is written"
+    exit_code = 79

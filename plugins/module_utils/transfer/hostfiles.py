@@ -44,9 +44,12 @@ class HostFiles(Files):
         self._guard = threading.Lock()
 
     def open(self, path: str, follow: bool = False) -> HostFile:
+        return self.take(path, probed=not follow)
+
+    def take(self, path: str, *, writable: bool = False, probed: bool = False) -> HostFile:
         began = time.monotonic()
         try:
-            number, file = self.line.open(path)
+            number, file = self.line.open(path, writable)
         except FileRefused as error:
             if error.errno == errno.EINVAL:
                 raise NoRegularFile(path) from error
@@ -55,7 +58,7 @@ class HostFiles(Files):
         try:
             if not file.real.startswith(self._roots):
                 raise PathOutside(path=self._top, named=path)
-            if not follow and file.size:
+            if probed and file.size:
                 # That it opens does not mean that it can be read: some hosts refuse only that.
                 opened.read(0, min(SECTOR, file.size))
         except BaseException:

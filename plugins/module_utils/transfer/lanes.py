@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import CodecChoice
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import Handles, Line, Owed, OwedBytes
-
-if TYPE_CHECKING:
-    from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import Handles, Line, Owed, OwedBytes, Place
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.throttle import Throttle
 
 Range = tuple[int, int]
 HASH_BYTES = 32 << 20
@@ -22,6 +20,16 @@ FETCH_BYTES = 4 << 20
 # So many requests are out at once where a limit holds the rest back.
 _AHEAD = 2
 _NOTHING = bytes(1 << 20)
+
+
+class Placed(Protocol):
+    """A disk whose bytes lie in files that every link of it has open."""
+
+    def segments(self, offset: int, length: int) -> list[Place]:
+        """Where a range lies, in order."""
+
+    def nothing(self, offset: int, length: int) -> bool:
+        """Whether all of it is known to be zeros."""
 
 
 class Asked:
@@ -46,7 +54,7 @@ class Fetched:
     def __init__(self, lane: Lane, pieces: Sequence[Range]) -> None:
         self._lane = lane
         self._pieces = tuple(pieces)
-        self._real = [not lane.nothing(*piece) for piece in pieces]
+        self._real = [not lane.disk.nothing(*piece) for piece in pieces]
         self._waiting = collections.deque(lane.parts(self._pieces, self._real))
         self._sent: collections.deque[_Part] = collections.deque()
         if not lane.limited:
@@ -125,18 +133,18 @@ class _Part:
 class Lane:
     """For one thread."""
 
-    def __init__(self, disk: RemoteDisk, line: Line, codec: CodecChoice, clock: Clock | None) -> None:
-        self.line = line
+    def __init__(
+        self, disk: Placed, line: Line, codec: CodecChoice, throttle: Throttle, clock: Clock | None = None
+    ) -> None:
+        self.disk, self.line, self.throttle = disk, line, throttle
         self.clock: Clock = clock or SystemClock()
-        self.throttle = disk.throttle
         self.codec = codec
         self.fetched_bytes = 0
         self.carried_bytes = 0
-        self._disk = disk
 
     def ask(self, pieces: Sequence[Range]) -> Asked:
         """(offset, length) of each piece, to be hashed on the host. Returns at once."""
-        real = [not self.nothing(*piece) for piece in pieces]
+        real = [not self.disk.nothing(*piece) for piece in pieces]
         places = iter([place for place, there in enumerate(real) if there])
         parts: list[tuple[list[int], Owed[list[bytes | None]]]] = []
         for some in _split(pieces, real, HASH_BYTES):
@@ -160,10 +168,6 @@ class Lane:
     def received(self) -> int:
         return int(getattr(self.line.link, "received_bytes", 0))
 
-    def nothing(self, offset: int, length: int) -> bool:
-        """Whether the whole piece is known to be zeros."""
-        return all(part.extent is None for part in self._disk.parts(offset, length))
-
     def parts(self, pieces: Sequence[Range], real: Sequence[bool]) -> list[_Part]:
         most = max(1, min(FETCH_BYTES, self.throttle.limit // 4)) if self.limited else FETCH_BYTES
         return [_Part(self, some) for some in _split(pieces, real, most)]
@@ -173,7 +177,7 @@ class Lane:
         return [
             [
                 (handles[number] if number >= 0 else None, place, size)
-                for number, place, size in self._disk.segments(*piece)
+                for number, place, size in self.disk.segments(*piece)
             ]
             for piece in pieces
         ]

@@ -128,7 +128,7 @@ class Pending(Generic[T]):
         body = self._link.body(length)
         try:
             self._value = self._parse(body)
-        except (ValueError, KeyError, TypeError, struct.error) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
             raise self._link.lie(f"the answer about {self.what} cannot be understood ({error})") from error
         self.complete = True
 
@@ -282,7 +282,7 @@ class AgentLink:
         self._owed: collections.deque[Pending[Any]] = collections.deque()
         self._owed_bytes = 0
         self._count = 0
-        self._files: set[int] = set()
+        self._files: dict[int, str] = {}
         self._buffer = memoryview(bytearray(_BUFFER))
         self._begin = self._end = 0
         self._deadline = 0.0
@@ -333,10 +333,13 @@ class AgentLink:
             if (kind, number) != (agent.DONE, 0) or length > _MAX_GREETING:
                 raise self.lie("its greeting is none")
             self.facts = dict(json.loads(self.body(length)))
-            self.pid = int(self.facts["pid"])
+            self.pid = _whole(self.facts["pid"])
+            if self.pid < 2:
+                # It will be asked after, and ended, by this number.
+                raise ValueError(f"{self.pid} is no process id")
         except (SshError, AgentLost) as error:
             raise self._not_started(interpreter, error.data.get("reason") or error.message) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self.lie(f"its greeting cannot be understood ({error})") from error
         except TimeoutError as error:
             raise self._not_started(interpreter, f"it does not read its input for {self.stall_seconds:g} s") from error
@@ -356,10 +359,10 @@ class AgentLink:
                     self._deadline = min(self._deadline, time.monotonic() + 1)
                     while len(came) < 400:
                         came += self.body(1)
-                shown = " ".join(bytes(came).decode("utf-8", "backslashreplace").split())
+                shown = _printable(" ".join(bytes(came).decode("utf-8", "backslashreplace").split()))
                 said = self._pipe.said()
                 raise self._not_started(
-                    interpreter, f"instead of its greeting came: {shown}" + (f" ({said})" if said else "")
+                    interpreter, f"instead of its greeting came: {shown}" + (f" ({_printable(said)})" if said else "")
                 )
 
     # Requests
@@ -367,22 +370,25 @@ class AgentLink:
     def open(self, path: str, *, writable: bool = False) -> Pending[RemoteFile]:
         with self._sending:
             number = next(number for number in range(agent.NO_FILE) if number not in self._files)
-            self._files.add(number)
+            self._files[number] = path
             body = struct.pack(">HB", number, writable) + path.encode("utf-8", "surrogateescape")
 
             def parse(answer: bytes) -> RemoteFile:
                 return _file(number, path, answer)
 
             asked = Pending(self, path, "opened", parse, _MAX_FACTS)
-            asked.failed = lambda: self._files.discard(number)
+            asked.failed = lambda: self._forget(number)
             return self._ask(agent.OPEN, body, asked)
+
+    def _forget(self, number: int) -> None:
+        self._files.pop(number, None)
 
     def shut(self, file: RemoteFile) -> Pending[None]:
         """Closes the file on the host."""
         with self._sending:
             asked = self._ask(agent.CLOSE, struct.pack(">H", file.number), self._plain(file.path, "closed"))
             # Answers come in order: whoever gets the number next opens after this close.
-            self._files.discard(file.number)
+            self._files.pop(file.number, None)
             return asked
 
     def stat(self, file: RemoteFile) -> Pending[RemoteFile]:
@@ -425,7 +431,7 @@ class AgentLink:
         return _Joined([self._hash(part) for part in _parts(pieces)])
 
     def fetch(self, pieces: Sequence[Piece], *, level: int = 0) -> JoinedFetch:
-        """The bytes of each piece; ``level`` of zlib on the way, 0 for none."""
+        """The bytes of each piece; ``level`` of zlib on the way, 0 for none, and where the host has no zlib."""
         longest = max((sum(segment[2] for segment in piece) for piece in pieces), default=0)
         return JoinedFetch([self._fetch(part, level) for part in _parts(pieces)], longest)
 
@@ -437,7 +443,7 @@ class AgentLink:
             part: bytes | memoryview = view[place : place + agent.STEP]
             head = agent.WRITE_HEAD.pack(file.number, offset + place, len(part))
             flags = 0
-            if level:
+            if level and self.facts.get("zlib"):
                 packed = zlib.compress(part, level)
                 if len(packed) < len(part) - len(part) // 16:
                     part, flags = packed, agent.ZLIB
@@ -477,7 +483,7 @@ class AgentLink:
         lengths = [sum(segment[2] for segment in piece) for piece in pieces]
         if not lengths or min(lengths) <= 0:
             raise ValueError("a piece to fetch has at least one byte")
-        body = agent.FETCH_HEAD.pack(level) + _encoded(pieces)
+        body = agent.FETCH_HEAD.pack(level if self.facts.get("zlib") else 0) + _encoded(pieces)
         return self._ask(agent.FETCH, body, Fetched(self, _what(pieces), lengths))
 
     def _write(self, file: RemoteFile, head: bytes, data: bytes | memoryview, flags: int) -> Pending[list[None]]:
@@ -551,15 +557,16 @@ class AgentLink:
     def _refusal(self, asked: Pending[Any], body: bytes) -> FileRefused:
         try:
             words = json.loads(body)
+            path = words["path"]
             return FileRefused(
                 host=self.host,
-                path=str(words["path"] or asked.what),
+                path=path if path in self._files.values() else asked.what,
                 done=asked.done_word,
                 errno=int(words["errno"]),
                 name=str(words["name"]),
-                reason=str(words["reason"]),
+                reason=_printable(str(words["reason"])),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self.lie(f"an error that cannot be understood ({error})") from error
 
     def body(self, length: int) -> bytes:
@@ -621,7 +628,7 @@ class AgentLink:
 
     def _why(self, reason: str) -> str:
         said = self._pipe.said()
-        return f"{reason} ({said})" if said and said not in reason else reason
+        return _printable(f"{reason} ({said})" if said and said not in reason else reason)
 
     # The end
 
@@ -641,18 +648,32 @@ class AgentLink:
     def abandon(self) -> None:
         """Ends the connection, and with it the agent; nothing is proven."""
         self._closed.set()
+        if self._broken is not None:
+            # Its other side is not waited for: it may be anything.
+            self._pipe.cut()
         self._broken = self._broken or AgentLost(host=self.host, reason="the link was closed")
-        self._pipe.close()
+        # Nobody may be at work on descriptors that are closed: the numbers go to other files.
+        free = self._sending.acquire(timeout=0.2)
+        if free:
+            self._sending.release()
+        if not free or not self.turn.acquire(timeout=0.2):
+            self._pipe.cut()
+        else:
+            self.turn.release()
+        with self._sending, self.turn:
+            self._pipe.close()
 
     def _beat(self, seconds: float) -> None:
         """Tells the agent that this side lives, also while nothing is asked for."""
         while not self._closed.wait(seconds / 2):
             if time.monotonic() - self._sent_at < seconds / 2:
                 continue
-            try:
-                self._send(agent.FRAME.pack(agent.MARK, agent.BEAT, 0, 0, 0))
-            except (TransferError, OSError, ValueError):
-                return
+            with self._sending:
+                if self._closed.is_set() or self._broken is not None:
+                    return
+                # What goes wrong here is known to the link, and told by the next call.
+                with contextlib.suppress(TransferError):
+                    self._send(agent.FRAME.pack(agent.MARK, agent.BEAT, 0, 0, 0))
 
     def __enter__(self) -> AgentLink:
         return self
@@ -692,6 +713,11 @@ def _file(number: int, path: str, answer: bytes) -> RemoteFile:
         inode=int(words["inode"]),
         real=str(words["real"]),
     )
+
+
+def _printable(text: str) -> str:
+    """The end of it, for a message: a host's words must not steer the terminal that shows them."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[-600:])
 
 
 def _whole(value: Any) -> int:

@@ -27,6 +27,7 @@ PLACES = ("/bin/python3", "/usr/bin/python3", "/usr/local/bin/python3", "/bin/py
 # Grammar of every Python that may be there. It does what the agent needs, and says what it finds.
 _TRY = """
 import os, sys
+sys.path[:] = [p for p in sys.path if p]
 try:
     import threading, select, struct, hashlib, json
     import zlib

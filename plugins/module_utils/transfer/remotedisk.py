@@ -47,7 +47,7 @@ class OnHost(Starter):
         return link
 
     def end(self, link: Any) -> None:
-        link.close(self.session)
+        link.close()
         # One whose connection was lost is closed already, and may not know it: it holds the disk open until it does.
         ending.prove_gone(self.session, link.pid, link.token)
 
@@ -122,11 +122,15 @@ class RemoteDisk(ChainDisk):
             found.append((number, place, part.length))
         return found
 
+    def nothing(self, offset: int, length: int) -> bool:
+        """Whether all of it is known to be zeros."""
+        return all(part.extent is None for part in self.parts(offset, length))
+
     def lane(self) -> Lane:
         """A connection of its own, to be closed (`with`)."""
         line = Line(self._starter, self._opened, self._clock)
         codec = CodecChoice(self._starter.packs, self._level, self.throttle.limit)
-        lane = Lane(self, line, codec, self._clock)
+        lane = Lane(self, line, codec, self.throttle, self._clock)
         with self._guard:
             self._lanes.add(lane)
         return lane

@@ -15,6 +15,7 @@ READY = b"\nSTOWAGE READY\n"
 # interactive way that would be run as Python.
 BOOTSTRAP = """\
 import os, sys
+sys.path[:] = [p for p in sys.path if p]
 try:
     if sys.argv[0] != "-c":
         os.write(1, b"\\nSTOWAGE READY\\n")

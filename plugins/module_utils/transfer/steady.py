@@ -140,6 +140,7 @@ class Line:
     """One link at a time. `Owed` answers may be waited for by several threads."""
 
     def __init__(self, starter: Starter, files: Files, clock: Clock | None = None) -> None:
+        self.host = starter.host
         self._starter = starter
         self._files = files
         self._clock: Clock = clock or SystemClock()
@@ -254,7 +255,7 @@ class Line:
     def _come_back(self, cause: StowageError) -> None:
         while True:
             if self._failures == len(PAUSES):
-                raise GaveUp(host=self._starter.host, count=self._failures, reason=cause.message) from cause
+                raise GaveUp(host=self.host, count=self._failures, reason=cause.message) from cause
             self._clock.sleep(PAUSES[self._failures])
             self._failures += 1
             try:
@@ -279,7 +280,7 @@ class Line:
             file = pending.result()
             if file.size != watched.size or (file.mtime_ns != watched.mtime_ns and not watched.writable):
                 raise FileChanged(
-                    host=self._starter.host,
+                    host=self.host,
                     path=watched.path,
                     was=f"{watched.size} bytes, time {watched.mtime_ns}",
                     now=f"{file.size} bytes, time {file.mtime_ns}",
@@ -306,7 +307,7 @@ class Line:
         """Every link that there was is proven gone, or the reason why not is raised."""
         with self._guard:
             # Whoever still waits in another thread does not come back with a new link.
-            self._final = self._final or AgentLost(host=self._starter.host, reason="the disk was closed")
+            self._final = self._final or AgentLost(host=self.host, reason="the disk was closed")
             self._owed.clear()
             links, self.link = [*self._lost, *([self.link] if self.link is not None else [])], None
             self._lost = []

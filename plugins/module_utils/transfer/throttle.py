@@ -31,10 +31,10 @@ class Throttle:
         while self.limit:
             with self._guard:
                 self._pay()
-                seconds = self._debt / self.limit
-            if seconds <= 0:
+                debt = self._debt
+            if debt < 1:
                 return
-            self._clock.sleep(min(seconds, 1.0))
+            self._clock.sleep(min(debt / self.limit, 1.0))
 
     def _pay(self) -> None:
         now = self._clock.monotonic()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, changes
+from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, changes, prefixes
 from ansible_collections.stowage.esxi.plugins.module_utils.store import feed as feeding
 from ansible_collections.stowage.esxi.plugins.module_utils.store import known as known_chunks
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import HashUnfit, SourceFailed, SourceLied
@@ -32,9 +32,9 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def nothing_is_left(store: Store) -> None:
-    for folder in ("packs/", "index/", "points/", "writers/", "beats/"):
-        assert not list(store.backend.list(folder)), folder
+def nothing_is_left(store: Store, but: Sequence[str] = ()) -> None:
+    for folder in ("packs/", "index/", "points/", "writers/", "beats/", "unfinished/"):
+        assert bool(list(store.backend.list(folder))) == (folder in but), folder
 
 
 # -- what goes over the wire -------------------------------------------------------------------------------------------
@@ -266,6 +266,33 @@ def test_within_its_scope_a_claim_gets_what_the_scope_has(store: Store, tmp_path
         feed(store, claims)
 
 
+def test_a_hash_of_what_has_another_length_is_a_lie(store: Store, tmp_path: Path) -> None:
+    """Of a chunk that is known, that the parent has there, or that comes."""
+    disk = image(tmp_path / "disk", [5, 6], CHUNK + 1000)
+    first, _told = feed(store, HashedFile(disk))
+
+    class Repeats(HashedFile):
+        told: Any = None
+
+        def hashes(self, pieces: Sequence[Piece]) -> Sequence[Hash]:
+            return [hashlib.sha256(self.told).digest() for _piece in pieces]
+
+    liar = Repeats(disk)
+    # The end of the disk, told for all of it; a whole chunk, told for the end; what is known nowhere.
+    for told in (chunk(6)[:1000], chunk(5), chunk(7)):
+        for parent in (first, None):
+            liar.told = told
+            with pytest.raises(SourceLied, match=r"the hash told for the \d+ bytes at \d+ is that of \d+ bytes"):
+                feed(store, liar, parent=parent, threads=1)
+    grown = tmp_path / "disk"
+    with open(grown, "r+b") as file:
+        file.truncate(2 * CHUNK)
+    liar = Repeats(grown)
+    liar.told = chunk(6)[:1000]
+    with pytest.raises(SourceLied, match="the hash told for the 65536 bytes at 0 is that of 1000 bytes"):
+        feed(store, liar, parent=first, threads=1)
+
+
 def test_who_says_zeros_where_data_is_has_zeros_in_his_own_point(store: Store, tmp_path: Path) -> None:
     class Denies(HashedFile):
         def hash(self, piece: Piece) -> Hash:
@@ -377,7 +404,7 @@ def test_above_the_bound_the_newest_restore_points_are_known(
     feed(plain, HashedFile(new), machine="new")
     for most in ("MOST_CHUNKS", "MOST_PAGES"):
         monkeypatch.setattr(known_chunks, most, 1)
-        monkeypatch.setattr(known_chunks, "_SLACK", 0)
+        monkeypatch.setattr(prefixes, "_SLACK", 0)
         for disk, fetched in ((new, 0), (old, 2)):
             source = HashedFile(disk)
             feed(plain, source, machine="third")
@@ -404,7 +431,7 @@ def test_before_the_commit_all_packs_are_there_and_no_index(plain: Store, tmp_pa
     disk = image(tmp_path / "disk", [1, 2])
     seen = []
 
-    def look() -> dict[str, Any]:
+    def look(_point: str) -> dict[str, Any]:
         seen.append({name: len(list(plain.backend.list(f"{name}/"))) for name in ("packs", "index", "points")})
         return {"proof": "held"}
 
@@ -421,16 +448,18 @@ def test_before_the_commit_all_packs_are_there_and_no_index(plain: Store, tmp_pa
 
 
 def test_what_is_raised_before_the_commit_leaves_nothing(plain: Store, tmp_path: Path) -> None:
-    def refuse() -> None:
+    def refuse(_point: str) -> None:
         raise RuntimeError("the source is gone")
 
     disk = image(tmp_path / "disk", [1, 2])
-    for run in (
-        lambda: feed(plain, HashedFile(disk), before_commit=refuse),
-        lambda: back_up(plain, disk, before_commit=refuse),
-    ):
-        with pytest.raises(RuntimeError, match="the source is gone"):
-            run()
-        nothing_is_left(plain)
-    point, _told = feed(plain, HashedFile(disk), before_commit=lambda _point: None)
+    with pytest.raises(RuntimeError, match="the source is gone"):
+        back_up(plain, disk, before_commit=refuse)
+    nothing_is_left(plain)
+    # What has come from far away need not come again.
+    with pytest.raises(RuntimeError, match="the source is gone"):
+        feed(plain, HashedFile(disk), before_commit=refuse)
+    nothing_is_left(plain, but=("packs/", "unfinished/"))
+    source = HashedFile(disk)
+    point, _told = feed(plain, source, before_commit=lambda _point: None)
+    assert source.fetched == []
     assert restored(plain, point, tmp_path) == disk.read_bytes()

@@ -1,0 +1,186 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program ``dedup``, the way back: a disk out of a store, onto a datastore of a hypervisor.
+
+The disk is made by the host itself, empty, and then filled. What fails leaves no disk behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Meter
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import DiskTask
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import inspect
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import Watch
+from ansible_collections.stowage.esxi.plugins.module_utils.store import points, restore
+from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
+from ansible_collections.stowage.esxi.plugins.module_utils.store.targets import DiskTarget, LocalLane
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotetarget import RemoteTarget
+
+SAMPLE = 64
+# Chunks whose hashes are asked for at a time.
+_ASKED = 16
+
+# Only what was just made, by the names that its maker gives.
+_REMOVE = r"""
+vmkfstools -U "$1" >/dev/null 2>&1
+rm -f "$1" "${1%.vmdk}-flat.vmdk"
+[ ! -e "$1" ] && [ ! -e "${1%.vmdk}-flat.vmdk" ]
+"""
+
+
+@dataclass(frozen=True)
+class DiskBrought:
+    copied_bytes: int
+    written_bytes: int
+    fetched_bytes: int
+    seconds: float
+    verified: str
+    method: str
+
+
+class _Shown(Tally):
+    """Counts what is written; the watch is asked before each part of it."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def add(self, count: int) -> None:
+        self._watch.check()
+        super().add(count)
+
+
+def bring(store: Store, disk: DiskMap, task: DiskTask, verify: str, reach: Reach) -> DiskBrought:
+    """Makes the disk of the task out of a disk of a restore point."""
+    began = reach.clock.monotonic()
+    starter = reach.starter()
+    meter = Meter("restore", task.key, None, reach.clock)
+    flat = task.target.removesuffix(".vmdk") + "-flat.vmdk"
+    told = restore.Told()
+    verified = ""
+    with _made(task, reach), contextlib.ExitStack() as stack:
+        target = stack.enter_context(RemoteTarget(starter, flat, bandwidth_limit=reach.bandwidth_limit))
+        count = [0]
+
+        def look() -> None:
+            reach.alive()
+            meter.total_bytes = tally.total
+            reach.progress(meter.at(tally.done))
+
+        watch = Watch(
+            f"The restore to {task.target} on {reach.host.name}",
+            lambda: tally.done + count[0],
+            look,
+            lambda: _cut(target),
+            reach.stall_seconds,
+            reach.clock,
+        )
+        tally = _Shown(watch)
+        with watch:
+            told = restore.to_target(store, disk, target, threads=reach.connections, tally=tally)
+            if verify != "none":
+                verified = _compared(store, disk, target, verify == "full", watch, count)
+    entries = reach.host.read_folders([posixpath.dirname(task.target)])
+    reason, copied = inspect(entries, task)
+    if reason:
+        raise errors.CloneIncomplete(
+            host=reach.host.name, source=task.source, target=task.target, reason=reason, output="made by vmkfstools -c"
+        )
+    return DiskBrought(
+        copied_bytes=copied,
+        written_bytes=told.written,
+        fetched_bytes=told.fetched,
+        seconds=round(max(reach.clock.monotonic() - began, 0.001), 3),
+        verified=verified or "not compared: verify is none",
+        method=starter.way.method,
+    )
+
+
+def _cut(target: RemoteTarget) -> None:
+    with contextlib.suppress(Exception):
+        target.close()
+
+
+@contextlib.contextmanager
+def _made(task: DiskTask, reach: Reach) -> Iterator[None]:
+    """An empty disk, made by the host; removed again when what follows fails."""
+    host = reach.host
+    unit = (task.capacity_bytes + 1023) // 1024
+    if task.capacity_bytes % 1024:
+        raise errors.NotSupported(
+            program="dedup",
+            reason=f"{task.source} has {task.capacity_bytes} bytes, and vmkfstools makes disks of whole KiB",
+            way_out="Restore it to a file with stowage.pyz, and copy that to the host",
+        )
+    adapter = "ide" if task.key.startswith("ide") else "lsilogic"
+    argv = ["vmkfstools", "-c", f"{unit}k", "-d", task.format, "-a", adapter, task.target]
+    # One that is zeroed takes its time.
+    seconds = 300 + (task.capacity_bytes >> 24 if task.format == "eagerzeroedthick" else 0)
+    try:
+        result = host.session.run(argv, timeout_seconds=seconds)
+        if result.rc != 0:
+            raise errors.DiskNotMade(host=host.name, target=task.target, rc=result.rc, output=result.output)
+        yield
+    except BaseException as error:
+        removed = False
+        with contextlib.suppress(StowageError):
+            removed = host.session.script(_REMOVE, [task.target], timeout_seconds=300).rc == 0
+        if not removed and isinstance(error, StowageError):
+            error.data["left"] = task.target
+        raise
+
+
+def _compared(store: Store, disk: DiskMap, target: DiskTarget, whole: bool, watch: Watch, count: list[int]) -> str:
+    """What the host hashes of the disk that it now has must be what the restore point says of it."""
+    compared = 0
+    with target.lane() as lane:
+        if isinstance(lane, LocalLane):
+            raise TypeError("a disk of this machine is no disk of a hypervisor")
+        for span in _spans(_slots(disk, whole)):
+            watch.check()
+            hashes = lane.ask([(slot * disk.chunk_bytes, disk.length_of(slot)) for slot in span]).hashes()
+            for slot, digest in zip(span, hashes):
+                named = points.NOTHING if digest is None else store.identity.named(bytes(digest))
+                if named != _id_of(store, disk, slot):
+                    place = f"the {disk.length_of(slot)} bytes at {slot * disk.chunk_bytes}"
+                    raise errors.CopyDiffers(
+                        host="", source=disk.key, target=target.path, reason=f"{place} are not those of the store"
+                    )
+                compared += 1
+            count[0] += len(span)
+    return f"{'all' if whole else 'sample of'} {compared} chunks, by their SHA-256 on the host"
+
+
+def _slots(disk: DiskMap, whole: bool) -> Sequence[int]:
+    """Head and tail, and one of each of so many equal stretches; or all."""
+    if whole or disk.slots <= SAMPLE:
+        return range(disk.slots)
+    step = disk.slots / SAMPLE
+    found = {int(number * step + random.random() * step) for number in range(SAMPLE)}
+    return sorted({0, disk.slots - 1} | {slot for slot in found if slot < disk.slots})
+
+
+def _spans(slots: Sequence[int]) -> Iterator[Sequence[int]]:
+    for begin in range(0, len(slots), _ASKED):
+        yield slots[begin : begin + _ASKED]
+
+
+def _id_of(store: Store, disk: DiskMap, slot: int) -> bytes:
+    number, at = divmod(slot, points.PAGE_SLOTS)
+    if disk.pages[number] is None:
+        return points.NOTHING
+    page = store.page(disk, number)
+    return page[at * points.SLOT_BYTES : at * points.SLOT_BYTES + ID_BYTES]

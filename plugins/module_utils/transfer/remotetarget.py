@@ -1,0 +1,196 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A disk of a host that is written: the flat extent of one that the host itself has made."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import CodecChoice
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import WritesLost
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.hostfiles import HostFile, HostFiles
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.lanes import Lane, Placed
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import VOLUMES
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import (
+    Files,
+    Handles,
+    Line,
+    Owed,
+    Place,
+    Starter,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.throttle import Throttle
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.fileerrors import unusable
+
+# On the way in one lane.
+WINDOW_BYTES = 8 << 20
+# What a host that lost its power may have lost although it had it: so much of each lane is looked at again.
+SYNC_BYTES = 256 << 20
+_MOST_AGAIN = 5
+_NOTHING = bytes(1 << 20)
+
+
+class RemoteTarget(Placed):
+    """An open flat extent. What is written to one that was made new is thin where nothing is written.
+
+    Serves several threads; each lane serves one.
+    """
+
+    def __init__(
+        self,
+        starter: Starter,
+        path: str,
+        *,
+        roots: Sequence[str] = VOLUMES,
+        bandwidth_limit: int = 0,
+        level: int | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.path = path
+        self._starter, self._clock, self._level = starter, clock, level
+        self._opened = Files()
+        self._lanes: list[TargetLane] = []
+        self._guard = threading.Lock()
+        self.throttle = Throttle(bandwidth_limit, clock)
+        self._line = Line(starter, self._opened, clock)
+        try:
+            files = HostFiles(self._line, path, roots)
+            try:
+                self._file: HostFile = files.take(path, writable=True)
+            except OSError as error:
+                raise unusable(path, error) from error
+        except BaseException:
+            self._line.close()
+            raise
+        self.size, self.number = self._file.size, self._file.number
+
+    def segments(self, offset: int, length: int) -> list[Place]:
+        return [(self.number, offset, length)]
+
+    def nothing(self, offset: int, length: int) -> bool:
+        return False
+
+    def data_ranges(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        """(offset, length) of what was not known to be zeros when it was opened, ascending, without overlap."""
+        for first, last in self._file.data_ranges(begin, end):
+            yield first, last - first
+
+    def lane(self) -> TargetLane:
+        """A connection of its own, to be closed (`with`)."""
+        line = Line(self._starter, self._opened, self._clock)
+        codec = CodecChoice(self._starter.packs, self._level, self.throttle.limit)
+        lane = TargetLane(self, line, codec, self.throttle, self._clock)
+        with self._guard:
+            self._lanes.append(lane)
+        return lane
+
+    def sync(self) -> None:
+        """All that the lanes were given is durable when this returns; what of it has failed is raised."""
+        with self._guard:
+            lanes = tuple(self._lanes)
+        for lane in lanes:
+            lane.sync()
+
+    def close(self) -> None:
+        """Returns when nothing of ours holds the file open any more, or raises why that is not so."""
+        first: StowageError | None = None
+        with self._guard:
+            lines = [*(lane.line for lane in self._lanes), self._line]
+        for line in lines:
+            try:
+                line.close()
+            except StowageError as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+    def __enter__(self) -> RemoteTarget:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class TargetLane(Lane):
+    """`ask` as of a disk that is read; `write` returns when the bytes are on their way."""
+
+    def __init__(
+        self, target: RemoteTarget, line: Line, codec: CodecChoice, throttle: Throttle, clock: Clock | None = None
+    ) -> None:
+        super().__init__(target, line, codec, throttle, clock)
+        self._target = target
+        self._way: collections.deque[tuple[Owed[None], int, int, float]] = collections.deque()
+        self._way_bytes = 0
+        self._turn = line.turn
+        # Since the last sync: place, length and SHA-256 of what the host has taken.
+        self._taken: list[tuple[int, int, bytes]] = []
+        self._unsynced = 0
+        self.written_bytes = 0
+
+    def __enter__(self) -> TargetLane:
+        return self
+
+    def write(self, view: memoryview, offset: int) -> None:
+        data = bytes(view)
+        length = len(data)
+        blank = length <= len(_NOTHING) and data == _NOTHING[:length]
+        level = 0 if blank else self.codec.level(length)
+        if not blank:
+            self.throttle.wait()
+            self.throttle.charge(length)
+        began = self.clock.monotonic()
+
+        def send(link: Any, handles: Handles) -> Any:
+            file = handles[self._target.number]
+            return link.write_zeros(file, offset, length) if blank else link.write(file, offset, data, level=level)
+
+        owed: Owed[None] = self.line.ask(send)
+        self._taken.append((offset, length, hashlib.sha256(data).digest()))
+        self._way.append((owed, level, 0 if blank else length, self.clock.monotonic() - began))
+        self._way_bytes += length
+        self._unsynced += length
+        self.written_bytes += length
+        while self._way_bytes > WINDOW_BYTES:
+            self._settle()
+        if self._unsynced >= SYNC_BYTES:
+            self.sync()
+
+    def _settle(self) -> None:
+        """Waits for the oldest."""
+        owed, level, length, seconds = self._way.popleft()
+        began = self.clock.monotonic()
+        owed.result()
+        self._way_bytes -= self._taken[-1 - len(self._way)][1]
+        self.codec.told(level, length, length, seconds + self.clock.monotonic() - began)
+
+    def sync(self) -> None:
+        while self._way:
+            self._settle()
+        if not self._taken:
+            return
+        for _again in range(_MOST_AGAIN):
+            turn = self.line.turn
+            if turn != self._turn:
+                # A link that was lost may have been a host that went down, with what it had taken and not yet written.
+                self._look_again()
+            self.line.ask(lambda link, handles: link.sync(handles[self._target.number])).result()
+            self._turn = turn
+            if self.line.turn == turn:
+                break
+        else:
+            raise WritesLost(host=self.line.host, path=self._target.path, offset=self._taken[0][0])
+        self._taken.clear()
+        self._unsynced = 0
+
+    def _look_again(self) -> None:
+        found = self.ask([(offset, length) for offset, length, _digest in self._taken]).hashes()
+        for (offset, length, digest), there in zip(self._taken, found):
+            if (there or hashlib.sha256(bytes(length)).digest()) != digest:
+                raise WritesLost(host=self.line.host, path=self._target.path, offset=offset)

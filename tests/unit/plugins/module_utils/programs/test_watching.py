@@ -1,0 +1,135 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who looks on while bytes move, and what came of a disk that is hashed where it lies."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import watching
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import CallerGone, NothingMoves
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.metered import Metered
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import Watch
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.01)
+
+
+def nothing() -> None:
+    """Nobody minds."""
+
+
+def test_what_ends_the_work_is_raised_in_its_place_and_frees_who_waits() -> None:
+    gone, ended = CallerGone(reason="the task has ended"), threading.Event()
+
+    def look() -> None:
+        raise gone
+
+    def work() -> None:
+        # A thread that waits for an answer is freed by the end of its connection, and then says only that.
+        assert ended.wait(10)
+        raise StowageError("the link was closed")
+
+    watch = Watch("a copy", lambda: 1, look, ended.set, 900)
+    with pytest.raises(CallerGone) as caught, watch:
+        work()
+    assert caught.value is gone
+    with pytest.raises(CallerGone):
+        watch.check()
+
+
+def test_work_that_stands_still_is_ended_and_work_that_moves_is_not() -> None:
+    ended = threading.Event()
+    with (
+        pytest.raises(NothingMoves, match="a copy: nothing has moved"),
+        Watch("a copy", lambda: 7, nothing, ended.set, 0.1),
+    ):
+        assert ended.wait(10)
+    steps = iter(range(10**9))
+    looks = threading.Semaphore(0)
+    with Watch("a copy", lambda: next(steps), looks.release, ended.set, 0.1) as watch:
+        for _look in range(30):
+            assert looks.acquire(timeout=10)
+        watch.check()
+
+
+def test_nobody_looks_while_it_is_paused_and_that_time_does_not_count() -> None:
+    looks: list[str] = []
+    clock = iter(range(0, 10**9, 1000))
+
+    class Clock:
+        def monotonic(self) -> float:
+            return next(clock)
+
+    paused = threading.Event()
+    watch = Watch("a copy", lambda: len(looks), lambda: looks.append("look"), nothing, 5000, Clock())  # type: ignore[arg-type]
+    with watch, watch.paused():
+        before = len(looks)
+        paused.wait(0.1)
+        assert len(looks) == before
+    assert watch.error is None
+
+
+def test_an_error_of_the_work_itself_is_not_covered_up() -> None:
+    with pytest.raises(ZeroDivisionError), Watch("a copy", lambda: 1, nothing, nothing, 900):
+        raise ZeroDivisionError
+
+
+class Source:
+    path, size = "/vmfs/volumes/a/x.vmdk", 4 << 20
+
+    def allocated(self) -> Iterator[tuple[int, int]]:
+        yield 0, 1 << 20
+
+    @contextlib.contextmanager
+    def lane(self) -> Iterator[Source]:
+        yield self
+
+    def ask(self, pieces: Sequence[tuple[int, int]]) -> Any:
+        class Asked:
+            def hashes(self) -> list[bytes | None]:
+                return [None for _piece in pieces]
+
+        return Asked()
+
+    def fetch(self, pieces: Sequence[tuple[int, int]]) -> Any:
+        class Fetched:
+            def chunks(self) -> Iterator[bytes]:
+                for _offset, length in pieces:
+                    yield bytes(length)
+
+        return Fetched()
+
+
+def test_what_was_read_and_what_was_sent_is_counted_when_it_has_come() -> None:
+    disk = Metered("scsi0:0", Source(), nothing)
+    assert (disk.path, disk.size, list(disk.allocated())) == (Source.path, Source.size, [(0, 1 << 20)])
+    with disk.lane() as lane:
+        asked = lane.ask([(0, 100), (100, 50)])
+        assert (disk.read, disk.sent) == (0, 0)
+        assert (asked.hashes(), disk.read) == ([None, None], 150)
+        fetched = lane.fetch([(0, 100), (100, 50)])
+        chunks = fetched.chunks()
+        next(chunks)
+        assert disk.sent == 100
+        assert len(list(chunks)) == 1 and disk.sent == 150
+
+
+def test_a_copy_that_must_end_asks_for_nothing_more() -> None:
+    def ended() -> None:
+        raise CallerGone(reason="the task has ended")
+
+    disk = Metered("scsi0:0", Source(), ended)
+    with disk.lane() as lane:
+        for ask in (lane.ask, lane.fetch):
+            with pytest.raises(CallerGone):
+                ask([(0, 100)])
+    assert (disk.read, disk.sent) == (0, 0)

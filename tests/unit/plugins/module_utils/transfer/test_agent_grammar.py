@@ -1,0 +1,91 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The agent's source is Python 3.5 and the standard library, whatever the interpreters of this machine let pass."""
+
+from __future__ import annotations
+
+import ast
+import io
+import subprocess
+import tokenize
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent, starting
+
+from .conftest import PYTHONS
+
+SOURCE = Path(str(agent.__file__)).read_text(encoding="utf-8")
+TREE = ast.parse(SOURCE, feature_version=(3, 5))
+
+# Everything of a module that the agent may use was there in 3.5, but for what it asks for before it uses it.
+USED = {
+    "collections": {"deque"},
+    "errno": {"EBADF", "EINVAL", "EIO", "ENODATA", "ENOMEM", "ENOSYS", "ENXIO", "EPROTO", "errorcode"},
+    "hashlib": {"sha256"},
+    "json": {"dumps"},
+    "os": {"SEEK_SET", "O_RDONLY", "O_RDWR", "close", "fstat", "fsync", "getpid", "lseek", "open", "path", "preadv"}
+    | {"pwrite", "readv", "stat", "write", "_exit"},
+    "platform": {"system"},
+    "select": {"select"},
+    "stat": {"S_ISREG"},
+    "struct": {"Struct", "pack", "unpack"},
+    "sys": {"argv", "version_info"},
+    "threading": {"Condition", "Thread"},
+    "zlib": {"compress", "decompressobj"},
+}
+
+
+def test_it_imports_and_uses_only_what_is_listed() -> None:
+    modules: set[str] = set()
+    for node in ast.walk(TREE):
+        assert not isinstance(node, ast.ImportFrom)
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+    assert modules == set(USED)
+    used: dict[str, set[str]] = {}
+    for node in ast.walk(TREE):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in USED:
+            used.setdefault(node.value.id, set()).add(node.attr)
+    assert {name: words - USED[name] for name, words in used.items()} == {name: set() for name in used}
+
+
+def test_preadv_of_3_7_is_asked_for_before_it_is_used() -> None:
+    (test,) = [node for node in ast.walk(TREE) if isinstance(node, ast.If) and "preadv" in ast.dump(node.test)]
+    assert ast.dump(test).count("'preadv'") == ast.dump(TREE).count("'preadv'")
+
+
+def test_nothing_newer_than_3_5_is_in_its_grammar() -> None:
+    newer = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.AsyncFunctionDef, ast.Await, ast.Match, ast.AsyncFor)
+    guilty = [type(node).__name__ for node in ast.walk(TREE) if isinstance(node, newer)]
+    for node in ast.walk(TREE):
+        if isinstance(node, ast.FunctionDef):
+            arguments: Any = [*node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+            guilty += [f"{node.name}: annotation" for item in arguments if item is not None and item.annotation]
+            guilty += [f"{node.name}: returns"] if node.returns else []
+            guilty += [f"{node.name}: positional-only"] if node.args.posonlyargs else []
+    assert guilty == []
+    numbers = [token.string for token in tokenize.generate_tokens(io.StringIO(SOURCE).readline) if token.type == 2]
+    assert numbers
+    assert [number for number in numbers if "_" in number] == []
+
+
+def test_it_has_no_epoll_and_starts_no_process() -> None:
+    for word in ("epoll", "multiprocessing", "subprocess", "fork", "selectors", "asyncio", "mmap", "O_CREAT"):
+        assert word not in {node.attr for node in ast.walk(TREE) if isinstance(node, ast.Attribute)}, word
+
+
+@pytest.mark.parametrize("found", PYTHONS, ids=lambda found: found.text)
+def test_every_interpreter_compiles_it_and_the_bootstrap(found: Any) -> None:
+    code = "import sys; compile(sys.stdin.buffer.read(), 'agent', 'exec')"
+    for text in (starting.source(), starting.BOOTSTRAP.encode()):
+        done = subprocess.run(
+            [found.executable, "-W", "error", "-c", code], input=text, capture_output=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_is_sent_is_the_file() -> None:
+    assert starting.source().decode("utf-8") == SOURCE

@@ -1,0 +1,105 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How fast, and packed or raw: by what was measured."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import PACKED, RAW, CodecChoice
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.throttle import Throttle
+from fakeclock import FakeClock
+from remotebench import LocalHost, remote
+
+from diskbench import converted  # isort: skip
+
+MIB = 1 << 20
+
+
+def told(choice: CodecChoice, raw: float, packed: float, ratio: float, mebibytes: int) -> list[int]:
+    """The ways in which a disk went, where a byte costs so many seconds in each."""
+    ways = []
+    for _part in range(mebibytes // 4):
+        level = choice.level(4 * MIB)
+        ways.append(level)
+        cost, part = (raw, 1.0) if level == RAW else (packed, ratio)
+        choice.told(level, 4 * MIB, int(4 * MIB * part), 4 * MIB * cost)
+    return ways
+
+
+def test_a_slow_link_gets_packed_bytes_and_a_fast_one_raw_ones() -> None:
+    slow = told(CodecChoice(), 1 / 20e6, 1 / 45e6, 0.4, 1024)
+    assert slow[:4] == [RAW] * 4 and slow[8:100] == [PACKED] * 92
+    fast = told(CodecChoice(), 1 / 400e6, 1 / 90e6, 0.4, 1024)
+    assert fast[8:100] == [RAW] * 92
+    # Bytes that do not pack.
+    assert told(CodecChoice(), 1 / 20e6, 1 / 19e6, 1.0, 1024)[8:100] == [RAW] * 92
+
+
+def test_the_other_way_is_tried_again_where_the_bytes_may_have_changed() -> None:
+    choice = CodecChoice()
+    told(choice, 1 / 20e6, 1 / 19e6, 1.0, 256)
+    assert choice.chosen == RAW
+    later = told(choice, 1 / 20e6, 1 / 60e6, 0.3, 4096)
+    assert later[-1] == PACKED and later.count(RAW) < 300
+    # Where it was far worse it is hardly tried: two requests of the next three GiB.
+    far = CodecChoice()
+    told(far, 1 / 400e6, 1 / 40e6, 0.4, 256)
+    assert told(far, 1 / 400e6, 1 / 40e6, 0.4, 3072).count(PACKED) <= 2
+
+
+def test_a_limit_makes_packing_worth_its_time() -> None:
+    assert told(CodecChoice(limit=10_000_000), 1 / 400e6, 1 / 90e6, 0.4, 1024)[8:100] == [PACKED] * 92
+
+
+def test_what_is_forced_or_impossible_is_not_measured() -> None:
+    assert set(told(CodecChoice(forced=PACKED), 1 / 400e6, 1 / 90e6, 0.4, 256)) == {PACKED}
+    assert set(told(CodecChoice(possible=False), 1 / 20e6, 1 / 90e6, 0.4, 256)) == {RAW}
+    assert set(told(CodecChoice(possible=False, forced=PACKED), 1 / 20e6, 1 / 90e6, 0.4, 256)) == {RAW}
+
+
+def test_a_limit_is_kept_over_all_that_goes_and_no_pause_is_made_up_for() -> None:
+    clock = FakeClock()
+    throttle = Throttle(1000, clock)
+    began = clock.monotonic()
+    for _part in range(10):
+        throttle.wait()
+        throttle.charge(500)
+    throttle.wait()
+    assert 4.9 <= clock.monotonic() - began <= 5.1
+    clock.sleep(100)
+    began = clock.monotonic()
+    for _part in range(10):
+        throttle.wait()
+        throttle.charge(500)
+    throttle.wait()
+    assert 4.9 <= clock.monotonic() - began <= 5.1
+    # Less came than was thought.
+    throttle.charge(1000)
+    throttle.charge(-900)
+    throttle.wait()
+    assert clock.monotonic() - began <= 5.3
+
+
+def test_a_limited_disk_comes_no_faster(tmp_path: Path) -> None:
+    clock = FakeClock()
+    (tmp_path / "raw").write_bytes(random.Random(1).randbytes(20 * MIB))
+    path = converted(tmp_path / "raw", tmp_path / "d.vmdk", "monolithicFlat")
+    host = LocalHost()
+    half = [[(at, MIB) for at in range(first, first + 10 * MIB, MIB)] for first in (0, 10 * MIB)]
+    with (
+        remote(path, host, bandwidth_limit=2 * MIB, clock=clock, level=0) as disk,
+        disk.lane() as one,
+        disk.lane() as two,
+    ):
+        began = clock.monotonic()
+        chunks = [lane.fetch(part).chunks() for lane, part in zip((one, two), half)]
+        whole = b"".join(bytes(view) for pair in zip(*chunks) for view in pair)
+        spent = clock.monotonic() - began
+    assert sorted(whole[at : at + MIB] for at in range(0, len(whole), MIB)) == sorted(
+        (tmp_path / "raw").read_bytes()[at : at + MIB] for at in range(0, 20 * MIB, MIB)
+    )
+    # But for what the first requests of both lanes may take at once.
+    assert spent >= (20 - 4) / 2
