@@ -101,14 +101,14 @@ class Ladder:
                     raise
                 reason, cause = error.message, error
             else:
-                with contextlib.closing(disk):
+                with disk:
                     yield disk, Reading("direct", source.path)
                 return
         store = self._store(source, reason, cause)
         began = self.clock.monotonic()
         with self._clone(source, store, progress) as path:
             seconds = round(self.clock.monotonic() - began, 3)
-            with contextlib.closing(open_disk(path)) as disk:
+            with open_disk(path) as disk:
                 yield disk, Reading("clone", path, reason, store.name, seconds)
 
     def _store(self, source: Source, reason: str, cause: StowageError | None) -> Datastore:

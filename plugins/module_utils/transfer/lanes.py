@@ -11,7 +11,14 @@ from typing import Any, Protocol
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import CodecChoice
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import Handles, Line, Owed, OwedBytes, Place
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import (
+    Handles,
+    Line,
+    Owed,
+    OwedBytes,
+    Place,
+    ended,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.throttle import Throttle
 
 Range = tuple[int, int]
@@ -188,8 +195,8 @@ class Lane:
     def __enter__(self) -> Lane:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        ended(self.close, error)
 
 
 def _split(pieces: Sequence[Range], real: Sequence[bool], most: int) -> Iterator[list[Range]]:

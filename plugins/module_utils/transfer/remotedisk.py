@@ -19,7 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.hostfiles im
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.lanes import Lane
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import AgentLink
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import Files, Line, Place, Starter
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import Files, Line, Place, Starter, ended
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.throttle import Throttle
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.disk import ChainDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.extents import FileExtent
@@ -151,5 +151,5 @@ class RemoteDisk(ChainDisk):
     def __enter__(self) -> RemoteDisk:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        ended(self.close, error)

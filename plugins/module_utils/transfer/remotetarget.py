@@ -25,6 +25,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady impor
     Owed,
     Place,
     Starter,
+    ended,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.throttle import Throttle
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.fileerrors import unusable
@@ -51,9 +52,11 @@ class RemoteTarget(Placed):
         roots: Sequence[str] = VOLUMES,
         bandwidth_limit: int = 0,
         level: int | None = None,
+        durable: bool = False,
         clock: Clock | None = None,
     ) -> None:
-        self.path = path
+        """`durable`: a write returns when its bytes have arrived and will outlive a power cut of the host."""
+        self.path, self.durable = path, durable
         self._starter, self._clock, self._level = starter, clock, level
         self._opened = Files()
         self._lanes: list[TargetLane] = []
@@ -114,8 +117,8 @@ class RemoteTarget(Placed):
     def __enter__(self) -> RemoteTarget:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        ended(self.close, error)
 
 
 class TargetLane(Lane):
@@ -159,7 +162,7 @@ class TargetLane(Lane):
         self.written_bytes += length
         while self._way_bytes > WINDOW_BYTES:
             self._settle()
-        if self._unsynced >= SYNC_BYTES:
+        if self._target.durable or self._unsynced >= SYNC_BYTES:
             self.sync()
 
     def _settle(self) -> None:

@@ -319,3 +319,14 @@ class Line:
                     first = first or error
             if first is not None:
                 raise first
+
+
+def ended(close: Callable[[], None], error: BaseException | None) -> None:
+    """Closes at the end of a block. What has ended the block is the news; what stays behind is told with it."""
+    try:
+        close()
+    except StowageError as left:
+        if error is None:
+            raise
+        if isinstance(error, StowageError):
+            error.data["left"] = left.message

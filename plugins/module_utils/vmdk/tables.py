@@ -33,6 +33,10 @@ class Kept:
         self._parts: OrderedDict[tuple[int, str, int], tuple[Any, int]] = OrderedDict()
         self._bytes = 0
 
+    def __contains__(self, key: tuple[int, str, int]) -> bool:
+        with self._guard:
+            return key in self._parts
+
     def get(self, key: tuple[int, str, int], make: Callable[[], tuple[Any, int]]) -> Any:
         """What is kept under the key, else what `make` gives: the part, and its bytes."""
         with self._guard:
@@ -120,7 +124,12 @@ class SparseExtent(FileExtent):
         block, slot = divmod(number, _BLOCK)
         entries = self._kept.get((id(self), "directory", block), partial(self._directory, block))
         length = self.per_table * self._width
-        self.file.expect([(self.table_at(entry), length) for entry in entries[slot : slot + _AHEAD] if entry])
+        wanted = [
+            entry
+            for at, entry in enumerate(entries[slot : slot + _AHEAD], number)
+            if entry and (id(self), "table", at) not in self._kept
+        ]
+        self.file.expect([(self.table_at(entry), length) for entry in wanted])
 
     def _table(self, number: int, entry: int) -> tuple[tuple[array[int], array[int]], int]:
         if self.file.far:

@@ -138,6 +138,9 @@ def test_now_and_then_all_of_it_is_made_durable(tmp_path: Path, monkeypatch: pyt
         assert len(lane._taken) == 1
         disk.sync()
         assert lane._taken == []
+    with target(path, durable=True) as disk, disk.lane() as lane:
+        lane.write(memoryview(b"z" * MIB), 0)
+        assert lane._taken == [] and path.read_bytes()[:MIB] == b"z" * MIB
 
 
 def test_a_host_without_room_is_told(tmp_path: Path) -> None:
