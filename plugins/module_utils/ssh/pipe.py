@@ -219,8 +219,8 @@ class _OwnConnection(ProcessPipe):
             rc, said = super().close()
         finally:
             self._stop()
-        # 255 is ssh's own, too: the connection, not the command.
-        return (None if rc == 255 else rc), said
+        # 255 is ssh's own, too: the connection, not the command. So is a signal that ended ssh itself.
+        return (rc if rc is not None and 0 <= rc < 255 else None), said
 
     def _stop(self) -> None:
         # A master that does not answer ends by itself: nothing rides on it any more.
