@@ -214,10 +214,11 @@ def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
 
     opened: list[_Open] = []
     with contextlib.ExitStack() as stack:
+        stack.enter_context(starter)
         for source in sources:
             disk, reading = stack.enter_context(ladder.opened(source, open_disk, reach.progress))
             if opened:
-                # The limit holds for all of them together.
-                disk.throttle = opened[0].disk.throttle
+                # The limit holds for all of them together, and the link is the same.
+                disk.throttle, disk.codec = opened[0].disk.throttle, opened[0].disk.codec
             opened.append(_Open(source, disk, reading, starter.way.method))
         yield opened

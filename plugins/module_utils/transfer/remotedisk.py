@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock
-from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import ending
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import CodecChoice
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import PACKED, CodecChoice
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import NotInFiles
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.hostfiles import HostFile, HostFiles
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.lanes import Lane
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import AgentLink
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import Files, Line, Place, Starter, ended
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import (
+    Files,
+    Line,
+    Place,
+    Starter,
+    ended,
+    together,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.throttle import Throttle
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.disk import ChainDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.extents import FileExtent
@@ -37,14 +44,44 @@ class OnHost(Starter):
         self.packs = way.interpreter is not None and way.interpreter.zlib
         self._note = note
         self._options = options
+        self._guard = threading.Lock()
+        self._keeps = False
+        self._idle: list[Any] = []
+
+    def __enter__(self) -> OnHost:
+        """To the end of the block, a link that is not needed any more is kept for the next one who needs one: to begin
+        and to end one takes as long as to read a gigabyte."""
+        self._keeps = True
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        ended(self._end_all, error)
+
+    def _end_all(self) -> None:
+        with self._guard:
+            self._keeps, idle, self._idle = False, self._idle, []
+        together([partial(self.end, link) for link in idle])
 
     def start(self) -> Any:
+        with self._guard:
+            if self._idle:
+                return self._idle.pop()
         if self.way.interpreter is None or self.way.method != "agent":
             raise NotImplementedError
         link = AgentLink.start(self.session, self.way.interpreter, **self._options)
         if self._note is not None:
             self._note("process", pid=link.pid, token=link.token)
         return link
+
+    def release(self, link: Any) -> None:
+        with self._guard:
+            keeps = self._keeps
+        if keeps and link.forget():
+            with self._guard:
+                if self._keeps:
+                    self._idle.append(link)
+                    return
+        self.end(link)
 
     def end(self, link: Any) -> None:
         link.close()
@@ -68,11 +105,12 @@ class RemoteDisk(ChainDisk):
         level: int | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._starter, self._clock, self._level = starter, clock, level
+        self._starter, self._clock = starter, clock
         self._opened = Files()
         self._lanes: set[Lane] = set()
         self._guard = threading.Lock()
         self.throttle = Throttle(bandwidth_limit, clock)
+        self.codec = CodecChoice(starter.packs, level, bandwidth_limit, first=PACKED)
         self._line = Line(starter, self._opened, clock)
         files = HostFiles(self._line, path, roots)
         self._host_files = files
@@ -129,24 +167,16 @@ class RemoteDisk(ChainDisk):
     def lane(self) -> Lane:
         """A connection of its own, to be closed (`with`)."""
         line = Line(self._starter, self._opened, self._clock)
-        codec = CodecChoice(self._starter.packs, self._level, self.throttle.limit)
-        lane = Lane(self, line, codec, self.throttle, self._clock)
+        lane = Lane(self, line, self.codec, self.throttle, self._clock)
         with self._guard:
             self._lanes.add(lane)
         return lane
 
     def close(self) -> None:
         """Returns when nothing of ours holds a file of the disk open any more, or raises why that is not so."""
-        first: StowageError | None = None
         with self._guard:
             lines = [*(lane.line for lane in self._lanes), self._line]
-        for line in lines:
-            try:
-                line.close()
-            except StowageError as error:
-                first = first or error
-        if first is not None:
-            raise first
+        together([line.close for line in lines])
 
     def __enter__(self) -> RemoteDisk:
         return self
