@@ -31,7 +31,7 @@ from limits import CHUNK, ZEROS
 from measure import Failed
 from wirelab import Image, WireLab
 from wiremeasure import Measured, adopt_orphans
-from wirepeers import Cat, Clone, Ours, PipedBorg, Rsync
+from wirepeers import Cat, Clone, Ours, PipedBorg, Rsync, Writing
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
@@ -175,6 +175,41 @@ def _second(bench: Bench, images: Sequence[Image], ours: Ours, borg: PipedBorg, 
     best = min(rsync.settings, key=lambda setting: rsync.fetch(2, setting).wall)
     bench.pair("second day", mine, lambda: rsync.fetch(2, best), 5.0, f"{Rsync.name}, {best}")
     bench.pair("second day", mine, lambda: clone.fetch(all_disks), 0.0, Clone.name)
+
+
+def restoring(bench: Bench) -> None:
+    """A disk out of the store to a new one of the host; and over one of which 1 % differs."""
+    source = bench.days()[0][0]
+    size, data = os.path.getsize(source), os.stat(source).st_blocks * 512
+    with bench.lab([size], 3 * data + (512 << 20)) as lab:
+        adopt_orphans()
+        reach = lab.past_the_wire()
+        image = Image(lab.flat(0), [source])
+        image.fill()
+        ours = Ours(lab, reach, bench.work / "store")
+        ours.clear()
+        ours.backup([0])
+        flat, descriptor = lab.volume / "new-flat.vmdk", lab.volume / "new.vmdk"
+
+        def new() -> Measured:
+            for path in (flat, descriptor):
+                path.unlink(missing_ok=True)
+            measured = ours.restore(0, lab.inside(descriptor))
+            measure.same(source, str(flat))
+            return measured
+
+        def over() -> Measured:
+            chance = random.Random(5)
+            with open(flat, "r+b") as file:
+                for chunk in chance.sample(range(size // CHUNK), max(1, size // CHUNK // 100)):
+                    file.seek(chunk * CHUNK)
+                    file.write(chance.randbytes(4096))
+            measured = ours.restore(0, lab.inside(flat), in_place=True)
+            measure.same(source, str(flat))
+            return measured
+
+        bench.pair("restore", new, Writing(lab, reach, source, image.allocated).write, 0.75, Writing.name)
+        bench.pair("restore in place, 1 % differs", over, new, 8.0, "our full restore")
 
 
 def capped(bench: Bench) -> None:
@@ -331,7 +366,13 @@ def huge(bench: Bench) -> None:
             )
 
 
-ROWS: dict[str, Callable[[Bench], None]] = {"loopback": loopback, "capped": capped, "line": line, "huge": huge}
+ROWS: dict[str, Callable[[Bench], None]] = {
+    "loopback": loopback,
+    "restore": restoring,
+    "capped": capped,
+    "line": line,
+    "huge": huge,
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -4,7 +4,8 @@
 """Our half of the wire's benchmark, a process of its own: the library calls that `vmdk_copy` makes, and what they told.
 
 python wireours.py backup STORE --host … --disk scsi0:0=/vmfs/volumes/…/x.vmdk …
-python wireours.py restore STORE --host … --disk scsi0:0=/vmfs/volumes/…/y-flat.vmdk [--in-place]
+python wireours.py restore STORE --host … --disk scsi0:0=/vmfs/volumes/…/new.vmdk         the newest point's disk
+python wireours.py in-place STORE --host … --disk scsi0:0=/vmfs/volumes/…/old-flat.vmdk
 python wireours.py look STORE --host … --disk …      where the disk has data, and what that took
 """
 
@@ -21,10 +22,16 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import newest
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.dedup import DiskFed, Feeding, Reach, feed
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import DiskTask
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.undedup import bring
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
+from ansible_collections.stowage.esxi.plugins.module_utils.store import restore as restoring
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotetarget import RemoteTarget
 
 MACHINE = "machine"
 
@@ -74,9 +81,37 @@ def look(given: argparse.Namespace) -> Mapping[str, Any]:
         return {"seconds": round(time.perf_counter() - begin, 3), "disks": found}
 
 
+def restore(given: argparse.Namespace) -> Mapping[str, Any]:
+    with _reach(given) as reach, Stores(Access()) as stores:
+        store = stores.open(given.store)
+        ((key, path),) = _disks(given)
+        disk = _disk(store, key)
+        task = DiskTask(key, f"{given.store}::/{key}", path, "thin", disk.size, disk.size)
+        return vars(bring(store, disk, task, "sample", reach))
+
+
+def in_place(given: argparse.Namespace) -> Mapping[str, Any]:
+    with _reach(given) as reach, Stores(Access()) as stores:
+        store = stores.open(given.store)
+        ((key, path),) = _disks(given)
+        with reach.starter() as starter, RemoteTarget(starter, path) as target:
+            disk = _disk(store, key)
+            return vars(restoring.to_target(store, disk, target, in_place=True, threads=reach.connections))
+
+
+def _disk(store: Store, key: str) -> DiskMap:
+    point = newest(store, MACHINE)
+    if point is None:
+        raise SystemExit("the store has no restore point")
+    return next(disk for disk in point.disks if disk.key == key)
+
+
+ACTS = {"backup": backup, "look": look, "restore": restore, "in-place": in_place}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("act", choices=["backup", "look"])
+    parser.add_argument("act", choices=list(ACTS))
     parser.add_argument("store")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, default=22)
@@ -86,7 +121,7 @@ def main() -> None:
     parser.add_argument("--disk", action="append", default=[])
     parser.add_argument("--connections", type=int, default=0)
     given = parser.parse_args()
-    print(json.dumps({"backup": backup, "look": look}[given.act](given)))
+    print(json.dumps(ACTS[given.act](given)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,23 @@ class Ours:
     def look(self, disks: Sequence[int]) -> Measured:
         return self._run("look", [f"{key(number)}={self.lab.descriptor(number)}" for number in disks], 0)
 
-    def _run(self, act: str, disks: Sequence[str], connections: int, *more: str) -> Measured:
+    def restore(self, number: int, target: str, in_place: bool = False) -> Measured:
+        """`target`: the descriptor to make, or the flat extent that is there."""
+        return self._run("in-place" if in_place else "restore", [f"{key(number)}={target}"], 0)
+
+    def _run(self, act: str, disks: Sequence[str], connections: int) -> Measured:
         given = [word for disk in disks for word in ("--disk", disk)]
         command = [sys.executable, OURS, act, str(self.folder), *self.reach.words(), *given]
-        command += [*(["--connections", str(connections)] if connections else []), *more]
-        return wiremeasure.run([*self._before, *command], self.lab.pid)
+        command += ["--connections", str(connections)] if connections else []
+        # A folder of its own: no connection of the run before is still there to be shared. Its path must be short.
+        with tempfile.TemporaryDirectory(prefix="wire-", dir="/tmp") as runtime:
+            try:
+                return wiremeasure.run([*self._before, *command], self.lab.pid, {"STOWAGE_RUNTIME_DIR": runtime})
+            finally:
+                for path in Path(runtime).iterdir():
+                    if path.is_socket():
+                        command = ["ssh", "-F", "none", "-S", str(path), "-O", "exit", "lab"]
+                        subprocess.run(command, capture_output=True, check=False)
 
 
 def told(measured: Measured) -> dict[str, Any]:
@@ -171,6 +184,24 @@ class Rsync:
         measured = wiremeasure.run([*command, *sources, f"{self._folder}/"], self._lab.pid)
         for image in self.images:
             image.is_on(day)
+        return measured
+
+
+class Writing:
+    """`ssh host dd` of as many bytes as a disk has, into one file of the datastore."""
+
+    name = "ssh dd"
+
+    def __init__(self, lab: WireLab, reach: Reach, source: str, amount: int) -> None:
+        self._lab, self._reach, self._source, self._amount = lab, reach, source, amount
+        self._target = lab.volume / "written.bin"
+
+    def write(self) -> Measured:
+        self._target.unlink(missing_ok=True)
+        line = f"dd of={self._lab.inside(self._target)} bs=1M conv=fsync"
+        words = [str(self._amount), self._source, *self._reach.ssh(), self._reach.target, line]
+        measured = shell('n=$1 f=$2; shift 2; head -c "$n" "$f" | "$@"', *words, lab=self._lab)
+        self._target.unlink()
         return measured
 
 

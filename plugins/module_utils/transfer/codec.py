@@ -69,10 +69,10 @@ class CodecChoice:
         carried: int,
         seconds: float,
         packing: float | None = None,
-        arriving: float | None = None,
+        pace: float | None = None,
     ) -> None:
         """`count` bytes came as `carried` bytes, and were waited for so long. Where that is known: how long their
-        `packing` took on the other side, and how long they were `arriving` once the first of them was there."""
+        `packing` took on the other side, and the `pace` of the wire, in seconds for a byte."""
         if not count:
             return
         with self._guard:
@@ -81,14 +81,14 @@ class CodecChoice:
             self._seconds[level] = _mixed(self._seconds.get(level, 0.0), seconds / count, new)
             if level == PACKED and packing is not None:
                 self._packing = _mixed(self._packing or 0.0, packing / count, self._packing is None)
-            if arriving is not None and carried:
-                self._pace = _mixed(self._pace or 0.0, arriving / carried, self._pace is None)
+            if pace is not None:
+                self._pace = _mixed(self._pace or 0.0, pace, self._pace is None)
             self._measured[level] += count
             if not self._fixed and (self.settled or self._measured[self.chosen] >= FIRST_BYTES):
                 self._judge()
 
     def _judge(self) -> None:
-        if self._packing is not None or min(self._measured.values()) >= FIRST_BYTES:
+        if (self._packing is not None and self._pace is not None) or min(self._measured.values()) >= FIRST_BYTES:
             self.settled = True
             self.chosen = PACKED if self._cost(PACKED) * _GAIN < self._cost(RAW) else RAW
         elif not self.settled:

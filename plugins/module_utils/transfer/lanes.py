@@ -131,9 +131,11 @@ class _Part:
         # Where another connection has taken its place, nothing was measured.
         after = lane.told() if lane.line.link is link else before
         carried = after[0] - before[0]
-        packing, arriving = after[1] - before[1], after[2] - before[2]
+        packing, arrived, arriving = (now - then for now, then in zip(after[1:], before[1:]))
         lane.throttle.charge(carried - self._charged)
-        lane.codec.told(self._level, self._bytes, carried, waited, packing or None, arriving)
+        lane.codec.told(
+            self._level, self._bytes, carried, waited, packing or None, arriving / arrived if arrived else None
+        )
         lane.fetched_bytes += self._bytes
         lane.carried_bytes += carried
 
@@ -176,10 +178,10 @@ class Lane:
     def limited(self) -> bool:
         return self.throttle.limit > 0
 
-    def told(self) -> tuple[int, float, float]:
-        """Of the link so far: bytes that came, seconds of packing there, seconds in which packed or raw bytes came."""
+    def told(self) -> tuple[int, float, int, float]:
+        """Of the link so far: bytes that came, seconds of packing there, bytes that were waited for, and how long."""
         link = self.line.link
-        return link.received_bytes, link.packing_seconds, link.arriving_seconds
+        return link.received_bytes, link.packing_seconds, link.arrived_bytes, link.arriving_seconds
 
     def parts(self, pieces: Sequence[Range], real: Sequence[bool]) -> list[_Part]:
         most = FETCH_BYTES if self.codec.settled else _TRIAL_BYTES

@@ -198,17 +198,12 @@ class Fetched(Pending[None]):
             raise link.lie(f"{length} bytes packed as {flags} came for {size} bytes of {self.what}")
         target = None if self._kept or self._dropped else self._target
         data: bytes | None = None
-        body = b""
-        if length:
-            began = time.monotonic()
-            if flags == 0 and target is not None:
-                link.exactly(target)
-            else:
-                body = link.body(length)
-            link.arriving_seconds += time.monotonic() - began
-        if flags == 0:
-            data = body or None
+        if flags == 0 and target is not None:
+            link.exactly(target)
+        elif flags == 0:
+            data = link.body(length)
         elif flags == agent.ZLIB:
+            body = link.body(length)
             link.packing_seconds += agent.PACKED_HEAD.unpack_from(body)[0] / 1e6
             data = self._unpacked(memoryview(body)[agent.PACKED_HEAD.size :], size)
         elif target is not None:
@@ -281,7 +276,7 @@ class AgentLink:
         self.stall_seconds = stall_seconds
         self.window_bytes = window_bytes
         self.kept_bytes = 0
-        self.received_bytes = 0
+        self.received_bytes = self.arrived_bytes = 0
         self.packing_seconds = self.arriving_seconds = 0.0
         self.pid = 0
         self.facts: dict[str, Any] = {}
@@ -588,8 +583,12 @@ class AgentLink:
         return bytes(whole)
 
     def exactly(self, view: memoryview) -> None:
-        """Fills ``view`` from the stream: what is long goes straight there."""
+        """Fills ``view`` from the stream: what is long goes straight there.
+
+        What is waited for tells the pace of the wire; what was here already tells nothing of it.
+        """
         done = 0
+        waits, began = self._pipe.waits, time.monotonic()
         while done < len(view):
             there = self._end - self._begin
             if there:
@@ -600,11 +599,17 @@ class AgentLink:
             elif len(view) - done >= _BUFFER:
                 count = self._read(view[done:])
                 done += count
+                if self._pipe.waits != waits:
+                    self.arrived_bytes += count
                 if count < _LITTLE < len(view) - done:
                     # A fast link brings 32 KiB at a time: to wake up for each costs more than to wait a little.
                     time.sleep(_A_LITTLE)
             else:
                 self._begin, self._end = 0, self._read(self._buffer)
+                if self._pipe.waits != waits and len(view) >= _BUFFER:
+                    self.arrived_bytes += self._end
+        if len(view) >= _BUFFER and self._pipe.waits != waits:
+            self.arriving_seconds += time.monotonic() - began
 
     def _read(self, view: memoryview) -> int:
         left = self._deadline - time.monotonic()

@@ -46,7 +46,7 @@ def wired(choice: CodecChoice, pace: float, packing: float, ratio: float, mebiby
         ways.append(level)
         carried = int(MIB * ratio) if level == PACKED else MIB
         # What is waited for says little: a busy machine answers late.
-        choice.told(level, MIB, carried, 0.3, MIB * packing if level == PACKED else None, carried * pace)
+        choice.told(level, MIB, carried, 0.3, MIB * packing if level == PACKED else None, pace)
     return ways
 
 
