@@ -94,9 +94,11 @@ def in_place(given: argparse.Namespace) -> Mapping[str, Any]:
     with _reach(given) as reach, Stores(Access()) as stores:
         store = stores.open(given.store)
         ((key, path),) = _disks(given)
-        with reach.starter() as starter, RemoteTarget(starter, path) as target:
+        with reach.starter() as starter:
+            starter.prepare(reach.connections + 1)
             disk = _disk(store, key)
-            return vars(restoring.to_target(store, disk, target, in_place=True, threads=reach.connections))
+            with RemoteTarget(starter, path) as target:
+                return vars(restoring.to_target(store, disk, target, in_place=True, threads=reach.connections))
 
 
 def _disk(store: Store, key: str) -> DiskMap:

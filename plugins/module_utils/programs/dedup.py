@@ -215,6 +215,7 @@ def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
     opened: list[_Open] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(starter)
+        starter.prepare(reach.connections + len(sources))
         for source in sources:
             disk, reading = stack.enter_context(ladder.opened(source, open_disk, reach.progress))
             if opened:

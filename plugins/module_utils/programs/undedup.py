@@ -72,6 +72,8 @@ def bring(store: Store, disk: DiskMap, task: DiskTask, verify: str, reach: Reach
     told = restore.Told()
     verified = ""
     with _made(task, reach), contextlib.ExitStack() as stack:
+        stack.enter_context(starter)
+        starter.prepare(reach.connections + 1)
         target = stack.enter_context(RemoteTarget(starter, flat, bandwidth_limit=reach.bandwidth_limit))
         count = [0]
 

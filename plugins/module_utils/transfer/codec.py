@@ -16,8 +16,9 @@ FIRST_BYTES = 4 << 20
 # The other way is tried again, as the bytes of a disk differ from place to place; seldom where it was far worse.
 _AGAIN_BYTES, _FAR_AGAIN_BYTES = 512 << 20, 4 << 30
 _FADE = 0.8
-# Packing costs processor time on both sides: it must gain something.
-_GAIN = 1.1
+# Packing costs processor time on both sides: it must gain something. By the pace alone it must gain more: where the
+# processors are what is waited for, several lanes make each other look slow.
+_GAIN, _CLEAR_GAIN = 1.1, 1.5
 
 
 class CodecChoice:
@@ -90,7 +91,8 @@ class CodecChoice:
     def _judge(self) -> None:
         if (self._packing is not None and self._pace is not None) or min(self._measured.values()) >= FIRST_BYTES:
             self.settled = True
-            self.chosen = PACKED if self._cost(PACKED) * _GAIN < self._cost(RAW) else RAW
+            gain = _GAIN if self._packing is None or self._pace is None else _CLEAR_GAIN
+            self.chosen = PACKED if self._cost(PACKED) * gain < self._cost(RAW) else RAW
         elif not self.settled:
             self.chosen = PACKED - self.chosen
 

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import ending
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import PACKED, CodecChoice
@@ -47,6 +50,7 @@ class OnHost(Starter):
         self._guard = threading.Lock()
         self._keeps = False
         self._idle: list[Any] = []
+        self._coming: list[Future[Any]] = []
 
     def __enter__(self) -> OnHost:
         """To the end of the block, a link that is not needed any more is kept for the next one who needs one: to begin
@@ -60,12 +64,32 @@ class OnHost(Starter):
     def _end_all(self) -> None:
         with self._guard:
             self._keeps, idle, self._idle = False, self._idle, []
+            coming, self._coming = self._coming, []
+        for one in coming:
+            # Nobody has asked for it, so nobody is told why it did not come.
+            with contextlib.suppress(Exception):
+                idle.append(one.result())
         together([partial(self.end, link) for link in idle])
+
+    def prepare(self, count: int) -> None:
+        """Inside the block: so many links begin at once, and wait for those who will need them. Over a long way the
+        logins one after the other would take as long as a small disk."""
+        executor = ThreadPoolExecutor(count, thread_name_prefix="link")  # pylint: disable=consider-using-with
+        with self._guard:
+            self._coming += [executor.submit(self._begin) for _link in range(count)]
+        executor.shutdown(wait=False)
 
     def start(self) -> Any:
         with self._guard:
             if self._idle:
                 return self._idle.pop()
+            coming = self._coming.pop(0) if self._coming else None
+        if coming is not None:
+            with contextlib.suppress(StowageError):
+                return coming.result()
+        return self._begin()
+
+    def _begin(self) -> Any:
         if self.way.interpreter is None or self.way.method != "agent":
             raise NotImplementedError
         link = AgentLink.start(self.session, self.way.interpreter, **self._options)

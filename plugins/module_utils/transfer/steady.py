@@ -34,7 +34,7 @@ T = TypeVar("T")
 LOST = (AgentLost, AgentSilent)
 # An agent that did not start was not heard: its connection may have been cut then, too.
 NOT_BACK = (*LOST, AgentNotStarted, ConnectionLost, CommandTimeout, HostUnreachable)
-_TOGETHER = 4
+_TOGETHER = 8
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Before each attempt to come back, while nothing is answered in between."""
 
