@@ -30,6 +30,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import op
 from ansible_collections.stowage.esxi.plugins.module_utils.store import restore as restoring
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.keptlinks import KeptLinks
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotetarget import RemoteTarget
 
@@ -87,18 +88,17 @@ def restore(given: argparse.Namespace) -> Mapping[str, Any]:
         ((key, path),) = _disks(given)
         disk = _disk(store, key)
         task = DiskTask(key, f"{given.store}::/{key}", path, "thin", disk.size, disk.size)
-        return vars(bring(store, disk, task, "sample", reach))
+        return vars(bring(store, disk, task, (), "sample", reach))
 
 
 def in_place(given: argparse.Namespace) -> Mapping[str, Any]:
     with _reach(given) as reach, Stores(Access()) as stores:
         store = stores.open(given.store)
         ((key, path),) = _disks(given)
-        with reach.starter() as starter:
-            starter.prepare(reach.connections + 1)
-            disk = _disk(store, key)
-            with RemoteTarget(starter, path) as target:
-                return vars(restoring.to_target(store, disk, target, in_place=True, threads=reach.connections))
+        disk = _disk(store, key)
+        host = reach.starter(writes=True)
+        with KeptLinks(host, reach.connections + 1) as starter, RemoteTarget(starter, path) as target:
+            return vars(restoring.to_target(store, disk, target, in_place=True, threads=reach.connections))
 
 
 def _disk(store: Store, key: str) -> DiskMap:

@@ -39,6 +39,7 @@ LONGEST = (
     "test_zoo",
     "test_releases",
     "test_vmdk_copy",
+    "test_dedup",
     "test_slow_guest",
 )
 

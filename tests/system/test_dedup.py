@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import posixpath
+import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,24 +22,28 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
+    backup,
     copying,
     ending,
     record,
     recover,
     restore,
     restoring,
+    survey,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import NotStill
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE, INTENT
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
-from ansible_collections.stowage.esxi.plugins.module_utils.programs import dedup
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import dedup, reach
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import TargetExists
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.ladder import Ladder
 from ansible_collections.stowage.esxi.plugins.module_utils.store import restore as store_restore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import probe
 from house import POINT, House
 from judge import one_moment, prove_disks, same_content
 
@@ -82,6 +90,11 @@ class StoreStory(Story):
 
     def copy(self) -> None:
         self.told = copying.perform(self.host, self.params(), self.context.stores)
+
+    def commit(self) -> Mapping[str, Any]:
+        made, changed = backup.commit(self.context, self.told["disks"])
+        assert changed and backup.commit(self.context, []) == (made, False)
+        return made
 
     def end(self, outcome: str = "ok", error: Any = None) -> ending.Ended:
         copies = self.told["disks"] if self.told else ()
@@ -139,8 +152,24 @@ def test_a_machine_goes_into_a_store_hot_warm_and_cold_and_only_what_changed_lea
     assert (again.changed, again.entry["status"]) == (False, "ok")
 
 
+@pytest.mark.soak
+def test_a_host_without_a_python_that_will_do_is_read_by_its_plain_commands(
+    story: Callable[..., StoreStory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "probe", lambda session, _method: probe(session, "shell"))
+    job = story("hot")
+    ended = job.whole()
+    (disk,) = ended.entry["disks"]
+    assert (ended.entry["status"], disk["method"]) == ("ok", "shell")
+    assert "plain commands" in disk["notes"][0]
+    (point,) = points_in(job)
+    one_moment([raw(job, point, tmp_path)])
+    assert [one for one in survey.processes(job.host.session) if "stowage-shell-" in one.command] == []
+
+
 def readers(host: Host) -> list[str]:
-    return [line for line in host.run("ps", "-c").split("\n") if "stowage-agent-" in line]
+    """Command lines of our processes that read or write disks there, as recover sees them."""
+    return [one.command for one in survey.processes(host.session) if "stowage-agent-" in one.command]
 
 
 def restore_context(job: StoreStory, run: str, **params: Any) -> Context:
@@ -161,7 +190,7 @@ def restore_context(job: StoreStory, run: str, **params: Any) -> Context:
     return Context(job.host, answer["plan"], run, job.state, HOST, "tests", kind="restore", stores=job.context.stores)
 
 
-def bring_back(job: StoreStory, context: Context) -> list[dict[str, Any]]:
+def bring_back(job: StoreStory, context: Context, bandwidth_limit: int = 0) -> list[dict[str, Any]]:
     """The copy step of the role, disk by disk."""
     found = []
     for disk in context.entry["disks"]:
@@ -172,6 +201,7 @@ def bring_back(job: StoreStory, context: Context) -> list[dict[str, Any]]:
             "disk_format": disk["format"],
             "include_config": False,
             "verify": "full",
+            "bandwidth_limit": bandwidth_limit,
             "reserve_percent": 5,
             "snapshot_reserve_percent": 5,
             "journal": context.folder,
@@ -184,7 +214,32 @@ def bring_back(job: StoreStory, context: Context) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_machine_comes_back_out_of_a_store_thin_and_starts(story: Callable[..., StoreStory], tmp_path: Path) -> None:
+def one_disk_alone(job: StoreStory, point: Point, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes into folders that are made for it; where it fails, they go again."""
+    dest = "[datastore1] rescue/deep $(x)/data.vmdk"
+    params = {**job.params(), "src": f"{job.entry['target']}::{point.point}/scsi0:0", "dest": dest}
+    params = {**params, "vmid": None, "snapshot_id": None, "journal": None, "job_id": None, "disks": []}
+    planned = copying.predict(job.host, params, job.context.stores)
+    folder = job.outside(posixpath.dirname(planned["disks"][0]["dest"]))
+    assert not folder.parent.exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(store_restore, "to_target", lambda *_words, **_more: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            copying.perform(job.host, params, job.context.stores)
+    assert not folder.parent.exists()
+    try:
+        (made,) = copying.perform(job.host, params, job.context.stores)["disks"]
+        assert (made["dest"], made["capacity_bytes"]) == (planned["disks"][0]["dest"], point.disks[0].size)
+        assert same_content(job.outside(made["dest"]), raw(job, point, tmp_path)) == "Images are identical."
+        with pytest.raises(TargetExists):
+            copying.perform(job.host, params, job.context.stores)
+    finally:
+        job.host.run("rm", "-rf", "/vmfs/volumes/datastore1/rescue")
+
+
+def test_a_machine_comes_back_out_of_a_store_thin_and_starts_and_so_does_one_disk_alone(
+    story: Callable[..., StoreStory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = story("cold")
     job.whole()
     (point,) = points_in(job)
@@ -206,11 +261,31 @@ def test_a_machine_comes_back_out_of_a_store_thin_and_starts(story: Callable[...
         assert readers(job.host) == []
         assert power.power_on(vm, quick()).after == "poweredOn"
         assert restore_context(job, "restore2").entry["already"] is True
+        one_disk_alone(job, point, tmp_path, monkeypatch)
     finally:
         if vm.power_state() != "poweredOff":
             power.power_off(vm, quick())
         job.host.unregister(vm.vmid)
         job.host.run("rm", "-rf", context.entry["directory"])
+
+
+@pytest.mark.soak
+def test_a_restore_that_is_killed_is_taken_back_whole(story: Callable[..., StoreStory]) -> None:
+    job = story("cold")
+    job.whole()
+    context = restore_context(job, "restore3", disk_format="zeroedthick")
+    restoring.start(context)
+    bringing = multiprocessing.get_context("fork").Process(target=bring_back, args=(job, context, 256 << 10))
+    bringing.start()
+    wait_until(lambda: len(readers(job.host)) > 1, "the writers of the disk", 60)
+    assert job.outside(context.entry["disks"][0]["dest"]).exists()
+    bringing.kill()
+    bringing.join()
+    lease = job.outside(context.folder) / "lease"
+    os.utime(lease, (time.time() - 1000,) * 2)
+    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+    assert (found.outcome, found.left, readers(job.host)) == ("recovered", (), [])
+    assert not job.outside(context.entry["directory"]).exists()
 
 
 def clones(job: StoreStory) -> list[str]:
@@ -219,8 +294,8 @@ def clones(job: StoreStory) -> list[str]:
     return [line for line in said.split("\n") if line]
 
 
-@pytest.mark.parametrize("way", ["auto", "clone"])
-def test_a_copy_that_is_killed_leaves_no_point_and_recover_undoes_the_rest(
+@pytest.mark.parametrize("way", ["auto", pytest.param("clone", marks=pytest.mark.soak)])
+def test_a_copy_that_is_killed_or_stands_still_leaves_no_point_and_recover_undoes_the_rest(
     story: Callable[..., StoreStory], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setattr(dedup, "Ladder", partial(Ladder, way=way))
@@ -233,11 +308,17 @@ def test_a_copy_that_is_killed_leaves_no_point_and_recover_undoes_the_rest(
     )
     copying_process.start()
     wait_until(lambda: len(readers(job.host)) > 1, "the readers of the disks", 60)
-    copying_process.kill()
-    copying_process.join()
+    if way == "clone":
+        copying_process.kill()
+    else:
+        # Worse than dead: its connections stay, and with them its readers.
+        os.kill(copying_process.pid, signal.SIGSTOP)
     assert bool(clones(job)) is (way == "clone")
     job.cut()
     (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+    copying_process.kill()
+    copying_process.join()
+    assert any("remote processes" in step for step in found.done) or way == "clone"
     assert (found.outcome, found.left) == ("recovered", ())
     assert any("snapshot" in step for step in found.done)
     assert (readers(job.host), clones(job), points_in(job)) == ([], [], [])
@@ -248,6 +329,55 @@ def test_a_copy_that_is_killed_leaves_no_point_and_recover_undoes_the_rest(
     assert (ended.entry["status"], disk["method"]) == ("ok", "agent" if way == "auto" else "clone")
     assert ["clone" in note for note in disk["notes"]] == ([True] if way == "clone" else [])
     assert (readers(job.host), clones(job), len(points_in(job))) == ([], [], 1)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("how", ["hot", "cold"])
+@pytest.mark.parametrize(
+    ("event", "after", "there"),
+    [
+        ("process", False, 0),
+        ("process", True, 0),
+        (INTENT, False, 0),
+        (INTENT, True, 0),
+        (DONE, False, 1),
+        (DONE, True, 1),
+        ("commit-done", False, 1),
+    ],
+)
+def test_whatever_a_job_was_writing_down_when_it_was_killed_recover_leaves_nothing_and_loses_no_point(
+    story: Callable[..., StoreStory], monkeypatch: pytest.MonkeyPatch, how: str, event: str, after: bool, there: int
+) -> None:
+    job = story(how)
+    job.start()
+    job.bracket()
+    note = IntentLog.note
+
+    def dies(log: IntentLog, name: str, **data: Any) -> None:
+        if name == event and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        note(log, name, **data)
+        if name == event:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def rest() -> None:
+        monkeypatch.setattr(IntentLog, "note", dies)
+        job.copy()
+        job.commit()
+
+    process = multiprocessing.get_context("fork").Process(target=rest)
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    job.cut()
+    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+    assert (found.outcome, found.left) == ("recovered", ())
+    made = points_in(job)
+    assert (len(made), readers(job.host)) == (there, [])
+    entry = record.read_entry(job.state, job.context.run_id, HOST, job.entry["identity"])
+    wanted = f"{job.entry['target']}::{made[0].point}" if made else None
+    assert entry is not None and (entry["status"], entry["restore_point"]) == ("interrupted", wanted)
+    assert story(how).whole().entry["status"] == "ok"
 
 
 def test_a_source_that_moved_makes_no_point(story: Callable[..., StoreStory], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,32 +399,6 @@ def test_a_source_that_moved_makes_no_point(story: Callable[..., StoreStory], mo
         job.copy()
     ended = job.end("failed", "on purpose")
     assert (ended.error, points_in(job), readers(job.host)) == (None, [], [])
-
-
-def test_a_point_that_nobody_heard_of_is_told_by_recover(
-    story: Callable[..., StoreStory], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = story("cold")
-    job.start()
-    job.bracket()
-    note = IntentLog.note
-
-    def dies(log: IntentLog, event: str, **data: Any) -> None:
-        if event == DONE:
-            raise KeyboardInterrupt
-        note(log, event, **data)
-
-    monkeypatch.setattr(IntentLog, "note", dies)
-    with pytest.raises(KeyboardInterrupt):
-        job.copy()
-    monkeypatch.undo()
-    job.cut()
-    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
-    assert (found.outcome, found.left) == ("recovered", ())
-    (point,) = points_in(job)
-    entry = record.read_entry(job.state, job.context.run_id, HOST, job.entry["identity"])
-    assert entry is not None
-    assert (entry["status"], entry["restore_point"]) == ("interrupted", f"{job.entry['target']}::{point.point}")
 
 
 # What an inventory says, so that the program alone decides.

@@ -16,6 +16,7 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.pipe import ProcessPipe
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import AgentLink
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.shellway import ShellLink
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.starting import Interpreter, source
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import Starter
 
@@ -79,6 +80,26 @@ class LocalHost(Starter):
                 os.kill(link.pid, 0)
                 time.sleep(0.01)
             raise AssertionError("the agent stays")
+
+
+class LocalShell(LocalHost):
+    """Without a Python 3. `digest`: what hashes there, if anything does."""
+
+    packs = False
+
+    def __init__(self, *cuts: int, digest: str | None = "sha256sum") -> None:
+        super().__init__(*cuts)
+        self.digest = digest
+
+    def start(self) -> Any:
+        token = f"stowage-shell-{len(self.links)}"
+        pipe = CuttingPipe(["sh", "-s", "--", token], "shell", self.host, 0, dict(os.environ))
+        link: Any = ShellLink(pipe, self.host, token=token, digest=self.digest)
+        link.greet()
+        pipe.left = self.cuts.pop(0) if self.cuts else 1 << 62
+        self.links.append(link)
+        self.greeted.append(link.received_bytes)
+        return link
 
 
 def remote(path: Path, host: LocalHost | None = None, **options: Any) -> RemoteDisk:

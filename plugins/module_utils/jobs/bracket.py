@@ -24,6 +24,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer import start
 #: In a job's `extra`: the start in which an earlier job had asked the guest to shut down, and been given up for it.
 ASKED_BEFORE = "asked_before"
 SHUTDOWN_GRACE_SECONDS = 600
+# What begins the words by which processes of ours are known in the host's list: watchdogs, and readers of both kinds.
+_MARKS = (watchdog.mark(""), starting.mark(""), "stowage-shell-")
 # A guest that installs updates, or hangs in a service, may go down long after we gave up on it. For that long nobody
 # stands by it, but the journal stays, so that recover or the next run powers it on again.
 LATE_SHUTDOWN_SECONDS = 3600
@@ -186,7 +188,7 @@ def _our_processes(job: Job, events: Events, now: Situation) -> tuple[int, ...]:
 def _tokens(events: Events) -> set[tuple[int, str]]:
     """Number and token of each watchdog and reader; a word that is no token of ours could be in any process."""
     noted = [(int(event["pid"]), str(event.get("token") or "")) for event in events.of("process")]
-    return {(pid, token) for pid, token in noted if token.startswith((watchdog.mark(""), starting.mark("")))}
+    return {(pid, token) for pid, token in noted if token.startswith(_MARKS)}
 
 
 def _our_temps(job: Job, now: Situation, left: list[str]) -> tuple[str, ...]:

@@ -53,9 +53,6 @@ def end(
         return _end_without_job(context, entry, outcome, problem)
     undoer = Undoer(context.host, job, context.folder, **_timeouts(job), stores=context.stores)
     events = Events(tuple(undoer.log.read()))
-    told = (events.last(STORED) or {}).get("told")
-    if told:
-        record.add_told(entry, told)
     ok = outcome == "ok" and events.committed
     vm = _vm_or_none(context)
     undone = undoer.run(vm)
@@ -65,6 +62,9 @@ def end(
             undone, failed=(*undone.failed, f"the VM is not registered on {context.label} any more, or more than once")
         )
     events = Events(tuple(undoer.log.read()))
+    told = (events.last(STORED) or {}).get("told")
+    if told and events.committed:
+        record.add_told(entry, told)
     if outcome == "ok" and not events.committed:
         what = f"No restore point of VM {job.vm!r} was committed"
         problem = problem or {

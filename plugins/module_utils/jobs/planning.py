@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
@@ -45,6 +46,9 @@ def plan_backup(
     targets = _targets(host, wanted, stores)
     points = {wish.point for wish, _facts in wanted.values() if wish.program == "dedup"}
     rooms = {point: storeroom.look(stores, point) for point in sorted(points)}
+    problem = storeroom.way_problem(host) if points else None
+    if problem is not None:
+        rooms = {point: replace(room, problem=room.problem or problem) for point, room in rooms.items()}
     # Of a VM that cannot be read the UUIDs are unknown: then nothing is said of entries that it might be meant by.
     strangers = policy.without_vm([(one.name, *one.uuids) for one in found])
     if any(not one.uuids for one in found):

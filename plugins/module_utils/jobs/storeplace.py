@@ -8,6 +8,7 @@ A restore point is named `<store>::<id>` and what is in it `<store>::<id>/<name>
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -99,20 +100,23 @@ class StorePlace:
         return point
 
     def made(self, host: Host, job: Job, events: Events) -> str:
-        """Whether the point of that name is there needs no key, only the store's own folder."""
+        """Whether the point of that name is there needs no key, only the store's own folder; a bucket's needs one."""
         begun = events.last(INTENT)
-        if begun is None or not job.final.startswith("/"):
+        if begun is None or (self.stores.access is None and not job.final.startswith("/")):
             return ""
         from ansible_collections.stowage.esxi.plugins.module_utils.store import points, registry
         from ansible_collections.stowage.esxi.plugins.module_utils.store.location import backend_at
 
-        backend = backend_at(job.final)
+        name = points.object_name(job.identity, str(begun["point"]))
         try:
-            there = backend.read(points.object_name(job.identity, str(begun["point"])))
+            if self.stores.access is not None:
+                there = self.stores.open(job.final).backend.read(name)
+            else:
+                backend = backend_at(job.final)
+                with contextlib.closing(backend):
+                    there = backend.read(name)
         except StowageError:
             return ""
-        finally:
-            backend.close()
         return "" if there == registry.revoked() else path_of(job.final, str(begun["point"]))
 
     def read(self, host: Host, path: str) -> RestorePoint:

@@ -41,6 +41,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
         store,
         disk,
         task,
+        plan.folders,
         settings.verify,
         Reach(
             host=host,

@@ -6,10 +6,23 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import StoreRoom
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
+
+
+def way_problem(host: Host) -> dict[str, Any] | None:
+    """Why the disks of this hypervisor cannot be read by the program dedup; nothing is left running there."""
+    from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import probe
+
+    try:
+        probe(host.session)
+    except StowageError as error:
+        return error.as_dict()
+    return None
 
 
 def look(stores: Stores, location: str) -> StoreRoom:

@@ -23,6 +23,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching imp
 from ansible_collections.stowage.esxi.plugins.module_utils.store import backup
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.keptlinks import KeptLinks
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
 
 VERIFIED = "every chunk by its SHA-256, as hashed on the host; each that came was hashed again here"
@@ -74,17 +76,19 @@ class _Open:
     source: Source
     disk: RemoteDisk
     reading: Reading
-    by: str
+    way: Way
 
     @property
     def method(self) -> str:
-        return "clone" if self.reading.way == "clone" else self.by
+        return "clone" if self.reading.way == "clone" else self.way.method
 
     @property
     def notes(self) -> tuple[str, ...]:
         found = []
         if self.reading.way == "clone":
             found.append(f"read from a clone on {self.reading.datastore}: {self.reading.reason}")
+        if self.way.method == "shell":
+            found.append(f"slower than it could be: {self.way.describe()}")
         if self.disk.renewals:
             found.append(f"{self.disk.renewals} connections were lost and made again")
         return tuple(found)
@@ -197,7 +201,7 @@ def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
     """Every disk is opened and looked at before the first byte is read; all are closed, and proven so, at the end.
 
     One that the host does not let be read is read from a clone, which is gone at the end, too."""
-    starter = reach.starter()
+    host = reach.starter()
     ladder = Ladder(
         reach.host,
         reach.label,
@@ -214,12 +218,11 @@ def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
 
     opened: list[_Open] = []
     with contextlib.ExitStack() as stack:
-        stack.enter_context(starter)
-        starter.prepare(reach.connections + len(sources))
+        starter = stack.enter_context(KeptLinks(host, reach.connections + len(sources)))
         for source in sources:
             disk, reading = stack.enter_context(ladder.opened(source, open_disk, reach.progress))
             if opened:
-                # The limit holds for all of them together, and the link is the same.
+                # The limit holds for all of them together, and the wire is the same.
                 disk.throttle, disk.codec = opened[0].disk.throttle, opened[0].disk.codec
-            opened.append(_Open(source, disk, reading, starter.way.method))
+            opened.append(_Open(source, disk, reading, host.way))
         yield opened

@@ -34,9 +34,11 @@ class Reach:
     reserve_percent: int = 5
     clock: Clock = field(default_factory=SystemClock)
 
-    def starter(self) -> OnHost:
-        """Each process is written down before it opens a file; several threads begin some."""
-        way = probe(self.host.session, "agent")
+    def starter(self, writes: bool = False) -> OnHost:
+        """Each process is written down before it opens a file; several threads begin some.
+
+        Only the agent can write: a host without a Python 3 can be read, not restored to."""
+        way = probe(self.host.session, "agent" if writes else "auto")
         guard = threading.Lock()
 
         def note(event: str, **data: object) -> None:

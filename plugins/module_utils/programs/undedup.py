@@ -27,6 +27,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import D
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 from ansible_collections.stowage.esxi.plugins.module_utils.store.targets import DiskTarget, LocalLane
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.keptlinks import KeptLinks
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotetarget import RemoteTarget
 
 SAMPLE = 64
@@ -34,10 +35,21 @@ SAMPLE = 64
 _ASKED = 16
 
 # Only what was just made, by the names that its maker gives.
+_FOLDERS = r"""
+for folder in "$@"; do
+    [ -d "$folder" ] && continue
+    mkdir "$folder" || exit 1
+    printf '%s\n' "$folder"
+done
+"""
+
 _REMOVE = r"""
 vmkfstools -U "$1" >/dev/null 2>&1
 rm -f "$1" "${1%.vmdk}-flat.vmdk"
-[ ! -e "$1" ] && [ ! -e "${1%.vmdk}-flat.vmdk" ]
+[ ! -e "$1" ] && [ ! -e "${1%.vmdk}-flat.vmdk" ] || exit 1
+shift
+for folder in "$@"; do rmdir "$folder" 2>/dev/null; done
+exit 0
 """
 
 
@@ -63,17 +75,18 @@ class _Shown(Tally):
         super().add(count)
 
 
-def bring(store: Store, disk: DiskMap, task: DiskTask, verify: str, reach: Reach) -> DiskBrought:
-    """Makes the disk of the task out of a disk of a restore point."""
+def bring(
+    store: Store, disk: DiskMap, task: DiskTask, folders: Sequence[str], verify: str, reach: Reach
+) -> DiskBrought:
+    """Makes the disk of the task out of a disk of a restore point; `folders` lead to it, outermost first."""
     began = reach.clock.monotonic()
-    starter = reach.starter()
+    host = reach.starter(writes=True)
     meter = Meter("restore", task.key, None, reach.clock)
     flat = task.target.removesuffix(".vmdk") + "-flat.vmdk"
     told = restore.Told()
     verified = ""
-    with _made(task, reach), contextlib.ExitStack() as stack:
-        stack.enter_context(starter)
-        starter.prepare(reach.connections + 1)
+    with _made(task, folders, reach), contextlib.ExitStack() as stack:
+        starter = stack.enter_context(KeptLinks(host, reach.connections + 1))
         target = stack.enter_context(RemoteTarget(starter, flat, bandwidth_limit=reach.bandwidth_limit))
         count = [0]
 
@@ -107,7 +120,7 @@ def bring(store: Store, disk: DiskMap, task: DiskTask, verify: str, reach: Reach
         fetched_bytes=told.fetched,
         seconds=round(max(reach.clock.monotonic() - began, 0.001), 3),
         verified=verified or "not compared: verify is none",
-        method=starter.way.method,
+        method=host.way.method,
     )
 
 
@@ -117,8 +130,8 @@ def _cut(target: RemoteTarget) -> None:
 
 
 @contextlib.contextmanager
-def _made(task: DiskTask, reach: Reach) -> Iterator[None]:
-    """An empty disk, made by the host; removed again when what follows fails."""
+def _made(task: DiskTask, folders: Sequence[str], reach: Reach) -> Iterator[None]:
+    """An empty disk, made by the host; what was made, folders too, is removed again when what follows fails."""
     host = reach.host
     unit = (task.capacity_bytes + 1023) // 1024
     if task.capacity_bytes % 1024:
@@ -131,15 +144,19 @@ def _made(task: DiskTask, reach: Reach) -> Iterator[None]:
     argv = ["vmkfstools", "-c", f"{unit}k", "-d", task.format, "-a", adapter, task.target]
     # One that is zeroed takes its time.
     seconds = 300 + (task.capacity_bytes >> 24 if task.format == "eagerzeroedthick" else 0)
+    made: list[str] = []
     try:
-        result = host.session.run(argv, timeout_seconds=seconds)
+        result = host.session.script(_FOLDERS, list(folders))
+        made = [line for line in result.stdout.split("\n") if line]
+        if result.rc == 0:
+            result = host.session.run(argv, timeout_seconds=seconds)
         if result.rc != 0:
             raise errors.DiskNotMade(host=host.name, target=task.target, rc=result.rc, output=result.output)
         yield
     except BaseException as error:
         removed = False
         with contextlib.suppress(StowageError):
-            removed = host.session.script(_REMOVE, [task.target], timeout_seconds=300).rc == 0
+            removed = host.session.script(_REMOVE, [task.target, *reversed(made)], timeout_seconds=300).rc == 0
         if not removed and isinstance(error, StowageError):
             error.data["left"] = task.target
         raise

@@ -200,7 +200,7 @@ class _Job:
             yield Span(disk, plan, page, span)
 
     def _page_before(self, old: DiskMap | None, number: int) -> bytes | None:
-        if old is None or number >= len(old.pages) or old.pages[number] is None:
+        if old is None or number >= len(old.pages):
             return None
         try:
             return self.store.page(old, number)
@@ -224,7 +224,7 @@ class _Job:
 
     def _lane(self, work: Iterator[Span]) -> Told:
         told = Told()
-        room = memoryview(bytearray(self.store.chunk_bytes))
+        room = memoryview(b"")
         try:
             with self.writer.lane() as lane, Feed(self.shared, lane, told, self._done) as feed:
                 while not self._failed.is_set():
@@ -237,6 +237,7 @@ class _Job:
                     if not isinstance(source, DiskSource):
                         feed.take(span, source)
                         continue
+                    room = room or memoryview(bytearray(self.store.chunk_bytes))
                     for slot in span.slots:
                         self._chunk(lane, source, span.plan, span.page, slot, room, told)
                     self._done(lane, span.page, span.bytes)

@@ -9,11 +9,12 @@ there are more, those of the newest restore points are known, and what only olde
 
 from __future__ import annotations
 
+import sys
 import threading
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from struct import Struct
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import maps, points
@@ -30,7 +31,6 @@ MOST_CHUNKS = 10_000_000
 MOST_PAGES = 1 << 18
 # Pages in memory at a time: three MiB.
 _PAGES = 64
-_SLOT = Struct(">Q40x")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Known:
     # -- making it -----------------------------------------------------------------------------------------------
 
     def _made(self) -> Prefixes:
-        table = Prefixes()
+        table = Prefixes(MOST_CHUNKS)
         seen: set[bytes] = set()
         for point in self._points():
             for disk in point.disks:
@@ -121,10 +121,10 @@ class Known:
                         # One that cannot be read says nothing of what is known.
                         if not isinstance(found, StoreError):
                             self._add(table, some[number], found)
-                    if len(self._ids) >= MOST_PAGES * ID_BYTES or len(table) >= MOST_CHUNKS:
-                        table.tidy(True)
+                    if len(self._ids) >= MOST_PAGES * ID_BYTES or table.full:
+                        table.finish()
                         return table
-        table.tidy(True)
+        table.finish()
         return table
 
     def _points(self) -> Iterator[Point]:
@@ -147,7 +147,7 @@ class Known:
         """The newest page that has a chunk comes first, and stands."""
         number = len(self._ids) // ID_BYTES
         self._ids += page
-        for (first,) in _SLOT.iter_unpack(data):
-            if first:
-                table.add(first, number)
-        table.tidy()
+        words = array("Q", data)
+        if sys.byteorder == "little":
+            words.byteswap()
+        table.add(filter(None, words[:: SLOT_BYTES // words.itemsize]), number)

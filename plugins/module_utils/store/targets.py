@@ -90,7 +90,11 @@ class LocalTarget:
         self.path = path
         try:
             self._handle = os.open(path, flags | os.O_CLOEXEC, 0o600)
-            self.size = os.lseek(self._handle, 0, os.SEEK_END)
+            try:
+                self.size = os.lseek(self._handle, 0, os.SEEK_END)
+            except BaseException:
+                os.close(self._handle)
+                raise
         except OSError as error:
             raise TargetFailed(path=path, reason=error.strerror or str(error)) from error
 

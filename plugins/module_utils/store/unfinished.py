@@ -23,13 +23,13 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Pl
 from ansible_collections.stowage.esxi.plugins.module_utils.store.known import GROUP, HYPERVISOR, Scope
 from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_number, is_pack_name, names_in
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import CHUNK, Entry, PackReader
-from ansible_collections.stowage.esxi.plugins.module_utils.store.prefixes import LARGEST_NUMBER, Prefixes
+from ansible_collections.stowage.esxi.plugins.module_utils.store.prefixes import NUMBER_BITS, Prefixes
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_stem
 
 FOLDER = "unfinished/"
 # Between two words of one writer: what is sent in this time may have to be sent again.
 TELL_SECONDS = 30.0
-MOST_CHUNKS = 4_000_000
+MOST_CHUNKS = 2_000_000
 # Packs whose tables of contents are in memory at a time.
 _PACKS = 4
 
@@ -182,23 +182,21 @@ class Unfinished:
         return self._near[name]
 
     def _made(self) -> Prefixes:
-        table = Prefixes()
+        table = Prefixes(MOST_CHUNKS)
         for _name, word in words(self._store):
             if isinstance(word, StoreError) or not self._scope.holds(word.facts):
                 continue
             self._words.append(word)
             for name in sorted(word.packs - self._without):
-                if len(table) >= MOST_CHUNKS or len(self._names) > LARGEST_NUMBER:
+                if table.full or len(self._names) >> NUMBER_BITS:
                     break
                 try:
                     _reader, entries = self._pack(name)
                 except StoreError:
                     continue
-                for identity in entries:
-                    table.add(int.from_bytes(identity[:8], "big"), len(self._names))
+                table.add([int.from_bytes(identity[:8], "big") for identity in entries], len(self._names))
                 self._names.append(name)
-                table.tidy()
-        table.tidy(True)
+        table.finish()
         return table
 
     def close(self) -> None:

@@ -10,14 +10,15 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors impor
 
 WAIT_SECONDS = 10
 
-# $1 process id, $2 mark, $3 seconds. A process id may have gone to somebody else by now: what does not bear the mark is
-# not ours. An agent that does not end by itself waits for storage, and KILL then ends it as that returns.
+# $1 process id, $2 mark, $3 seconds until it is given up, $4 until it is killed. A process id may have gone to somebody
+# else by now: what does not bear the mark is not ours. An agent that does not end by itself waits for storage, and KILL
+# then ends it as that returns.
 _PROVE = r"""
 turn=0
 while kill -0 "$1" 2>/dev/null; do
-    if [ "$turn" -ge 2 ]; then
+    if [ "$turn" -ge "$4" ] || [ "$turn" -ge "$3" ]; then
         ps -c | grep -F "$2" | grep -v grep >/dev/null || break
-        kill -9 "$1" 2>/dev/null
+        [ "$4" -ge "$3" ] || kill -9 "$1" 2>/dev/null
     fi
     if [ "$turn" -ge "$3" ]; then
         echo there
@@ -30,8 +31,8 @@ echo gone
 """
 
 
-def prove_gone(session: Session, pid: int, token: str, seconds: int = WAIT_SECONDS) -> None:
+def prove_gone(session: Session, pid: int, token: str, *, seconds: int = WAIT_SECONDS, kill_after: int = 2) -> None:
     """Waits for the end of the agent; one that stays is killed; ``AgentStays`` if even that does not end it."""
-    answer = session.script(_PROVE, [str(pid), token, str(seconds)], timeout_seconds=seconds + 30)
+    answer = session.script(_PROVE, [str(pid), token, str(seconds), str(kill_after)], timeout_seconds=seconds + 30)
     if answer.stdout.strip() != "gone":
         raise AgentStays(host=session.endpoint.host, pid=pid, token=token, seconds=seconds)

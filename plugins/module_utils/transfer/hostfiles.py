@@ -42,6 +42,8 @@ class HostFiles(Files):
         self.bytes = 0
         self.seconds = 0.0
         self._guard = threading.Lock()
+        self.turn = threading.Lock()
+        """One reading at a time: a shell knows no other way, and the answers of an agent come one after the other."""
 
     def open(self, path: str, follow: bool = False) -> HostFile:
         return self.take(path, probed=not follow)
@@ -98,11 +100,10 @@ class HostFile(File):
         with self._guard:
             asked = self._expected.pop((place, len(view)), None)
         try:
-            asked = asked or self._asked(place, len(view))
-            at = 0
-            for part in asked.chunks():
-                view[at : at + len(part)] = part
-                at += len(part)
+            with self._files.turn:
+                asked = asked or self._asked(place, len(view))
+                for part in asked.chunks():
+                    view[:] = part
         except FileRefused as error:
             if error.errno == errno.ENODATA:
                 self.cut(place)

@@ -181,7 +181,8 @@ class Lane:
     def told(self) -> tuple[int, float, int, float]:
         """Of the link so far: bytes that came, seconds of packing there, bytes that were waited for, and how long."""
         link = self.line.link
-        return link.received_bytes, link.packing_seconds, link.arrived_bytes, link.arriving_seconds
+        more = (getattr(link, name, 0) for name in ("packing_seconds", "arrived_bytes", "arriving_seconds"))
+        return (link.received_bytes, *more)
 
     def parts(self, pieces: Sequence[Range], real: Sequence[bool]) -> list[_Part]:
         most = FETCH_BYTES if self.codec.settled else _TRIAL_BYTES

@@ -363,10 +363,10 @@ class AgentLink:
                     self._deadline = min(self._deadline, time.monotonic() + 1)
                     while len(came) < 400:
                         came += self.body(1)
-                shown = _printable(" ".join(bytes(came).decode("utf-8", "backslashreplace").split()))
+                shown = printable(" ".join(bytes(came).decode("utf-8", "backslashreplace").split()))
                 said = self._pipe.said()
                 raise self._not_started(
-                    interpreter, f"instead of its greeting came: {shown}" + (f" ({_printable(said)})" if said else "")
+                    interpreter, f"instead of its greeting came: {shown}" + (f" ({printable(said)})" if said else "")
                 )
 
     # Requests
@@ -568,7 +568,7 @@ class AgentLink:
                 done=asked.done_word,
                 errno=int(words["errno"]),
                 name=str(words["name"]),
-                reason=_printable(str(words["reason"])),
+                reason=printable(str(words["reason"])),
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self.lie(f"an error that cannot be understood ({error})") from error
@@ -646,7 +646,7 @@ class AgentLink:
 
     def _why(self, reason: str) -> str:
         said = self._pipe.said()
-        return _printable(f"{reason} ({said})" if said and said not in reason else reason)
+        return printable(f"{reason} ({said})" if said and said not in reason else reason)
 
     # The end
 
@@ -674,7 +674,12 @@ class AgentLink:
                 goodbye.patience = min(BYE_SECONDS, self.stall_seconds)
                 goodbye.result()
         self.abandon()
-        if session is not None and self.pid:
+        if session is not None:
+            self.prove(session)
+
+    def prove(self, session: Session) -> None:
+        """That the agent's process is gone, also where its connection was lost; else ``AgentStays``."""
+        if self.pid:
             ending.prove_gone(session, self.pid, self.token)
 
     def abandon(self) -> None:
@@ -747,7 +752,7 @@ def _file(number: int, path: str, answer: bytes) -> RemoteFile:
     )
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The end of it, for a message: a host's words must not steer the terminal that shows them."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[-600:])
 

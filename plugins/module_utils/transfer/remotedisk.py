@@ -5,23 +5,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock
-from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer import ending
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import PACKED, CodecChoice
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import NotInFiles
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.hostfiles import HostFile, HostFiles
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.lanes import Lane
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import AgentLink
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import STALL_SECONDS, AgentLink
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.shellway import ShellLink
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import (
     Files,
     Line,
@@ -37,80 +33,36 @@ from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.extents import F
 VOLUMES = ("/vmfs/volumes",)
 ZEROS = -1
 
+Note = Callable[..., None]
+"""Writes to the job's journal: `note(event, **data)`."""
+
 
 class OnHost(Starter):
     """Links to one host in the way that `probe` found. `note` is told of each process before it opens a file."""
 
-    def __init__(self, session: Session, way: Way, note: Any = None, **options: Any) -> None:
+    def __init__(
+        self, session: Session, way: Way, note: Note | None = None, stall_seconds: float = STALL_SECONDS
+    ) -> None:
         self.session, self.way = session, way
         self.host = session.endpoint.host
-        self.packs = way.interpreter is not None and way.interpreter.zlib
+        self.packs = way.method == "agent" and way.interpreter is not None and way.interpreter.zlib
         self._note = note
-        self._options = options
-        self._guard = threading.Lock()
-        self._keeps = False
-        self._idle: list[Any] = []
-        self._coming: list[Future[Any]] = []
-
-    def __enter__(self) -> OnHost:
-        """To the end of the block, a link that is not needed any more is kept for the next one who needs one: to begin
-        and to end one takes as long as to read a gigabyte."""
-        self._keeps = True
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        ended(self._end_all, error)
-
-    def _end_all(self) -> None:
-        with self._guard:
-            self._keeps, idle, self._idle = False, self._idle, []
-            coming, self._coming = self._coming, []
-        for one in coming:
-            # Nobody has asked for it, so nobody is told why it did not come.
-            with contextlib.suppress(Exception):
-                idle.append(one.result())
-        together([partial(self.end, link) for link in idle])
-
-    def prepare(self, count: int) -> None:
-        """Inside the block: so many links begin at once, and wait for those who will need them. Over a long way the
-        logins one after the other would take as long as a small disk."""
-        executor = ThreadPoolExecutor(count, thread_name_prefix="link")  # pylint: disable=consider-using-with
-        with self._guard:
-            self._coming += [executor.submit(self._begin) for _link in range(count)]
-        executor.shutdown(wait=False)
+        self._stall = stall_seconds
 
     def start(self) -> Any:
-        with self._guard:
-            if self._idle:
-                return self._idle.pop()
-            coming = self._coming.pop(0) if self._coming else None
-        if coming is not None:
-            with contextlib.suppress(StowageError):
-                return coming.result()
-        return self._begin()
-
-    def _begin(self) -> Any:
-        if self.way.interpreter is None or self.way.method != "agent":
-            raise NotImplementedError
-        link = AgentLink.start(self.session, self.way.interpreter, **self._options)
+        link: AgentLink | ShellLink
+        if self.way.interpreter is not None and self.way.method == "agent":
+            link = AgentLink.start(self.session, self.way.interpreter, stall_seconds=self._stall)
+        else:
+            link = ShellLink.start(self.session, self.way.digest, stall_seconds=self._stall)
         if self._note is not None:
             self._note("process", pid=link.pid, token=link.token)
         return link
 
-    def release(self, link: Any) -> None:
-        with self._guard:
-            keeps = self._keeps
-        if keeps and link.forget():
-            with self._guard:
-                if self._keeps:
-                    self._idle.append(link)
-                    return
-        self.end(link)
-
     def end(self, link: Any) -> None:
         link.close()
-        # One whose connection was lost is closed already, and may not know it: it holds the disk open until it does.
-        ending.prove_gone(self.session, link.pid, link.token)
+        # One whose connection was lost may not know it: it holds the disk open until it does.
+        link.prove(self.session)
 
 
 class RemoteDisk(ChainDisk):

@@ -38,6 +38,8 @@ _TOGETHER = 8
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Before each attempt to come back, while nothing is answered in between."""
 
+_CLOSE_SECONDS = 0.5
+
 Place = tuple[int, int, int]
 """What is read: number of a file here (negative: zeros), offset, length."""
 Handles = dict[int, RemoteFile]
@@ -263,7 +265,7 @@ class Line:
         while True:
             if self._failures == len(PAUSES):
                 raise GaveUp(host=self.host, count=self._failures, reason=cause.message) from cause
-            self._clock.sleep(PAUSES[self._failures])
+            self._pause(PAUSES[self._failures])
             self._failures += 1
             try:
                 self.link = self._starter.start()
@@ -276,6 +278,13 @@ class Line:
                 continue
             self.turn += 1
             return
+
+    def _pause(self, seconds: float) -> None:
+        while seconds > 0 and self._final is None:
+            self._clock.sleep(min(seconds, 1.0))
+            seconds -= 1.0
+        if self._final is not None:
+            raise self._final
 
     def _reopen(self) -> None:
         asked = {
@@ -311,15 +320,28 @@ class Line:
             self._lost.pop()
 
     def close(self) -> None:
-        """Every link that there was is proven gone, or the reason why not is raised."""
-        with self._guard:
-            # Whoever still waits in another thread does not come back with a new link.
-            self._final = self._final or AgentLost(host=self.host, reason="the disk was closed")
-            self._owed.clear()
-            lost, link = self._lost, self.link
-            self._lost, self.link = [], None
-            acts = [partial(self._starter.end, one) for one in lost]
-            together([*acts, *([partial(self._starter.release, link)] if link is not None else [])])
+        """Every link that there was is proven gone, or the reason why not is raised. Any thread may call it: those that
+        wait for an answer wait no longer."""
+        # Whoever waits does not come back with a new link.
+        self._final = self._final or AgentLost(host=self.host, reason="the disk was closed")
+        if not self._guard.acquire(timeout=_CLOSE_SECONDS):
+            link = self.link
+            if link is not None:
+                with contextlib.suppress(Exception):
+                    link.abandon()
+            self._guard.acquire()
+        try:
+            self._end()
+        finally:
+            self._guard.release()
+
+    def _end(self) -> None:
+        self._owed.clear()
+        acts = [partial(self._starter.end, link) for link in self._lost]
+        if self.link is not None:
+            acts.append(partial(self._starter.release, self.link))
+        self._lost, self.link = [], None
+        together(acts)
 
 
 def together(acts: Sequence[Callable[[], None]]) -> None:

@@ -147,6 +147,9 @@ PARTIAL = ".partial-20261122T200000Z-run1-b0123456789ab"
     [
         ("55 55 sh sh -s -- stowage-copy-abc /work", 55, True),
         ("55 55 sh sh -s -- something else", 55, False),
+        ("57 57 python python -c exec('') 1 stowage-agent-abc 60", 57, True),
+        ("58 58 sh sh -s -- stowage-shell-abc", 58, True),
+        ("59 59 python python -c exec('') 1 stowage-agent-abc 60", 59, False),
         ("56 56 sh sh -s -- stowage-copy-abc /work", 56, False),
         (f"60 60 vmkfstools vmkfstools -i a -d thin /vmfs/volumes/U/web01-aa/{PARTIAL}/scsi0-0.vmdk", 60, True),
         (f"61 61 cat cat /vmfs/volumes/U/web01-aa/{PARTIAL}/scsi0-0.vmdk", 61, False),
@@ -154,7 +157,9 @@ PARTIAL = ".partial-20261122T200000Z-run1-b0123456789ab"
     ],
 )
 def test_a_process_is_ended_only_by_number_and_token(command: str, pid: int, ours: bool) -> None:
-    assert undo([TOKEN], processes=(Process(pid, command),)).kill == ((pid,) if ours else ())
+    agent = {"event": "process", "pid": 57, "token": "stowage-agent-abc"}
+    shell = {"event": "process", "pid": 58, "token": "stowage-shell-abc"}
+    assert undo([TOKEN, agent, shell], processes=(Process(pid, command),)).kill == ((pid,) if ours else ())
 
 
 def test_only_a_partial_folder_with_our_job_in_its_name_is_removed() -> None:

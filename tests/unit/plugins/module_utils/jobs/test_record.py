@@ -234,3 +234,29 @@ def test_what_is_left_of_a_backup_that_went_well_is_told() -> None:
     entry = record.new_entry("run1", "esx1", "web01", "id-1", "backup", ())
     entry.update(status="ok", left=["snapshot 5: it has our name, but not the id that we noted"])
     assert "left: snapshot 5" in record.summary("run1", (), [entry])["text"]
+
+
+def test_what_went_into_a_store_is_told_apart_from_what_was_read(state: str) -> None:
+    record.write_plan(state, plan("web01", "db01"), AT)
+    entry = record.read_entry(state, "run1", "esx1", "id-web01")
+    assert entry is not None and (entry["bytes_sent"], entry["bytes_new"]) == (None, None)
+    copy = {
+        "key": "scsi0:0",
+        "bytes_to_read": 5,
+        "read_bytes": 8,
+        "sent_bytes": 4,
+        "method": "clone",
+        "notes": ["slow"],
+    }
+    record.add_copies(entry, [copy])
+    record.add_told(entry, {"read": 8, "sent": 4, "new": 3, "stored": 2, "zero": 1})
+    assert (entry["bytes_read"], entry["bytes_sent"], entry["bytes_new"], entry["bytes"]) == (8, 4, 3, 2)
+    disk = entry["disks"][0]
+    assert (disk["bytes_planned"], disk["bytes_read"], disk["bytes_sent"]) == (5, 8, 4)
+    assert (disk["method"], disk["notes"]) == ("clone", ["slow"])
+    record.write_entry(state, {**entry, "status": "ok"})
+    summary = record.merge(state, "run1")["summary"]
+    assert (summary["bytes_sent"], summary["bytes_new"]) == (4, 3)
+    assert "8 B read, 4 B sent, 3 B new, 2 B stored" in summary["text"]
+    # A machine that went to a datastore, or nowhere, sent nothing that was counted.
+    assert "db01  not-run  hot  0 B read, 0 B stored" in summary["text"]

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +30,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import Stor
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import parse_policy, vm_policy_from_dict
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE, INTENT
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
-from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session
 from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, registry
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point, object_name
@@ -326,3 +328,32 @@ def test_no_secret_is_shown_by_what_holds_it() -> None:
 def test_a_path_in_a_store_is_taken_apart() -> None:
     assert storeplace.parse_path("/srv/s::P1/web 1.vmx") == ("/srv/s", "P1", "web 1.vmx")
     assert storeplace.parse_path("s3://b/x") == ("s3://b/x", "", "")
+
+
+@pytest.mark.parametrize("name", ["web $(x) ';\"", "-rf", "wüb \udcff\udcfe", "{{ 1+1 }}", "a" * 80])
+def test_any_name_that_a_hypervisor_accepts_comes_back_as_it_was(
+    stores: Stores, location: str, host: Host, tmp_path: Path, name: str
+) -> None:
+    job = job_in(location, vm=name)
+    made = fill(
+        stores,
+        location,
+        job,
+        tmp_path,
+        files=[*facts(job)["files"][:1], {"name": "web01.vmx", "size": 11, "role": "vmx"}],
+    )
+    assert commit(stores, host, job, noted((DONE, made.point))).vm == name
+
+
+@pytest.mark.parametrize("said", ["python /bin/python3\ncommand nothing", ""])
+def test_a_hypervisor_without_a_python_that_will_do_is_told_in_the_plan(said: str) -> None:
+    class Silent:
+        endpoint = Endpoint(host="esx1")
+
+        def script(self, *_words: Any, **_more: Any) -> Result:
+            return Result((), 0, said, "")
+
+    nobody: Any = Silent()
+    host: Any = SimpleNamespace(session=nobody)
+    problem = storeroom.way_problem(host)
+    assert problem is not None and problem["id"] == "transfer-no-way"

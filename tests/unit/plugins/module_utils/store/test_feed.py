@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -402,9 +404,11 @@ def test_above_the_bound_the_newest_restore_points_are_known(
     old, new = (image(tmp_path / name, seeds) for name, seeds in (("old", [1, 2]), ("new", [3, 4])))
     feed(plain, HashedFile(old), machine="old")
     feed(plain, HashedFile(new), machine="new")
-    for most in ("MOST_CHUNKS", "MOST_PAGES"):
-        monkeypatch.setattr(known_chunks, most, 1)
-        monkeypatch.setattr(prefixes, "_SLACK", 0)
+    for bound in ("pages", "chunks"):
+        if bound == "pages":
+            monkeypatch.setattr(known_chunks, "MOST_PAGES", 1)
+        else:
+            monkeypatch.setattr(prefixes.Prefixes, "full", True)
         for disk, fetched in ((new, 0), (old, 2)):
             source = HashedFile(disk)
             feed(plain, source, machine="third")
@@ -422,6 +426,85 @@ def test_after_more_fresh_chunks_than_are_kept_one_is_fetched_again(
     point, told = feed(plain, source, threads=1)
     assert told.sent == 150 * CHUNK and told.new == 149 * CHUNK and told.known == CHUNK
     assert restored(plain, point, tmp_path) == disk.read_bytes()
+
+
+# -- a large disk ------------------------------------------------------------------------------------------------------
+
+HUGE = """
+import hashlib, sys
+from contextlib import contextmanager
+from ansible_collections.stowage.esxi.plugins.module_utils.store import backup
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+
+CHUNK, EVERY = int(sys.argv[2]), int(sys.argv[3])
+
+
+def data(offset, length):
+    number = offset // CHUNK
+    return number.to_bytes(8, "big") * (length // 8) if number % EVERY == 0 else bytes(length)
+
+
+class Answer:
+    def __init__(self, pieces):
+        self.pieces = pieces
+
+    def hashes(self):
+        return [
+            hashlib.sha256(data(*piece)).digest() if piece[0] // CHUNK % EVERY == 0 else None for piece in self.pieces
+        ]
+
+    def chunks(self):
+        return (data(*piece) for piece in self.pieces)
+
+
+class Line:
+    ask = fetch = staticmethod(Answer)
+
+
+class Huge:
+    path, size = "huge", 2 << 40
+
+    def allocated(self):
+        return ((offset, CHUNK) for offset in range(0, self.size, CHUNK))
+
+    @contextmanager
+    def lane(self):
+        yield Line()
+
+
+def memory(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(name + ":")) >> 10
+
+
+store = Store.create(LocalBackend(sys.argv[1]), chunk_bytes=CHUNK)
+begun = memory("VmRSS")
+parent = None
+for changed in (None, None, [(1 << 40, 1 << 30)]):
+    disk = backup.DiskInput("scsi0:0", Huge(), changed)
+    parent, told = backup.run(store, "m", "m", [disk], parent=parent, threads=4, facts={"hypervisor": "esx1"})
+    print(told.read, told.new, told.unchanged, told.sent)
+print(begun, memory("VmHWM"))
+"""
+
+
+@pytest.mark.folder
+@pytest.mark.parametrize("bits", [24, pytest.param(20, marks=pytest.mark.soak)])
+def test_a_disk_of_two_tebibytes_takes_little_memory(root: Path, bits: int) -> None:
+    """In a process of its own, with chunks of 16 MiB and of one."""
+    chunk_bytes, every = 1 << bits, 1 << (36 - bits)
+    words = [sys.executable, "-c", HUGE, str(root), str(chunk_bytes), str(every)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    *told, memory = [list(map(int, line.split())) for line in done.stdout.splitlines()]
+    # Number 0 is zeros, though it says that it has data.
+    new = ((2 << 40) // (chunk_bytes * every) - 1) * chunk_bytes
+    assert told[0] == [2 << 40, new, 0, new]
+    assert told[1] == [2 << 40, 0, new, 0]
+    # What was zeros is not looked at again, either. There is one chunk in what may have changed.
+    assert told[2] == [1 << 30, 0, (2 << 40) - (1 << 30) + chunk_bytes, 0]
+    print("memory before and at its peak, MiB:", memory)
+    assert memory[1] - memory[0] < 100 + 4 * (chunk_bytes >> 20)
 
 
 # -- before the commit -------------------------------------------------------------------------------------------------

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, repair, unfinished, verify, writer
+from ansible_collections.stowage.esxi.plugins.module_utils.store import (
+    collect,
+    repair,
+    textfile,
+    unfinished,
+    verify,
+    writer,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import QuotaReached, SourceLied
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import Piece
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
@@ -194,6 +201,29 @@ def test_damaged_words_and_packs_are_told_and_lean_on_nothing(
     assert source.fetched_bytes == 3 * CHUNK
     collected(again)
     assert not left(store)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"machine": "m", "facts": {"hypervisor": "esx1"}, "packs": ["../../etc-1"]},
+        {"machine": "m", "facts": {"hypervisor": "esx1"}, "packs": "abc-000001"},
+        {"machine": 5, "facts": {"hypervisor": "esx1"}, "packs": []},
+        {"machine": "m", "facts": [], "packs": []},
+    ],
+)
+def test_a_strangers_word_is_named_and_stops_nothing(plain: Store, root: Path, tmp_path: Path, value: Any) -> None:
+    name = f"{unfinished.FOLDER}{'ab' * 8}-000001.json"
+    plain.backend.create(name, textfile.render(value))
+    report = verify.run(plain, threads=1)
+    assert any(name in problem for problem in report.problems)
+    disk = image(tmp_path / "disk", [1, 2])
+    point, told = feed(plain, HashedFile(disk))
+    assert told.new == 2 * CHUNK and restored(plain, point, tmp_path) == disk.read_bytes()
+    collect.run(Store.open(local(root), clock=FakeClock()))
+    assert not left(plain)
+    sound(plain)
 
 
 def test_while_its_writer_lives_others_may_lean_on_what_it_has_told(
