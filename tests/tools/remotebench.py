@@ -55,9 +55,9 @@ class LocalHost(Starter):
         self.before_start: Callable[[], object] = lambda: None
 
     def start(self) -> AgentLink:
+        self.before_start()
         if self.refuse is not None:
             raise self.refuse
-        self.before_start()
         interpreter = Interpreter(self.python, sys.version_info[:3])
         argv = interpreter.argv(len(source()), "stowage-agent-0123456789abcdef", 60)
         pipe = CuttingPipe(argv, "agent", self.host, 0, dict(os.environ))

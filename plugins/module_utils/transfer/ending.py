@@ -17,7 +17,7 @@ _PROVE = r"""
 turn=0
 while kill -0 "$1" 2>/dev/null; do
     if [ "$turn" -ge "$4" ] || [ "$turn" -ge "$3" ]; then
-        ps -c | grep -F "$2" | grep -v grep >/dev/null || break
+        ps -c | grep -F -- "$2" | grep -q "^ *$1 " || break
         [ "$4" -ge "$3" ] || kill -9 "$1" 2>/dev/null
     fi
     if [ "$turn" -ge "$3" ]; then

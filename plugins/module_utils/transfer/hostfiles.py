@@ -28,7 +28,8 @@ WINDOW = 64 << 30
 """Where a file has data is asked for in windows of this size, and kept by them."""
 _MOST_RANGES = 1 << 16
 _MAP_BYTES = 8 << 20
-_MOST_EXPECTED = 128
+_EXPECTED_BYTES = 16 << 20
+"""Of what was asked for ahead: a chain of 32 deltas, with 16 tables of each."""
 
 
 class HostFiles(Files):
@@ -42,6 +43,8 @@ class HostFiles(Files):
         self.bytes = 0
         self.seconds = 0.0
         self._guard = threading.Lock()
+        self._expected: OrderedDict[tuple[HostFile, int, int], OwedBytes] = OrderedDict()
+        self._expected_bytes = 0
         self.turn = threading.Lock()
         """One reading at a time: a shell knows no other way, and the answers of an agent come one after the other."""
 
@@ -76,6 +79,33 @@ class HostFiles(Files):
         # Where the links in it lead is looked at when it is opened.
         return posixpath.normpath(path)
 
+    def expected(self, file: HostFile, place: int, length: int) -> OwedBytes | None:
+        """What was asked for ahead, once."""
+        with self._guard:
+            asked = self._expected.pop((file, place, length), None)
+            self._expected_bytes -= length if asked is not None else 0
+            return asked
+
+    def expect(self, file: HostFile, place: int, length: int) -> None:
+        with self._guard:
+            if (file, place, length) in self._expected:
+                return
+        asked = file.asked(place, length)
+        dropped = []
+        with self._guard:
+            if (file, place, length) in self._expected:
+                # Another thread was first.
+                dropped.append(asked)
+            else:
+                self._expected[file, place, length] = asked
+                self._expected_bytes += length
+            while self._expected_bytes > _EXPECTED_BYTES:
+                (_file, _place, size), old = self._expected.popitem(last=False)
+                self._expected_bytes -= size
+                dropped.append(old)
+        for old in dropped:
+            old.drop()
+
     def spent(self, began: float, count: int = 0) -> None:
         with self._guard:
             self.seconds += time.monotonic() - began
@@ -90,18 +120,14 @@ class HostFile(File):
         self.number = number
         self.allocated = file.allocated
         self._files = files
-        self._guard = threading.Lock()
-        self._expected: OrderedDict[tuple[int, int], OwedBytes] = OrderedDict()
 
     def load(self, view: memoryview, place: int) -> None:
         if not view:
             return
         began = time.monotonic()
-        with self._guard:
-            asked = self._expected.pop((place, len(view)), None)
         try:
             with self._files.turn:
-                asked = asked or self._asked(place, len(view))
+                asked = self._files.expected(self, place, len(view)) or self.asked(place, len(view))
                 for part in asked.chunks():
                     view[:] = part
         except FileRefused as error:
@@ -111,7 +137,7 @@ class HostFile(File):
         finally:
             self._files.spent(began, len(view))
 
-    def _asked(self, place: int, length: int) -> OwedBytes:
+    def asked(self, place: int, length: int) -> OwedBytes:
         return OwedBytes(
             self._files.line,
             1,
@@ -120,17 +146,8 @@ class HostFile(File):
 
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
         for place, length in ranges:
-            if place < 0 or place + length > self.size:
-                return
-            with self._guard:
-                if (place, length) in self._expected:
-                    continue
-            asked = self._asked(place, length)
-            with self._guard:
-                self._expected[place, length] = asked
-                old = self._expected.popitem(last=False)[1] if len(self._expected) > _MOST_EXPECTED else None
-            if old is not None:
-                old.drop()
+            if place >= 0 and place + length <= self.size:
+                self._files.expect(self, place, length)
 
     def data_ranges(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
         while begin < end:
@@ -173,11 +190,7 @@ class HostFile(File):
         return link.ranges(handles[self.number], place, end)
 
     def close(self) -> None:
-        with self._guard:
-            waiting, self._expected = list(self._expected.values()), OrderedDict()
-            number, self.number = self.number, -1
-        for asked in waiting:
-            asked.drop()
+        number, self.number = self.number, -1
         if number >= 0:
             self._files.line.shut(number)
 

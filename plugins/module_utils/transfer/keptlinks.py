@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import Starter, ended, together
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import FOR_GOOD, Starter, ended, together
 
 
 class KeptLinks(Starter):
@@ -58,9 +58,13 @@ class KeptLinks(Starter):
                 return self._idle.pop()
             coming = self._coming.pop(0) if self._coming else None
         if coming is not None:
-            with contextlib.suppress(StowageError):
+            try:
                 return coming.result()
-        # Tried once more, and this time its error is somebody's.
+            except FOR_GOOD:
+                raise
+            except StowageError:
+                # Tried once more, and this time its error is somebody's.
+                pass
         return self._starter.start()
 
     def release(self, link: Any) -> None:

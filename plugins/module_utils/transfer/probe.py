@@ -28,6 +28,12 @@ PLACES = ("/bin/python3", "/usr/bin/python3", "/usr/local/bin/python3", "/bin/py
 _TRY = """
 import os, sys
 sys.path[:] = [p for p in sys.path if p]
+def tell(packs, made):
+    sys.stdout.write("STOWAGE %r" % ((tuple(sys.version_info[:3]), packs, made),) + chr(10))
+    sys.stdout.flush()
+    os._exit(0)
+if sys.version_info < (3, 5):
+    tell(False, "")
 try:
     import threading, select, struct, hashlib, json
     import zlib
@@ -39,9 +45,7 @@ thread.start()
 thread.join()
 select.select([], [], [], 0)
 os.readv, os.pwrite
-sys.stdout.write("STOWAGE %r" % ((tuple(sys.version_info[:3]), zlib is not None, made[0]),) + chr(10))
-sys.stdout.flush()
-os._exit(0)
+tell(zlib is not None, made[0])
 """
 
 # $1 the program, $2 the same as one line for standard input, then the places to look at. One paragraph an answer.

@@ -95,8 +95,8 @@ class RemoteDisk(ChainDisk):
             for extent in self.extents():
                 if extent.packed:
                     raise NotInFiles(host=starter.host, path=extent.path)
-        except BaseException:
-            self._line.close()
+        except BaseException as error:
+            ended(self._line.close, error)
             raise
 
     def extents(self) -> Iterator[FileExtent]:
@@ -142,7 +142,7 @@ class RemoteDisk(ChainDisk):
 
     def lane(self) -> Lane:
         """A connection of its own, to be closed (`with`)."""
-        line = Line(self._starter, self._opened, self._clock)
+        line = Line(self._starter, self._opened, self._clock, patient=True)
         lane = Lane(self, line, self.codec, self.throttle, self._clock)
         with self._guard:
             self._lanes.add(lane)

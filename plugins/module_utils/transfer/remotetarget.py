@@ -70,8 +70,8 @@ class RemoteTarget(Placed):
                 self._file: HostFile = files.take(path, writable=True)
             except OSError as error:
                 raise unusable(path, error) from error
-        except BaseException:
-            self._line.close()
+        except BaseException as error:
+            ended(self._line.close, error)
             raise
         self.size, self.number = self._file.size, self._file.number
 
@@ -88,7 +88,7 @@ class RemoteTarget(Placed):
 
     def lane(self) -> TargetLane:
         """A connection of its own, to be closed (`with`)."""
-        line = Line(self._starter, self._opened, self._clock)
+        line = Line(self._starter, self._opened, self._clock, patient=True)
         lane = TargetLane(self, line, self._codec, self.throttle, self._clock)
         with self._guard:
             self._lanes.append(lane)

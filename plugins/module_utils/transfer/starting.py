@@ -47,8 +47,9 @@ class Interpreter:
         """The command: nobody's environment or site folder counts, and no compiled file is left on the host."""
         words = [self.path, "-E", "-s", "-B"]
         # Only the interactive way runs a line before the input has ended. Its prompts go to standard error.
-        # One line: the host's list of processes has one for each, and the token is looked for in it.
-        words += ["-c", one_line(BOOTSTRAP)] if self.way == "command" else ["-q", "-i", "-"]
+        # One line, with the mark at its head: process lists are read line by line.
+        program = f"'{token}'; {_one_line()}"
+        words += ["-c", program] if self.way == "command" else ["-q", "-i", "-"]
         return [*words, str(size), token, str(lease_seconds)]
 
     def __str__(self) -> str:
@@ -71,8 +72,8 @@ def source() -> bytes:
 
 def line() -> bytes:
     """What is typed to an interpreter that takes its program on standard input."""
-    return one_line(BOOTSTRAP).encode("ascii") + b"\n"
+    return _one_line().encode("ascii") + b"\n"
 
 
-def one_line(program: str) -> str:
-    return f"exec({ascii(program)})"
+def _one_line() -> str:
+    return f"exec({ascii(BOOTSTRAP)})"

@@ -16,9 +16,13 @@ from typing import Any, Callable, Generic, Protocol, TypeVar
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import (
-    CommandTimeout,
-    ConnectionLost,
-    HostUnreachable,
+    AuthenticationFailed,
+    BadEndpoint,
+    HostKeyMismatch,
+    ProgramMissing,
+    SshError,
+    UnknownHostKey,
+    UnsafeFolder,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import FileChanged, GaveUp
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import (
@@ -33,7 +37,9 @@ T = TypeVar("T")
 
 LOST = (AgentLost, AgentSilent)
 # An agent that did not start was not heard: its connection may have been cut then, too.
-NOT_BACK = (*LOST, AgentNotStarted, ConnectionLost, CommandTimeout, HostUnreachable)
+NOT_BACK = (*LOST, AgentNotStarted, SshError)
+# Nothing that another attempt mends, and failed logins lock an account.
+FOR_GOOD = (AuthenticationFailed, BadEndpoint, HostKeyMismatch, ProgramMissing, UnknownHostKey, UnsafeFolder)
 _TOGETHER = 8
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Before each attempt to come back, while nothing is answered in between."""
@@ -148,7 +154,8 @@ class OwedBytes(Owed[None]):
 class Line:
     """One link at a time. `Owed` answers may be waited for by several threads."""
 
-    def __init__(self, starter: Starter, files: Files, clock: Clock | None = None) -> None:
+    def __init__(self, starter: Starter, files: Files, clock: Clock | None = None, *, patient: bool = False) -> None:
+        """`patient`: the host was there a moment ago; else whatever keeps the first link from it is raised at once."""
         self.host = starter.host
         self._starter = starter
         self._files = files
@@ -160,11 +167,17 @@ class Line:
         self._final: StowageError | None = None
         self._handles: Handles = {}
         self.turn = 0
-        self.link: Any = starter.start()
+        self.link: Any = None
         try:
-            self._reopen()
-        except BaseException:
-            self.close()
+            try:
+                self.link = starter.start()
+                self._reopen()
+            except NOT_BACK as error:
+                if not patient or isinstance(error, FOR_GOOD):
+                    raise
+                self.renew(0, error)
+        except BaseException as error:
+            ended(self.close, error)
             raise
 
     # -- what is asked -------------------------------------------------------------------------------------------
@@ -273,6 +286,8 @@ class Line:
                 for owed in tuple(self._owed):
                     owed.turn, owed.pending = self.turn + 1, owed.send(self.link, self._handles)
             except NOT_BACK as error:
+                if isinstance(error, FOR_GOOD):
+                    raise
                 cause = error
                 self._lose()
                 continue

@@ -91,7 +91,7 @@ class ChainDisk:
             for link in chain.links:
                 self._open(link)
         except BaseException:
-            self.close()
+            self._shut()
             raise
 
     def _text(self, path: str) -> str:
@@ -184,7 +184,10 @@ class ChainDisk:
         if until > begin:
             yield begin, until - begin
 
-    def close(self) -> None:
+    def _shut(self) -> None:
         for _starts, extents in self._levels:
             for extent in extents:
                 extent.close()
+
+    def close(self) -> None:
+        self._shut()

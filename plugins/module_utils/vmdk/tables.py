@@ -21,7 +21,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.files import Fil
 # Directory entries that are read at a time: a directory of a disk of 62 TB is too large to be held.
 _BLOCK = 4096
 # Tables behind the one that is wanted, where each would be a way to a host and back.
-_AHEAD = 32
+_AHEAD = 16
 
 
 class Kept:

@@ -17,7 +17,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import HostUnreachable
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import AuthenticationFailed, HostUnreachable
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import steady
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import FileChanged, GaveUp, NotInFiles
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import AgentLost, TransferError
@@ -224,6 +224,25 @@ def test_a_host_that_stays_away_is_told_with_the_reason(tmp_path: Path, monkeypa
             list(lane.fetch(pieces(disk.size)).chunks())
         with pytest.raises(GaveUp):
             lane.ask(pieces(disk.size)).hashes()
+        host.refuse = None
+
+
+def test_a_lane_may_have_to_wait_for_its_host_and_a_refused_login_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steady, "PAUSES", (0.0,) * 3)
+    top, expected = chain(tmp_path, ["sesparse"])
+    host = LocalHost(1 << 40, 10, 20)
+    with remote(top, host) as disk:
+        with disk.lane() as lane:
+            (view,) = lane.fetch([(0, MIB)]).chunks()
+            assert view == expected[:MIB] and len(host.links) == 4
+        host.refuse = AuthenticationFailed(host="here", port=22, user="root", reason="no")
+        tried: list[int] = []
+        host.before_start = lambda: tried.append(1)
+        with pytest.raises(AuthenticationFailed):
+            disk.lane()
+        assert len(tried) == 1
         host.refuse = None
 
 
