@@ -12,7 +12,7 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -171,10 +171,11 @@ def feed(
     host: str | None = "esx1",
     group: str | None = None,
     changed: Sequence[Piece] | None = None,
+    facts: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> tuple[Point, backup.Told]:
     """A backup of hashed disks."""
-    facts = {key: value for key, value in (("hypervisor", host), ("group", group)) if value}
+    facts = {**(facts or {}), **{key: value for key, value in (("hypervisor", host), ("group", group)) if value}}
     inputs = [backup.DiskInput(f"scsi0:{n}", source, changed) for n, source in enumerate(sources)]
     more.setdefault("threads", 2)
     made = backup.run(store, machine, f"name of {machine}", inputs, {"a.vmx": b"x"}, facts=facts, **more)

@@ -16,12 +16,15 @@ from typing import Any
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     collect,
+    points,
+    registry,
     repair,
     textfile,
     unfinished,
     verify,
     writer,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import QuotaReached, SourceLied
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import Piece
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
@@ -29,6 +32,7 @@ from fakeclock import FakeClock
 
 from .benches import CHUNK, back_up, image, local, new_store, restored, sound
 from .hashing import HashedFile, feed
+from .test_collect import Interleaved, prove_all
 
 
 @pytest.fixture(params=["sha256", "encrypted"])
@@ -233,7 +237,7 @@ def test_while_its_writer_lives_others_may_lean_on_what_it_has_told(
     monkeypatch.setattr(unfinished, "TELL_SECONDS", 0.0)
     plain.settings["pack_bytes"] = 3 * CHUNK
     disk = image(tmp_path / "disk", list(range(1, 41)))
-    points: list[Any] = []
+    made: list[Any] = []
 
     def meanwhile() -> None:
         opened = Store.open(local(root))
@@ -241,7 +245,7 @@ def test_while_its_writer_lives_others_may_lean_on_what_it_has_told(
         point, _told = feed(opened, source, machine="meanwhile")
         # All but what lies in the last word's successor.
         assert source.fetched_bytes < 10 * CHUNK
-        points.append(point)
+        made.append(point)
         opened.clock = FakeClock()
         assert repair.run(Store.open(local(root), clock=FakeClock())).lost == {}
         assert restored(Store.open(local(root)), point, tmp_path) == disk.read_bytes()
@@ -252,7 +256,7 @@ def test_while_its_writer_lives_others_may_lean_on_what_it_has_told(
     for _turn in range(2):
         collect.run(Store.open(local(root), clock=FakeClock()))
     opened = Store.open(local(root))
-    assert restored(opened, points[0], tmp_path) == disk.read_bytes()
+    assert restored(opened, made[0], tmp_path) == disk.read_bytes()
     sound(opened)
 
 
@@ -297,3 +301,140 @@ def test_what_a_killed_backup_had_stored_is_not_sent_again(
     image(disk, list(range(2, 302)))
     feed(opened, HashedFile(disk), parent=point)
     assert not left(opened)
+
+
+# -- whoever meets whom, at any moment ---------------------------------------------------------------------------------
+
+
+class Beating(LocalBackend):
+    """Every look at the signs of life finds a new one, but for one writer."""
+
+    def __init__(self, root: str, dead: str) -> None:
+        super().__init__(root)
+        self.dead = dead
+        self.looks = 0
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        if prefix == registry.BEATS:
+            self.looks += 1
+            for one in registry.registrations(LocalBackend(self.root)):
+                if one.id != self.dead:
+                    yield f"{registry.BEATS}{one.id}-{self.looks}", 0
+            return
+        yield from super().list(prefix)
+
+
+def scene(folder: Path, registered: bool) -> tuple[Path, str]:
+    """A store with a point that stays, and what a writer has left that was cut, or killed: then it is registered."""
+    folder.mkdir()
+    (folder / "store").mkdir()
+    store = new_store(local(folder / "store"))
+    back_up(store, image(folder / "stays", [8, 9]), machine="stays")
+    cut(store, image(folder / "new", [1, 2, 3, 5]), 3, machine="new", threads=1)
+    dead = left(store)[0].partition("/")[2].partition("-")[0]
+    if registered:
+        point = points.object_name("new", "20261126T150000.000000Z-1f0c2a")
+        store.backend.create(f"{registry.WRITERS}{dead}.json", textfile.render({"writer": dead, "point": point}))
+    return folder / "store", dead
+
+
+every = pytest.mark.parametrize(
+    ("registered", "step"),
+    [
+        (False, 7),
+        (True, 7),
+        pytest.param(False, 1, marks=pytest.mark.soak),
+        pytest.param(True, 1, marks=pytest.mark.soak),
+    ],
+)
+
+
+@pytest.mark.folder
+@every
+def test_a_backup_that_takes_over_at_any_moment_of_a_collection_restores(
+    tmp_path: Path, registered: bool, step: int
+) -> None:
+    moment, done, sent = 0, False, set()
+    while not done:
+        moment += step
+        folder = tmp_path / str(moment)
+        root, dead = scene(folder, registered)
+
+        def act(root: Path = root, folder: Path = folder) -> None:
+            source = HashedFile(folder / "new")
+            feed(Store.open(local(root)), source, machine="new", threads=1)
+            sent.add(len(source.fetched))
+
+        backend = Interleaved(str(root), moment, act)
+        for _turn in range(2):
+            collect.run(Store.open(backend, clock=FakeClock()))
+        done = backend.calls < moment
+        if done:
+            act()
+        for _turn in range(2):
+            collect.run(Store.open(local(root), clock=FakeClock()))
+        prove_all(root, folder, {"stays": folder / "stays", "new": folder / "new"})
+    # Before it was announced it was there, and afterwards it was not.
+    assert moment > 20 and sent == {1, 4}
+
+
+@pytest.mark.folder
+@every
+@pytest.mark.parametrize("work", ["collect", "repair"])
+def test_a_collection_or_repair_at_any_moment_of_a_backup_that_takes_over_takes_nothing_from_it(
+    tmp_path: Path, registered: bool, step: int, work: str
+) -> None:
+    moment, done, sent = 0, False, set()
+    while not done:
+        moment += step
+        folder = tmp_path / str(moment)
+        root, dead = scene(folder, registered)
+
+        def act(root: Path = root, dead: str = dead) -> None:
+            opened = Store.open(Beating(str(root), dead), clock=FakeClock())
+            for _turn in range(2):
+                if work == "collect":
+                    collect.run(opened)
+                else:
+                    assert repair.run(opened).lost == {}
+
+        backend = Interleaved(str(root), moment, act)
+        source = HashedFile(folder / "new")
+        feed(Store.open(backend), source, machine="new", threads=1)
+        sent.add(len(source.fetched))
+        done = backend.calls < moment
+        act()
+        prove_all(root, folder, {"stays": folder / "stays", "new": folder / "new"})
+    assert moment > 10 and 1 in sent
+
+
+@pytest.mark.folder
+@every
+def test_a_backup_that_takes_over_and_is_given_up_hurts_nobody(tmp_path: Path, registered: bool, step: int) -> None:
+    moment, done, revoked = 0, False, 0
+    while not done:
+        moment += step
+        folder = tmp_path / str(moment)
+        root, _dead = scene(folder, registered)
+
+        def act(root: Path = root) -> None:
+            for _turn in range(2):
+                collect.run(Store.open(local(root), clock=FakeClock()))
+
+        backend = Interleaved(str(root), moment, act)
+        wanted = {"stays": folder / "stays", "new": folder / "new"}
+        try:
+            feed(Store.open(backend), HashedFile(folder / "new"), machine="new", threads=1)
+        except writer.WriterRevoked:
+            revoked += 1
+            del wanted["new"]
+        done = backend.calls < moment
+        prove_all(root, folder, wanted)
+        feed(Store.open(local(root)), HashedFile(folder / "new"), machine="new")
+        for _turn in range(2):
+            collect.run(Store.open(local(root), clock=FakeClock()))
+        store = Store.open(local(root))
+        sound(store)
+        for point in store.points():
+            assert restored(store, point, folder) == (folder / point.machine_id).read_bytes()
+    assert revoked
