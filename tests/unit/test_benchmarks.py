@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,8 @@ sys.path.insert(0, str(BENCHMARKS))
 import disks  # noqa: E402
 import measure  # noqa: E402
 import peers  # noqa: E402
+import wirelab  # noqa: E402
+import wireshape  # noqa: E402
 
 
 def test_the_memory_of_a_command_is_that_of_its_whole_tree() -> None:
@@ -54,3 +58,44 @@ def test_our_half_restores_what_it_has_backed_up(tmp_path: Path) -> None:
     ours.restore("day2", source, target)
     assert subprocess.run(["cmp", source, target], check=False).returncode == 0
     ours.verify("--deep")
+
+
+def test_an_image_goes_from_one_day_to_the_other_and_back(tmp_path: Path) -> None:
+    days = [tmp_path / "1.raw", tmp_path / "2.raw"]
+    first = bytearray(os.urandom(3 << 20) + bytes(5 << 20))
+    second = bytes(1 << 20) + first[1 << 20 : 6 << 20] + os.urandom(2 << 20)
+    days[0].write_bytes(first)
+    days[1].write_bytes(second)
+    image = wirelab.Image(tmp_path / "image.raw", [str(day) for day in days])
+    image.path.write_bytes(os.urandom(8 << 20))
+    image.fill()
+    assert image.path.read_bytes() == first
+    image.on(2)
+    assert image.path.read_bytes() == second and image.allocated < 6 << 20
+    image.on(1)
+    assert image.path.read_bytes() == first
+    with pytest.raises(measure.Failed):
+        image.is_on(2)
+
+
+def test_the_slow_line_is_slow_and_late_and_counts_what_it_carries() -> None:
+    amount = 3 << 20
+    with socket.create_server(("127.0.0.1", 0)) as server, wireshape.Line(50_000_000, 40, server.getsockname()) as line:
+        script = (
+            "import socket, time; begin = time.monotonic(); one = socket.create_connection(('10.66.0.1', 2222))\n"
+            "one.sendall(b'go'); first = one.recv(1); late = time.monotonic() - begin; count = 1\n"
+            "while True:\n    data = one.recv(65536)\n    count += len(data)\n    if not data: break\n"
+            "print(late, time.monotonic() - begin, count)"
+        )
+        with subprocess.Popen([*line.words, sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as client:
+            with server.accept()[0] as one:
+                assert one.recv(2) == b"go"
+                one.sendall(bytes(amount))
+            assert client.stdout is not None
+            late, seconds, count = map(float, client.stdout.read().split())
+        line.quiet()
+        carried = line.carried()
+    assert late >= 0.04 and seconds >= 0.9 * amount / line.rate
+    assert int(count) == amount
+    # The opening of a connection, and its end, count as a byte each.
+    assert 2 <= carried.to_host <= 4 and amount <= carried.from_host <= amount + 2

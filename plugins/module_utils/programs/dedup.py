@@ -23,6 +23,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching imp
 from ansible_collections.stowage.esxi.plugins.module_utils.store import backup
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.keptlinks import KeptLinks
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
 
@@ -200,7 +201,7 @@ def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
     """Every disk is opened and looked at before the first byte is read; all are closed, and proven so, at the end.
 
     One that the host does not let be read is read from a clone, which is gone at the end, too."""
-    starter = reach.starter()
+    host = reach.starter()
     ladder = Ladder(
         reach.host,
         reach.label,
@@ -217,10 +218,11 @@ def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
 
     opened: list[_Open] = []
     with contextlib.ExitStack() as stack:
+        starter = stack.enter_context(KeptLinks(host, reach.connections + len(sources)))
         for source in sources:
             disk, reading = stack.enter_context(ladder.opened(source, open_disk, reach.progress))
             if opened:
-                # The limit holds for all of them together.
-                disk.throttle = opened[0].disk.throttle
-            opened.append(_Open(source, disk, reading, starter.way))
+                # The limit holds for all of them together, and the wire is the same.
+                disk.throttle, disk.codec = opened[0].disk.throttle, opened[0].disk.codec
+            opened.append(_Open(source, disk, reading, host.way))
         yield opened

@@ -27,6 +27,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import D
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
 from ansible_collections.stowage.esxi.plugins.module_utils.store.targets import DiskTarget, LocalLane
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.keptlinks import KeptLinks
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotetarget import RemoteTarget
 
 SAMPLE = 64
@@ -79,12 +80,13 @@ def bring(
 ) -> DiskBrought:
     """Makes the disk of the task out of a disk of a restore point; `folders` lead to it, outermost first."""
     began = reach.clock.monotonic()
-    starter = reach.starter(writes=True)
+    host = reach.starter(writes=True)
     meter = Meter("restore", task.key, None, reach.clock)
     flat = task.target.removesuffix(".vmdk") + "-flat.vmdk"
     told = restore.Told()
     verified = ""
     with _made(task, folders, reach), contextlib.ExitStack() as stack:
+        starter = stack.enter_context(KeptLinks(host, reach.connections + 1))
         target = stack.enter_context(RemoteTarget(starter, flat, bandwidth_limit=reach.bandwidth_limit))
         count = [0]
 
@@ -118,7 +120,7 @@ def bring(
         fetched_bytes=told.fetched,
         seconds=round(max(reach.clock.monotonic() - began, 0.001), 3),
         verified=verified or "not compared: verify is none",
-        method=starter.way.method,
+        method=host.way.method,
     )
 
 

@@ -50,6 +50,8 @@ class ParamikoPipe(Pipe):
         deadline = time.monotonic() + timeout_seconds
         while True:
             self._gather()
+            if not self._channel.recv_ready():
+                self.waits += 1
             try:
                 data = self._channel.recv(len(view))
             except (paramiko_login.library().SSHException, EOFError):

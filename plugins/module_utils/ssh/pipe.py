@@ -40,6 +40,8 @@ class Pipe(ABC):
 
     host: str
     port: int
+    waits = 0
+    """How often `readinto` found nothing there."""
 
     @abstractmethod
     def readinto(self, view: memoryview, timeout_seconds: float) -> int:
@@ -115,6 +117,7 @@ class ProcessPipe(Pipe):
             try:
                 return os.readv(self._out.fileno(), [view])
             except BlockingIOError:
+                self.waits += 1
                 self._wait(self._reading, deadline)
 
     def write(self, data: bytes | bytearray | memoryview, timeout_seconds: float) -> None:

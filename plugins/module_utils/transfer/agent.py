@@ -29,6 +29,7 @@ import stat
 import struct
 import sys
 import threading
+import time
 
 try:
     import zlib
@@ -57,6 +58,7 @@ NO_FILE = 0xFFFF
 RANGE_REQUEST = struct.Struct(">HQQ")
 WRITE_HEAD = struct.Struct(">HQI")  # file, offset, length of the data once it is decoded
 FETCH_HEAD = struct.Struct(">B")  # level of zlib, 0: raw
+PACKED_HEAD = struct.Struct(">I")  # in front of packed bytes: microseconds that the packing took
 
 BUFFERS = 8
 NOTHING = bytes(STEP)
@@ -461,11 +463,13 @@ class Agent(object):
                 if not real:
                     codec, size = ZEROS, 0
                 elif level:
+                    began = time.time()
                     packed = zlib.compress(whole[FRAME.size : FRAME.size + count], level)
+                    took = PACKED_HEAD.pack(min(max(int((time.time() - began) * 1e6), 0), 0xFFFFFFFF))
                     # Unpacking costs the other side something: only for what it saves.
                     if len(packed) < count - count // 16:
-                        codec, size = ZLIB, len(packed)
-                        whole[FRAME.size : FRAME.size + size] = packed
+                        codec, size = ZLIB, len(took) + len(packed)
+                        whole[FRAME.size : FRAME.size + size] = took + packed
                 FRAME.pack_into(buffer, 0, MARK, DATA, codec, number, size)
                 self.send(whole[: FRAME.size + size], buffer)
 

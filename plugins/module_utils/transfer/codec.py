@@ -5,59 +5,96 @@
 
 from __future__ import annotations
 
+import math
+import threading
+
 RAW, PACKED = 0, 1
 """Level of zlib. Higher ones cost a hypervisor much more and save little."""
 
-_FIRST_BYTES = 8 << 20
+FIRST_BYTES = 4 << 20
+"""So much of a way is seen before it is judged."""
 # The other way is tried again, as the bytes of a disk differ from place to place; seldom where it was far worse.
 _AGAIN_BYTES, _FAR_AGAIN_BYTES = 512 << 20, 4 << 30
-_FADE = 0.7
-# Packing costs processor time on both sides: it must gain something.
-_GAIN = 1.1
+_FADE = 0.8
+# Packing costs processor time on both sides: it must gain something. By the pace alone it must gain more: where the
+# processors are what is waited for, several lanes make each other look slow.
+_GAIN, _CLEAR_GAIN = 1.1, 1.5
 
 
 class CodecChoice:
-    """For one lane. `told` is called with each request that was answered whole."""
+    """For all lanes of a disk. `told` is called with each request that was answered whole.
 
-    def __init__(self, possible: bool = True, forced: int | None = None, limit: int = 0) -> None:
-        self._possible = possible
-        self._forced = forced
+    Where the other side tells how long it packs, what comes is packed first, and the wire's own pace decides: on a slow
+    one a trial of the other way would cost more than all that is to be gained. Else both ways are tried and timed.
+    """
+
+    def __init__(self, possible: bool = True, forced: int | None = None, limit: int = 0, first: int = RAW) -> None:
         self._limit = limit
+        self._guard = threading.Lock()
         self._seconds: dict[int, float] = {}
+        self._packing: float | None = None
+        self._pace: float | None = None
         self._ratio = {RAW: 1.0, PACKED: 1.0}
         self._measured = {RAW: 0, PACKED: 0}
-        self._planned = {RAW: 0, PACKED: 0}
-        self._since = 0
-        self.chosen = RAW
+        self._since = self._trial_left = 0
+        self._fixed = forced is not None or not possible
+        self.chosen = (forced if forced is not None and possible else RAW) if self._fixed else first
+        self.settled = self._fixed
+        """Until then few requests should be under way: each goes the way that is looked at."""
 
     def level(self, count: int) -> int:
         """How the next `count` bytes are to travel."""
-        if self._forced is not None or not self._possible:
-            self.chosen = self._forced if self._forced is not None and self._possible else RAW
+        with self._guard:
+            if not self.settled or self._fixed:
+                return self.chosen
+            self._since += count
+            if self._trial_left <= 0 and self._since >= self._patience():
+                self._trial_left = FIRST_BYTES
+            if self._trial_left > 0:
+                self._trial_left -= count
+                self._since = 0
+                return PACKED - self.chosen
             return self.chosen
-        for level in (RAW, PACKED):
-            if self._planned[level] < _FIRST_BYTES:
-                self._planned[level] += count
-                return level
-        if len(self._seconds) < 2:
-            return self.chosen
-        costs = {level: self._cost(level) for level in (RAW, PACKED)}
-        self.chosen = PACKED if costs[PACKED] * _GAIN < costs[RAW] else RAW
-        other = PACKED - self.chosen
-        self._since += count
-        if self._since >= (_AGAIN_BYTES if costs[other] < 3 * costs[self.chosen] else _FAR_AGAIN_BYTES):
-            self._since = 0
-            self._planned[other] = _FIRST_BYTES // 2
-            return other
-        return self.chosen
 
-    def told(self, level: int, count: int, carried: int, seconds: float) -> None:
-        """`count` bytes came as `carried` bytes, and were waited for so long."""
+    def _patience(self) -> float:
+        if self.chosen == PACKED and self._pace is not None:
+            # Packed bytes tell the pace of the wire as well as raw ones.
+            return math.inf
+        cost, other = self._cost(self.chosen), self._cost(PACKED - self.chosen)
+        return _AGAIN_BYTES if other < 3 * cost else _FAR_AGAIN_BYTES
+
+    def told(
+        self,
+        level: int,
+        count: int,
+        carried: int,
+        seconds: float,
+        packing: float | None = None,
+        pace: float | None = None,
+    ) -> None:
+        """`count` bytes came as `carried` bytes, and were waited for so long. Where that is known: how long their
+        `packing` took on the other side, and the `pace` of the wire, in seconds for a byte."""
         if not count:
             return
-        self._ratio[level] = _mixed(self._ratio[level], carried / count, self._measured[level] == 0)
-        self._seconds[level] = _mixed(self._seconds.get(level, 0.0), seconds / count, level not in self._seconds)
-        self._measured[level] += count
+        with self._guard:
+            new = self._measured[level] == 0
+            self._ratio[level] = _mixed(self._ratio[level], carried / count, new)
+            self._seconds[level] = _mixed(self._seconds.get(level, 0.0), seconds / count, new)
+            if level == PACKED and packing is not None:
+                self._packing = _mixed(self._packing or 0.0, packing / count, self._packing is None)
+            if pace is not None:
+                self._pace = _mixed(self._pace or 0.0, pace, self._pace is None)
+            self._measured[level] += count
+            if not self._fixed and (self.settled or self._measured[self.chosen] >= FIRST_BYTES):
+                self._judge()
+
+    def _judge(self) -> None:
+        if (self._packing is not None and self._pace is not None) or min(self._measured.values()) >= FIRST_BYTES:
+            self.settled = True
+            gain = _GAIN if self._packing is None or self._pace is None else _CLEAR_GAIN
+            self.chosen = PACKED if self._cost(PACKED) * gain < self._cost(RAW) else RAW
+        elif not self.settled:
+            self.chosen = PACKED - self.chosen
 
     def ratio(self, level: int) -> float:
         """Bytes on the wire for one of the disk, as last measured."""
@@ -65,6 +102,9 @@ class CodecChoice:
 
     def _cost(self, level: int) -> float:
         """Seconds for a byte."""
+        if self._pace is not None and self._packing is not None:
+            wire = self._ratio[level] * max(self._pace, 1 / self._limit if self._limit else 0.0)
+            return max(wire, self._packing) if level == PACKED else wire
         return max(self._seconds[level], self._ratio[level] / self._limit if self._limit else 0.0, 1e-12)
 
 

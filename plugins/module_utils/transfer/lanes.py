@@ -24,8 +24,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.throttle imp
 Range = tuple[int, int]
 HASH_BYTES = 32 << 20
 FETCH_BYTES = 4 << 20
-# So many requests are out at once where a limit holds the rest back.
+# So many requests are out at once where a limit holds the rest back, or where it is not known yet how to send them.
 _AHEAD = 2
+_TRIAL_BYTES = 1 << 20
 _NOTHING = bytes(1 << 20)
 
 
@@ -64,7 +65,7 @@ class Fetched:
         self._real = [not lane.disk.nothing(*piece) for piece in pieces]
         self._waiting = collections.deque(lane.parts(self._pieces, self._real))
         self._sent: collections.deque[_Part] = collections.deque()
-        if not lane.limited:
+        if not lane.limited and lane.codec.settled:
             self._send(len(self._waiting))
 
     def _send(self, count: int) -> None:
@@ -82,7 +83,8 @@ class Fetched:
                 continue
             view = next(arriving, None)
             if view is None:
-                self._send(_AHEAD)
+                held = self._lane.limited or not self._lane.codec.settled
+                self._send(_AHEAD if held else len(self._waiting) + len(self._sent))
                 arriving = self._sent.popleft().chunks()
                 view = next(arriving)
             yield view
@@ -121,14 +123,19 @@ class _Part:
     def chunks(self) -> Iterator[memoryview]:
         lane, clock = self._lane, self._lane.clock
         assert self._owed is not None
-        before, waited, began = lane.received, 0.0, clock.monotonic()
+        link, before, waited, began = lane.line.link, lane.told(), 0.0, clock.monotonic()
         for view in self._owed.chunks():
             waited += clock.monotonic() - began
             yield view
             began = clock.monotonic()
-        carried = max(0, lane.received - before)
+        # Where another connection has taken its place, nothing was measured.
+        after = lane.told() if lane.line.link is link else before
+        carried = after[0] - before[0]
+        packing, arrived, arriving = (now - then for now, then in zip(after[1:], before[1:]))
         lane.throttle.charge(carried - self._charged)
-        lane.codec.told(self._level, self._bytes, carried, waited)
+        lane.codec.told(
+            self._level, self._bytes, carried, waited, packing or None, arriving / arrived if arrived else None
+        )
         lane.fetched_bytes += self._bytes
         lane.carried_bytes += carried
 
@@ -171,12 +178,16 @@ class Lane:
     def limited(self) -> bool:
         return self.throttle.limit > 0
 
-    @property
-    def received(self) -> int:
-        return int(getattr(self.line.link, "received_bytes", 0))
+    def told(self) -> tuple[int, float, int, float]:
+        """Of the link so far: bytes that came, seconds of packing there, bytes that were waited for, and how long."""
+        link = self.line.link
+        more = (getattr(link, name, 0) for name in ("packing_seconds", "arrived_bytes", "arriving_seconds"))
+        return (link.received_bytes, *more)
 
     def parts(self, pieces: Sequence[Range], real: Sequence[bool]) -> list[_Part]:
-        most = max(1, min(FETCH_BYTES, self.throttle.limit // 4)) if self.limited else FETCH_BYTES
+        most = FETCH_BYTES if self.codec.settled else _TRIAL_BYTES
+        if self.limited:
+            most = max(1, min(most, self.throttle.limit // 4))
         return [_Part(self, some) for some in _split(pieces, real, most)]
 
     def placed(self, pieces: Sequence[Range], handles: Handles) -> list[list[tuple[Any, int, int]]]:

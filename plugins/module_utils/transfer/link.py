@@ -64,6 +64,7 @@ BYE_SECONDS = 10.0
 WINDOW_BYTES = 64 << 20
 
 _BUFFER = 1 << 16
+_LITTLE, _A_LITTLE = 1 << 17, 0.0005
 _MAX_FAILURE = 1 << 15
 _MAX_GREETING = 1 << 12
 _MAX_FACTS = 1 << 16
@@ -192,7 +193,7 @@ class Fetched(Pending[None]):
     def take(self, flags: int, length: int) -> None:
         link = self._link
         size = self._steps[0]
-        right = {0: length == size, agent.ZEROS: length == 0, agent.ZLIB: 0 < length < size}
+        right = {0: length == size, agent.ZEROS: length == 0, agent.ZLIB: agent.PACKED_HEAD.size < length < size}
         if not right.get(flags, False):
             raise link.lie(f"{length} bytes packed as {flags} came for {size} bytes of {self.what}")
         target = None if self._kept or self._dropped else self._target
@@ -202,7 +203,9 @@ class Fetched(Pending[None]):
         elif flags == 0:
             data = link.body(length)
         elif flags == agent.ZLIB:
-            data = self._unpacked(link.body(length), size)
+            body = link.body(length)
+            link.packing_seconds += agent.PACKED_HEAD.unpack_from(body)[0] / 1e6
+            data = self._unpacked(memoryview(body)[agent.PACKED_HEAD.size :], size)
         elif target is not None:
             target[:] = _NOTHING[:size]
         if target is not None:
@@ -215,7 +218,7 @@ class Fetched(Pending[None]):
         self._steps.popleft()
         self.complete = not self._steps
 
-    def _unpacked(self, body: bytes, size: int) -> bytes:
+    def _unpacked(self, body: memoryview, size: int) -> bytes:
         unpacker = zlib.decompressobj()
         try:
             data = unpacker.decompress(body, size + 1)
@@ -273,7 +276,8 @@ class AgentLink:
         self.stall_seconds = stall_seconds
         self.window_bytes = window_bytes
         self.kept_bytes = 0
-        self.received_bytes = 0
+        self.received_bytes = self.arrived_bytes = 0
+        self.packing_seconds = self.arriving_seconds = 0.0
         self.pid = 0
         self.facts: dict[str, Any] = {}
         self.turn = threading.RLock()
@@ -580,8 +584,12 @@ class AgentLink:
         return bytes(whole)
 
     def exactly(self, view: memoryview) -> None:
-        """Fills ``view`` from the stream: what is long goes straight there."""
+        """Fills ``view`` from the stream: what is long goes straight there.
+
+        What is waited for tells the pace of the wire; what was here already tells nothing of it.
+        """
         done = 0
+        waits, began = self._pipe.waits, time.monotonic()
         while done < len(view):
             there = self._end - self._begin
             if there:
@@ -590,9 +598,19 @@ class AgentLink:
                 self._begin += count
                 done += count
             elif len(view) - done >= _BUFFER:
-                done += self._read(view[done:])
+                count = self._read(view[done:])
+                done += count
+                if self._pipe.waits != waits:
+                    self.arrived_bytes += count
+                if count < _LITTLE < len(view) - done:
+                    # A fast link brings 32 KiB at a time: to wake up for each costs more than to wait a little.
+                    time.sleep(_A_LITTLE)
             else:
                 self._begin, self._end = 0, self._read(self._buffer)
+                if self._pipe.waits != waits and len(view) >= _BUFFER:
+                    self.arrived_bytes += self._end
+        if len(view) >= _BUFFER and self._pipe.waits != waits:
+            self.arriving_seconds += time.monotonic() - began
 
     def _read(self, view: memoryview) -> int:
         left = self._deadline - time.monotonic()
@@ -632,6 +650,20 @@ class AgentLink:
         return printable(f"{reason} ({said})" if said and said not in reason else reason)
 
     # The end
+
+    def forget(self) -> bool:
+        """Closes every file. False where it cannot serve somebody else then: it has failed, or still owes an answer."""
+        with self._sending:
+            if self._broken is not None or self._owed or self._closed.is_set():
+                return False
+            for number in tuple(self._files):
+                self._ask(agent.CLOSE, struct.pack(">H", number), self._plain(f"file {number}", "closed"))
+            try:
+                self.ping().result()
+            except TransferError:
+                return False
+            self._files.clear()
+            return self._broken is None
 
     def close(self, session: Session | None = None) -> None:
         """Ends the agent. With the control ``session``, its process is proven gone, or ``AgentStays`` is raised."""

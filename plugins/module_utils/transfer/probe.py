@@ -55,8 +55,10 @@ shift 2
 for python in "$@"; do
     [ -x "$python" ] || continue
     echo "python $python"
-    echo "command $("$python" -E -s -B -c "$try" 2>&1 | tail -n 5 | tr '\n\r' '  ')"
-    case "$("$python" -E -s -B -c "$try" 2>/dev/null)" in STOWAGE*) continue ;; esac
+    said=$("$python" -E -s -B -c "$try" 2>&1 | tail -n 5 | tr '\n\r' '  ')
+    echo "command $said"
+    # One that works is enough: to start each of them takes longer than all else here.
+    case "$said" in *STOWAGE*) break ;; esac
     echo "stdin $(printf '%s\n' "$line" | "$python" -E -s -B -q -i - 2>&1 | tail -n 5 | tr '\n\r' '  ')"
 done
 for tool in "sha256sum" "openssl dgst -sha256"; do

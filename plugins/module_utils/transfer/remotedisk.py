@@ -10,16 +10,22 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock
-from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import CodecChoice
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import PACKED, CodecChoice
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import NotInFiles
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.hostfiles import HostFile, HostFiles
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.lanes import Lane
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import STALL_SECONDS, AgentLink
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.shellway import ShellLink
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import Files, Line, Place, Starter, ended
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import (
+    Files,
+    Line,
+    Place,
+    Starter,
+    ended,
+    together,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.throttle import Throttle
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.disk import ChainDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.extents import FileExtent
@@ -75,11 +81,12 @@ class RemoteDisk(ChainDisk):
         level: int | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._starter, self._clock, self._level = starter, clock, level
+        self._starter, self._clock = starter, clock
         self._opened = Files()
         self._lanes: set[Lane] = set()
         self._guard = threading.Lock()
         self.throttle = Throttle(bandwidth_limit, clock)
+        self.codec = CodecChoice(starter.packs, level, bandwidth_limit, first=PACKED)
         self._line = Line(starter, self._opened, clock)
         files = HostFiles(self._line, path, roots)
         self._host_files = files
@@ -136,24 +143,16 @@ class RemoteDisk(ChainDisk):
     def lane(self) -> Lane:
         """A connection of its own, to be closed (`with`)."""
         line = Line(self._starter, self._opened, self._clock, patient=True)
-        codec = CodecChoice(self._starter.packs, self._level, self.throttle.limit)
-        lane = Lane(self, line, codec, self.throttle, self._clock)
+        lane = Lane(self, line, self.codec, self.throttle, self._clock)
         with self._guard:
             self._lanes.add(lane)
         return lane
 
     def close(self) -> None:
         """Returns when nothing of ours holds a file of the disk open any more, or raises why that is not so."""
-        first: StowageError | None = None
         with self._guard:
             lines = [*(lane.line for lane in self._lanes), self._line]
-        for line in lines:
-            try:
-                line.close()
-            except StowageError as error:
-                first = first or error
-        if first is not None:
-            raise first
+        together([line.close for line in lines])
 
     def __enter__(self) -> RemoteDisk:
         return self

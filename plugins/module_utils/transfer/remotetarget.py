@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock
-from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import CodecChoice
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import WritesLost
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.hostfiles import HostFile, HostFiles
@@ -26,6 +25,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady impor
     Place,
     Starter,
     ended,
+    together,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.throttle import Throttle
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.fileerrors import unusable
@@ -57,11 +57,12 @@ class RemoteTarget(Placed):
     ) -> None:
         """`durable`: a write returns when its bytes have arrived and will outlive a power cut of the host."""
         self.path, self.durable = path, durable
-        self._starter, self._clock, self._level = starter, clock, level
+        self._starter, self._clock = starter, clock
         self._opened = Files()
         self._lanes: list[TargetLane] = []
         self._guard = threading.Lock()
         self.throttle = Throttle(bandwidth_limit, clock)
+        self._codec = CodecChoice(starter.packs, level, bandwidth_limit)
         self._line = Line(starter, self._opened, clock)
         try:
             files = HostFiles(self._line, path, roots)
@@ -88,8 +89,7 @@ class RemoteTarget(Placed):
     def lane(self) -> TargetLane:
         """A connection of its own, to be closed (`with`)."""
         line = Line(self._starter, self._opened, self._clock, patient=True)
-        codec = CodecChoice(self._starter.packs, self._level, self.throttle.limit)
-        lane = TargetLane(self, line, codec, self.throttle, self._clock)
+        lane = TargetLane(self, line, self._codec, self.throttle, self._clock)
         with self._guard:
             self._lanes.append(lane)
         return lane
@@ -103,16 +103,9 @@ class RemoteTarget(Placed):
 
     def close(self) -> None:
         """Returns when nothing of ours holds the file open any more, or raises why that is not so."""
-        first: StowageError | None = None
         with self._guard:
             lines = [*(lane.line for lane in self._lanes), self._line]
-        for line in lines:
-            try:
-                line.close()
-            except StowageError as error:
-                first = first or error
-        if first is not None:
-            raise first
+        together([line.close for line in lines])
 
     def __enter__(self) -> RemoteTarget:
         return self

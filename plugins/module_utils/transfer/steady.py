@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable, Generic, Protocol, TypeVar
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
@@ -38,6 +40,7 @@ LOST = (AgentLost, AgentSilent)
 NOT_BACK = (*LOST, AgentNotStarted, SshError)
 # Nothing that another attempt mends, and failed logins lock an account.
 FOR_GOOD = (AuthenticationFailed, BadEndpoint, HostKeyMismatch, ProgramMissing, UnknownHostKey, UnsafeFolder)
+_TOGETHER = 8
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Before each attempt to come back, while nothing is answered in between."""
 
@@ -60,6 +63,10 @@ class Starter(Protocol):
 
     def end(self, link: Any) -> None:
         """Ends it, proven: nothing of it holds a file on the host open any more. May be called again."""
+
+    def release(self, link: Any) -> None:
+        """As `end`, of one that is as it should be: it may be kept, with every file closed, for the next `start`."""
+        self.end(link)
 
 
 @dataclass(frozen=True)
@@ -345,16 +352,28 @@ class Line:
 
     def _end(self) -> None:
         self._owed.clear()
-        links, self.link = [*self._lost, *([self.link] if self.link is not None else [])], None
-        self._lost = []
-        first: StowageError | None = None
-        for link in links:
+        acts = [partial(self._starter.end, link) for link in self._lost]
+        if self.link is not None:
+            acts.append(partial(self._starter.release, self.link))
+        self._lost, self.link = [], None
+        together(acts)
+
+
+def together(acts: Sequence[Callable[[], None]]) -> None:
+    """All of them, several at a time, whatever becomes of any; then the first error is raised."""
+    first: StowageError | None = None
+    if len(acts) < 2:
+        for act in acts:
+            act()
+        return
+    with ThreadPoolExecutor(_TOGETHER, thread_name_prefix="end") as executor:
+        for one in [executor.submit(act) for act in acts]:
             try:
-                self._starter.end(link)
+                one.result()
             except StowageError as error:
                 first = first or error
-        if first is not None:
-            raise first
+    if first is not None:
+        raise first
 
 
 def ended(close: Callable[[], None], error: BaseException | None) -> None:

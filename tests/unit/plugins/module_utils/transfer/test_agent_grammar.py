@@ -36,6 +36,7 @@ USED = {
     "struct": {"Struct", "pack", "unpack"},
     "sys": {"argv", "version_info"},
     "threading": {"Condition", "Thread"},
+    "time": {"time"},
     "zlib": {"compress", "decompressobj"},
 }
 

@@ -31,11 +31,47 @@ def told(choice: CodecChoice, raw: float, packed: float, ratio: float, mebibytes
 
 def test_a_slow_link_gets_packed_bytes_and_a_fast_one_raw_ones() -> None:
     slow = told(CodecChoice(), 1 / 20e6, 1 / 45e6, 0.4, 1024)
-    assert slow[:2] == [RAW] * 2 and slow[4:100] == [PACKED] * 96
+    assert slow[:2] == [RAW, PACKED] and slow[8:100] == [PACKED] * 92
     fast = told(CodecChoice(), 1 / 400e6, 1 / 90e6, 0.4, 1024)
-    assert fast[4:100] == [RAW] * 96
+    assert fast[8:100] == [RAW] * 92
     # Bytes that do not pack.
     assert told(CodecChoice(), 1 / 20e6, 1 / 19e6, 1.0, 1024)[8:100] == [RAW] * 92
+
+
+def wired(choice: CodecChoice, pace: float, packing: float, ratio: float, mebibytes: int) -> list[int]:
+    """As `told`, where the wire takes so many seconds for a byte and the other side tells how long it packs."""
+    ways = []
+    for _part in range(mebibytes):
+        level = choice.level(MIB)
+        ways.append(level)
+        carried = int(MIB * ratio) if level == PACKED else MIB
+        # What is waited for says little: a busy machine answers late.
+        choice.told(level, MIB, carried, 0.3, MIB * packing if level == PACKED else None, pace)
+    return ways
+
+
+def test_on_a_slow_wire_not_one_byte_goes_raw_where_the_host_tells_how_long_it_packs() -> None:
+    choice = CodecChoice(first=PACKED)
+    assert not choice.settled
+    assert set(wired(choice, 1 / 12e6, 1 / 60e6, 0.4, 2048)) == {PACKED}
+    assert choice.settled
+
+
+def test_a_fast_wire_is_known_by_its_pace_and_few_bytes_are_packed_for_it() -> None:
+    ways = wired(CodecChoice(first=PACKED), 1 / 300e6, 1 / 60e6, 0.4, 2048)
+    assert ways[:4] == [PACKED] * 4 and ways.count(PACKED) <= 8
+
+
+def test_a_wire_that_becomes_slow_gets_packed_bytes_and_one_that_becomes_fast_raw_ones() -> None:
+    choice = CodecChoice(first=PACKED)
+    wired(choice, 1 / 300e6, 1 / 60e6, 0.4, 64)
+    assert choice.chosen == RAW
+    assert set(wired(choice, 1 / 10e6, 1 / 60e6, 0.4, 64)[32:]) == {PACKED}
+    assert set(wired(choice, 1 / 300e6, 1 / 60e6, 0.4, 64)[32:]) == {RAW}
+
+
+def test_bytes_that_do_not_pack_go_raw_over_any_wire() -> None:
+    assert set(wired(CodecChoice(first=PACKED), 1 / 12e6, 1 / 60e6, 1.0, 400)[8:]) == {RAW}
 
 
 def test_the_other_way_is_tried_again_where_the_bytes_may_have_changed() -> None:

@@ -126,8 +126,8 @@ def test_emptied_and_unmapped_grains_hide_what_lies_below(tmp_path: Path) -> Non
         assert list(LocalDisk(str(folder / "c.vmdk")).allocated())[:1] != [(0, 512)]
         with remote(folder / "c.vmdk") as disk, disk.lane() as lane:
             # Whole in the delta's zeros: the host is not asked.
-            before = lane.received
-            assert lane.ask([(0, 512)]).hashes() == [None] and lane.received == before
+            before = lane.told()[0]
+            assert lane.ask([(0, 512)]).hashes() == [None] and lane.told()[0] == before
 
 
 def test_what_lies_in_holes_costs_no_question(tmp_path: Path) -> None:
@@ -135,10 +135,10 @@ def test_what_lies_in_holes_costs_no_question(tmp_path: Path) -> None:
     with disks.open_chain(str(tmp_path / "d.vmdk"), writable=True) as disk:
         disk.write(20 * MIB, b"x" * 4096)
     with remote(tmp_path / "d.vmdk") as disk, disk.lane() as lane:
-        before = lane.received
+        before = lane.told()[0]
         assert lane.ask(pieces(20 * MIB)).hashes() == [None] * 20
         assert [len(view) for view in lane.fetch(pieces(20 * MIB)).chunks()] == [MIB] * 20
-        assert lane.received == before
+        assert lane.told()[0] == before
         assert lane.ask(pieces(21 * MIB)).hashes()[20] == hashlib.sha256(b"x" * 4096 + bytes(MIB - 4096)).digest()
 
 
