@@ -40,7 +40,7 @@ class Master:
         identity = [getattr(endpoint, field) for field in _IDENTITY]
         self._folder = runtime.folder()
         self.socket = os.path.join(self._folder, runtime.name_of("master", identity, slot))
-        # One memory for all slots: each of them would send the same password.
+        # All slots would send the same password.
         self._refused = os.path.join(self._folder, runtime.name_of("master", identity, 0) + ".refused")
 
     def ensure(self) -> str:
@@ -79,7 +79,7 @@ class Master:
         )
 
     def start(self) -> None:
-        """Connects. The caller sees to it that nobody else makes this one at the same time."""
+        """Connects. One caller at a time."""
         self._refuse_to_repeat()
         if self.endpoint.host_key_policy == "accept_new":
             hostkeys.make_room_for(hostkeys.known_hosts_files(self.endpoint.known_hosts_file)[0])
