@@ -23,7 +23,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady impor
 TESTS = Path(__file__).resolve().parents[1]
 for place in (str(TESTS / "lab"), str(TESTS / "unit" / "plugins" / "module_utils" / "vmdk")):
     if place not in sys.path:
-        sys.path.insert(0, place)
+        # Behind the others: its conftest is not the one that is meant.
+        sys.path.append(place)
 
 
 class CuttingPipe(ProcessPipe):

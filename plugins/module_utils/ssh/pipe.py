@@ -18,6 +18,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import IO
 
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh import options, quoting
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
@@ -92,8 +93,7 @@ class ProcessPipe(Pipe):
             env=env,
             start_new_session=True,
         )
-        assert self._process.stdin and self._process.stdout and self._process.stderr
-        self._in, self._out, self._err = self._process.stdin, self._process.stdout, self._process.stderr
+        self._in, self._out, self._err = _streams(self._process)
         self._reading = select.poll()
         for stream, event in ((self._out, select.POLLIN), (self._err, select.POLLIN)):
             os.set_blocking(stream.fileno(), False)
@@ -196,6 +196,12 @@ class ProcessPipe(Pipe):
             if time.monotonic() >= deadline:
                 return self._err in waiting
         return False
+
+
+def _streams(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
+    if process.stdin is None or process.stdout is None or process.stderr is None:
+        raise ValueError("the program was started without its streams")
+    return process.stdin, process.stdout, process.stderr
 
 
 class _OwnConnection(ProcessPipe):

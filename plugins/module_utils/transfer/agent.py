@@ -20,6 +20,7 @@ answers the requests in their order. A writer sends, while the worker reads and 
 import collections
 import errno
 import hashlib
+import io
 import json
 import os
 import platform
@@ -96,7 +97,9 @@ class Opened(object):
         # A pipe or a device would hold the worker in open() or read() for ever.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise Refused(errno.EINVAL, "it is not an ordinary file", path)
-        self.handle = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | getattr(os, "O_CLOEXEC", 0))
+        # Plain seek, read and write: what newer calls do on VMkernel is not known.
+        self.file = io.FileIO(path, "r+" if writable else "r")
+        self.handle = self.file.fileno()
         self.limit = None
 
     def facts(self):
@@ -111,15 +114,11 @@ class Opened(object):
         }
 
     def read(self, view, offset):
+        self.file.seek(offset)
         done = 0
         while done < len(view):
-            if hasattr(os, "preadv"):
-                count = os.preadv(self.handle, [view[done:]], offset + done)
-            else:
-                # One worker: nobody else moves the position.
-                os.lseek(self.handle, offset + done, os.SEEK_SET)
-                count = os.readv(self.handle, [view[done:]])
-            if count == 0:
+            count = self.file.readinto(view[done:])
+            if not count:
                 raise Refused(
                     errno.ENODATA,
                     "it ends at byte %d, and %d bytes from %d were asked for" % (offset + done, len(view), offset),
@@ -128,11 +127,10 @@ class Opened(object):
             done += count
 
     def write(self, data, offset):
+        self.file.seek(offset)
         view = memoryview(data)
         while len(view):
-            count = os.pwrite(self.handle, view, offset)
-            view = view[count:]
-            offset += count
+            view = view[self.file.write(view) :]
 
     def data_from(self, place, size):
         """The next part that holds data, from place on: (begin, end), or None."""
@@ -202,12 +200,13 @@ class Opened(object):
 class Agent(object):
     def __init__(self):
         self.files = {}
+        self.input = io.FileIO(0, "r", closefd=False)
         self.requests = collections.deque()
         self.arrived = threading.Condition()
         self.waiting = 0
         self.ready = collections.deque()
         self.to_send = threading.Condition()
-        self.free = collections.deque(bytearray(FRAME.size + STEP) for _ in range(BUFFERS))
+        self.free = collections.deque(bytearray(FRAME.size + STEP) for number in range(BUFFERS))
         self.scratch = bytearray(STEP)
 
     # The reader
@@ -219,8 +218,8 @@ class Agent(object):
         while done < count:
             if not select.select([0], [], [], lease)[0]:
                 complain("nothing was heard from the other side for %d seconds" % lease)
-            got = os.readv(0, [view[done:]])
-            if got == 0:
+            got = self.input.readinto(view[done:])
+            if not got:
                 leave(0 if done == 0 else 3)
             done += got
         return data
@@ -346,7 +345,7 @@ class Agent(object):
         (chosen,) = struct.unpack(">H", body)
         found = self.file(chosen)
         del self.files[chosen]
-        os.close(found.handle)
+        found.file.close()
         return b""
 
     def stat(self, flags, number, body):
@@ -379,12 +378,12 @@ class Agent(object):
         place += COUNT.size
         if count > MAX_PIECES:
             raise Refused(errno.EINVAL, "more pieces than a request may have")
-        for _ in range(count):
+        for _number in range(count):
             (segments,) = COUNT.unpack_from(body, place)
             place += COUNT.size
             found = []
             length = 0
-            for _ in range(segments):
+            for _part in range(segments):
                 segment = SEGMENT.unpack_from(body, place)
                 place += SEGMENT.size
                 length += segment[2]
@@ -477,6 +476,8 @@ class Agent(object):
     def write(self, flags, number, body):
         chosen, offset, length = WRITE_HEAD.unpack_from(body)
         opened = self.file(chosen)
+        if not opened.file.writable():
+            raise Refused(errno.EBADF, "it was opened to be read", opened.path)
         data = memoryview(body)[WRITE_HEAD.size :]
         if length > STEP:
             raise Refused(errno.EINVAL, "more than a request may write", opened.path)

@@ -375,25 +375,24 @@ class AgentLink:
         with self._sending:
             number = next(number for number in range(agent.NO_FILE) if number not in self._files)
             self._files[number] = path
-            body = struct.pack(">HB", number, writable) + path.encode("utf-8", "surrogateescape")
+        body = struct.pack(">HB", number, writable) + path.encode("utf-8", "surrogateescape")
 
-            def parse(answer: bytes) -> RemoteFile:
-                return _file(number, path, answer)
+        def parse(answer: bytes) -> RemoteFile:
+            return _file(number, path, answer)
 
-            asked = Pending(self, path, "opened", parse, _MAX_FACTS)
-            asked.failed = lambda: self._forget(number)
-            return self._ask(agent.OPEN, body, asked)
+        asked = Pending(self, path, "opened", parse, _MAX_FACTS)
+        asked.failed = lambda: self._forget(number)
+        return self._ask(agent.OPEN, body, asked)
 
     def _forget(self, number: int) -> None:
         self._files.pop(number, None)
 
     def shut(self, file: RemoteFile) -> Pending[None]:
         """Closes the file on the host."""
-        with self._sending:
-            asked = self._ask(agent.CLOSE, struct.pack(">H", file.number), self._plain(file.path, "closed"))
-            # Answers come in order: whoever gets the number next opens after this close.
-            self._files.pop(file.number, None)
-            return asked
+        asked = self._ask(agent.CLOSE, struct.pack(">H", file.number), self._plain(file.path, "closed"))
+        # Answers come in order: whoever gets the number next opens after this close.
+        self._forget(file.number)
+        return asked
 
     def stat(self, file: RemoteFile) -> Pending[RemoteFile]:
         """The file as it is now."""
@@ -495,24 +494,26 @@ class AgentLink:
         return self._ask(agent.WRITE, head, asked, data, flags)
 
     def _ask(self, kind: int, body: bytes, asked: _P, data: bytes | memoryview = b"", flags: int = 0) -> _P:
-        with self._sending:
-            length = len(body) + len(data)
-            asked.sent = length
-            # The agent takes no more at once, so that it can always read on and notice our end.
-            if self._owed_bytes + length > agent.WINDOW_BYTES or len(self._owed) >= agent.WINDOW_REQUESTS:
-                self.settle(
-                    lambda: self._owed_bytes + length <= agent.WINDOW_BYTES and len(self._owed) < agent.WINDOW_REQUESTS
-                )
-            if self._broken is not None:
-                raise self._broken
-            self._count = asked.number = self._count % 0xFFFFFFFF + 1
-            self._owed.append(asked)
-            self._owed_bytes += length
-            head = agent.FRAME.pack(agent.MARK, kind, flags, asked.number, length)
-            self._send(head + body)
-            if data:
-                self._send(data)
-            return asked
+        length = asked.sent = len(body) + len(data)
+
+        def fits() -> bool:
+            return self._owed_bytes + length <= agent.WINDOW_BYTES and len(self._owed) < agent.WINDOW_REQUESTS
+
+        while True:
+            with self._sending:
+                if self._broken is not None:
+                    raise self._broken
+                if fits():
+                    self._count = asked.number = self._count % 0xFFFFFFFF + 1
+                    self._owed.append(asked)
+                    self._owed_bytes += length
+                    self._send(agent.FRAME.pack(agent.MARK, kind, flags, asked.number, length) + body)
+                    if data:
+                        self._send(data)
+                    return asked
+            # The agent takes no more at once, so that it can always read on and notice our end. Whoever waits here
+            # does not keep the beat from being sent.
+            self.settle(fits)
 
     def _send(self, data: bytes | memoryview) -> None:
         with self._sending:
@@ -765,7 +766,7 @@ def _whole(value: Any) -> int:
 
 def _ranges(answer: bytes, begin: int, end: int) -> Ranges:
     proven, until = struct.unpack_from(">BQ", answer)
-    parts = list(struct.iter_unpack(">QQ", answer[9:]))
+    parts: list[tuple[int, int]] = [(first, last) for first, last in struct.iter_unpack(">QQ", answer[9:])]
     place = begin
     for first, last in parts:
         if not place <= first < last <= end:
@@ -773,7 +774,7 @@ def _ranges(answer: bytes, begin: int, end: int) -> Ranges:
         place = last
     if not begin < until <= max(end, begin + 1) or place > until:
         raise ValueError(f"it tells up to {until} of {begin} to {end}")
-    return Ranges(bool(proven), until, [(first, last) for first, last in parts])
+    return Ranges(bool(proven), until, parts)
 
 
 def _encoded(pieces: Sequence[Piece]) -> bytes:

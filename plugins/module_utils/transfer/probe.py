@@ -35,7 +35,7 @@ def tell(packs, made):
 if sys.version_info < (3, 5):
     tell(False, "")
 try:
-    import threading, select, struct, hashlib, json
+    import threading, select, struct, hashlib, json, io
     import zlib
 except ImportError:
     zlib = None
@@ -44,7 +44,7 @@ thread = threading.Thread(target=lambda: made.append(hashlib.sha256(b"abc").hexd
 thread.start()
 thread.join()
 select.select([], [], [], 0)
-os.readv, os.pwrite
+io.FileIO
 tell(zlib is not None, made[0])
 """
 

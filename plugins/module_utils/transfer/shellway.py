@@ -192,10 +192,13 @@ class ShellFetched:
                     whole[at:end] = bytes(length)
                     at = end
                 while at < end:
-                    if not left:
-                        stream = self._link.stream(*(run := next(runs)))
+                    if stream is None or not left:
+                        run = next(runs, None)
+                        if run is None:
+                            # Not reached: the runs hold exactly what the pieces do.
+                            return
                         left = run[2]
-                    assert stream is not None
+                        stream = self._link.stream(*run)
                     count = min(left, end - at)
                     stream.into(whole[at : at + count])
                     at += count

@@ -227,6 +227,31 @@ def test_a_password_opens_one_as_well(password_sshd: Any, backend: str, password
     shell.close()
 
 
+def test_a_jump_host_carries_it_under_the_same_policy(
+    sshd: Any, make_sshd: Callable[..., Any], backend: str, tmp_path: Path
+) -> None:
+    jump = make_sshd("127.0.0.36")
+    (jump.folder / "authorized_keys").write_text((sshd.folder / "user_key.pub").read_text())
+    both = tmp_path / "both"
+    both.write_text(Path(sshd.known_hosts()).read_text() + Path(jump.known_hosts()).read_text())
+    through = f"{jump.user}@{jump.address}:{jump.port}"
+    shell = session.open_session(endpoint_of(sshd, backend, jump=through, known_hosts_file=str(both)))
+    data = secrets.token_bytes(1 << 20)
+    with pipe.open_pipe(shell, ["cat"]) as stream:
+        writer = threading.Thread(target=lambda: stream.write(data, WAIT))
+        writer.start()
+        found = b""
+        while len(found) < len(data):
+            found += stream.read(1 << 20, WAIT)
+        writer.join()
+        assert found == data
+    assert "Accepted publickey" in jump.log
+    with pytest.raises(errors.UnknownHostKey) as caught:
+        pipe.open_pipe(session.open_session(endpoint_of(sshd, backend, jump=through)), ["cat"])
+    assert jump.address in str(caught.value)
+    shell.close()
+
+
 def test_a_password_that_was_refused_is_not_sent_again_by_the_next_connection(password_sshd: Any) -> None:
     """OpenSSH alone: twenty connections of one transfer would lock the account."""
     shell = session.open_session(

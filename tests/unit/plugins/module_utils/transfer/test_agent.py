@@ -196,7 +196,7 @@ def test_word_about_holes_that_is_not_plausible_is_not_believed(
     worker = agent.Agent()
     worker.files[1] = agent.Opened(os.fsencode(path), False)
     answer = worker.ranges(0, 1, agent.RANGE_REQUEST.pack(1, 0, len(whole)))
-    os.close(worker.files[1].handle)
+    worker.files[1].file.close()
     assert answer[0] == 0
     assert answer[9:] == (0).to_bytes(8, "big") + len(whole).to_bytes(8, "big")
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 import io
 import subprocess
+import sys
 import tokenize
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,14 @@ from .conftest import PYTHONS
 SOURCE = Path(str(agent.__file__)).read_text(encoding="utf-8")
 TREE = ast.parse(SOURCE, feature_version=(3, 5))
 
-# Everything of a module that the agent may use was there in 3.5, but for what it asks for before it uses it.
+# Everything of a module that the agent may use was there in 3.5.
 USED = {
     "collections": {"deque"},
     "errno": {"EBADF", "EINVAL", "EIO", "ENODATA", "ENOMEM", "ENOSYS", "ENXIO", "EPROTO", "errorcode"},
     "hashlib": {"sha256"},
     "json": {"dumps"},
-    "os": {"SEEK_SET", "O_RDONLY", "O_RDWR", "close", "fstat", "fsync", "getpid", "lseek", "open", "path", "preadv"}
-    | {"pwrite", "readv", "stat", "write", "_exit"},
+    "io": {"FileIO"},
+    "os": {"SEEK_SET", "fstat", "fsync", "getpid", "lseek", "path", "stat", "write", "_exit"},
     "platform": {"system"},
     "select": {"select"},
     "stat": {"S_ISREG"},
@@ -51,11 +53,6 @@ def test_it_imports_and_uses_only_what_is_listed() -> None:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in USED:
             used.setdefault(node.value.id, set()).add(node.attr)
     assert {name: words - USED[name] for name, words in used.items()} == {name: set() for name in used}
-
-
-def test_preadv_of_3_7_is_asked_for_before_it_is_used() -> None:
-    (test,) = [node for node in ast.walk(TREE) if isinstance(node, ast.If) and "preadv" in ast.dump(node.test)]
-    assert ast.dump(test).count("'preadv'") == ast.dump(TREE).count("'preadv'")
 
 
 def test_nothing_newer_than_3_5_is_in_its_grammar() -> None:
@@ -90,3 +87,31 @@ def test_every_interpreter_compiles_it_and_the_bootstrap(found: Any) -> None:
 
 def test_what_is_sent_is_the_file() -> None:
     assert starting.source().decode("utf-8") == SOURCE
+
+
+def test_it_is_also_found_in_the_zip_file_that_ansible_makes_of_a_module(tmp_path: Path) -> None:
+    rooms = Path(str(agent.__file__)).parents[1]
+    root = "ansible_collections/stowage/esxi/plugins/module_utils"
+    with zipfile.ZipFile(tmp_path / "module.zip", "w") as made:
+        folders = ["ansible_collections"]
+        for name in (*root.split("/")[1:], "transfer"):
+            folders.append(f"{folders[-1]}/{name}")
+        for folder in folders:
+            made.writestr(f"{folder}/__init__.py", "")
+        for name in ("agent.py", "starting.py"):
+            made.write(rooms / "transfer" / name, f"{root}/transfer/{name}")
+    code = (
+        "import sys; sys.path[:0] = [sys.argv[1]]\n"
+        "from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent, starting\n"
+        "assert 'module.zip' in agent.__file__\n"
+        "sys.stdout.buffer.write(starting.source())\n"
+    )
+    words = [sys.executable, "-I", "-c", code, str(tmp_path / "module.zip")]
+    assert subprocess.run(words, capture_output=True, check=True).stdout.decode("utf-8") == SOURCE
+
+
+def test_process_lists_show_its_mark_in_the_one_line_of_its_command() -> None:
+    for way in ("command", "stdin"):
+        words = starting.Interpreter("/bin/python3", (3, 8, 0), way).argv(10, starting.mark("abc"), 60)
+        assert not any("\n" in word for word in words)
+        assert "stowage-agent-abc" in " ".join(words)
