@@ -397,6 +397,9 @@ def main(words: Sequence[str] | None = None) -> int:
         namespace.mkdir(parents=True)
         (namespace / "esxi").symlink_to(ROOT)
         os.environ["PYTHONPATH"] = str(Path(work, "collections"))
+        # As where it is installed: nobody compiles it anew each time.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(Path(work, "bytecode"))
         measure.WORK = Path(work)
         if given.small:
             # What it says of time means nothing then, and it is seconds of every command.
