@@ -31,11 +31,20 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.keptlinks im
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotetarget import RemoteTarget
 
 SAMPLE = 64
+# What vmkfstools says of a target that is there.
+_EXISTS = "already exists"
 # Chunks whose hashes are asked for at a time.
 _ASKED = 16
 
-# Only what was just made, by the names that its maker gives.
+# What is there is somebody else's, also when it came after the plan was made: nothing is made then, nothing removed.
 _FOLDERS = r"""
+for path in "$1" "${1%.vmdk}-flat.vmdk"; do
+    if [ -e "$path" ] || [ -h "$path" ]; then
+        printf '%s\n' "$path" >&2
+        exit 9
+    fi
+done
+shift
 for folder in "$@"; do
     [ -d "$folder" ] && continue
     mkdir "$folder" || exit 1
@@ -43,10 +52,13 @@ for folder in "$@"; do
 done
 """
 
+# Only what was just made, by the names that its maker gives; $1 is empty where no disk was.
 _REMOVE = r"""
-vmkfstools -U "$1" >/dev/null 2>&1
-rm -f "$1" "${1%.vmdk}-flat.vmdk"
-[ ! -e "$1" ] && [ ! -e "${1%.vmdk}-flat.vmdk" ] || exit 1
+if [ -n "$1" ]; then
+    vmkfstools -U "$1" >/dev/null 2>&1
+    rm -f "$1" "${1%.vmdk}-flat.vmdk"
+    [ ! -e "$1" ] && [ ! -e "${1%.vmdk}-flat.vmdk" ] || exit 1
+fi
 shift
 for folder in "$@"; do rmdir "$folder" 2>/dev/null; done
 exit 0
@@ -85,35 +97,36 @@ def bring(
     flat = task.target.removesuffix(".vmdk") + "-flat.vmdk"
     told = restore.Told()
     verified = ""
+<<<<<<< HEAD
     with _made(task, folders, reach), contextlib.ExitStack() as stack:
         starter = stack.enter_context(KeptLinks(host, reach.connections + 1))
         target = stack.enter_context(RemoteTarget(starter, flat, bandwidth_limit=reach.bandwidth_limit))
         count = [0]
+=======
+    with _made(task, folders, reach):
+        with RemoteTarget(starter, flat, bandwidth_limit=reach.bandwidth_limit) as target:
+            count = [0]
+>>>>>>> w-adv
 
-        def look() -> None:
-            reach.alive()
-            meter.total_bytes = tally.total
-            reach.progress(meter.at(tally.done))
+            def look() -> None:
+                reach.alive()
+                meter.total_bytes = tally.total
+                reach.progress(meter.at(tally.done))
 
-        watch = Watch(
-            f"The restore to {task.target} on {reach.host.name}",
-            lambda: tally.done + count[0],
-            look,
-            lambda: _cut(target),
-            reach.stall_seconds,
-            reach.clock,
-        )
-        tally = _Shown(watch)
-        with watch:
-            told = restore.to_target(store, disk, target, threads=reach.connections, tally=tally)
-            if verify != "none":
-                verified = _compared(store, disk, target, verify == "full", watch, count)
-    entries = reach.host.read_folders([posixpath.dirname(task.target)])
-    reason, copied = inspect(entries, task)
-    if reason:
-        raise errors.CloneIncomplete(
-            host=reach.host.name, source=task.source, target=task.target, reason=reason, output="made by vmkfstools -c"
-        )
+            watch = Watch(
+                f"The restore to {task.target} on {reach.host.name}",
+                lambda: tally.done + count[0],
+                look,
+                lambda: _cut(target),
+                reach.stall_seconds,
+                reach.clock,
+            )
+            tally = _Shown(watch)
+            with watch:
+                told = restore.to_target(store, disk, target, threads=reach.connections, tally=tally)
+                if verify != "none":
+                    verified = _compared(store, disk, target, verify == "full", watch, count)
+        copied = _looked_at(task, reach)
     return DiskBrought(
         copied_bytes=copied,
         written_bytes=told.written,
@@ -122,6 +135,17 @@ def bring(
         verified=verified or "not compared: verify is none",
         method=host.way.method,
     )
+
+
+def _looked_at(task: DiskTask, reach: Reach) -> int:
+    """What the whole disk occupies."""
+    entries = reach.host.read_folders([posixpath.dirname(task.target)])
+    reason, copied = inspect(entries, task)
+    if reason:
+        raise errors.CloneIncomplete(
+            host=reach.host.name, source=task.source, target=task.target, reason=reason, output="made by vmkfstools -c"
+        )
+    return copied
 
 
 def _cut(target: RemoteTarget) -> None:
@@ -145,20 +169,28 @@ def _made(task: DiskTask, folders: Sequence[str], reach: Reach) -> Iterator[None
     # One that is zeroed takes its time.
     seconds = 300 + (task.capacity_bytes >> 24 if task.format == "eagerzeroedthick" else 0)
     made: list[str] = []
+    ours = ""
     try:
-        result = host.session.script(_FOLDERS, list(folders))
+        result = host.session.script(_FOLDERS, [task.target, *folders])
+        if result.rc == 9:
+            raise errors.TargetExists(host=host.name, target=result.stderr.strip() or task.target)
         made = [line for line in result.stdout.split("\n") if line]
         if result.rc == 0:
+            ours = task.target
             result = host.session.run(argv, timeout_seconds=seconds)
         if result.rc != 0:
+            if _EXISTS in result.output:
+                # Somebody was faster.
+                ours = ""
+                raise errors.TargetExists(host=host.name, target=task.target)
             raise errors.DiskNotMade(host=host.name, target=task.target, rc=result.rc, output=result.output)
         yield
     except BaseException as error:
-        removed = False
+        removed = not ours and not made
         with contextlib.suppress(StowageError):
-            removed = host.session.script(_REMOVE, [task.target, *reversed(made)], timeout_seconds=300).rc == 0
+            removed = removed or host.session.script(_REMOVE, [ours, *reversed(made)], timeout_seconds=300).rc == 0
         if not removed and isinstance(error, StowageError):
-            error.data["left"] = task.target
+            error.data["left"] = ours or made[0]
         raise
 
 

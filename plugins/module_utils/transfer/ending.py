@@ -17,8 +17,11 @@ _PROVE = r"""
 turn=0
 while kill -0 "$1" 2>/dev/null; do
     if [ "$turn" -ge "$4" ] || [ "$turn" -ge "$3" ]; then
-        ps -c | grep -F -- "$2" | grep -q "^ *$1 " || break
-        [ "$4" -ge "$3" ] || kill -9 "$1" 2>/dev/null
+        # A list that was not to be had proves nothing.
+        if list=$(ps -c 2>/dev/null) && [ -n "$list" ]; then
+            printf '%s\n' "$list" | grep -F -- "$2" | grep -q "^ *$1 " || break
+            [ "$4" -ge "$3" ] || kill -9 "$1" 2>/dev/null
+        fi
     fi
     if [ "$turn" -ge "$3" ]; then
         echo there

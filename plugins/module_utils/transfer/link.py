@@ -129,7 +129,7 @@ class Pending(Generic[T]):
         body = self._link.body(length)
         try:
             self._value = self._parse(body)
-        except (ValueError, KeyError, TypeError, RecursionError, struct.error) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, struct.error) as error:
             raise self._link.lie(f"the answer about {self.what} cannot be understood ({error})") from error
         self.complete = True
 
@@ -343,7 +343,7 @@ class AgentLink:
                 raise ValueError(f"{self.pid} is no process id")
         except (SshError, AgentLost) as error:
             raise self._not_started(interpreter, error.data.get("reason") or error.message) from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise self.lie(f"its greeting cannot be understood ({error})") from error
         except TimeoutError as error:
             raise self._not_started(interpreter, f"it does not read its input for {self.stall_seconds:g} s") from error
@@ -568,10 +568,10 @@ class AgentLink:
                 path=path if path in self._files.values() else asked.what,
                 done=asked.done_word,
                 errno=int(words["errno"]),
-                name=str(words["name"]),
+                name=printable(str(words["name"]))[:40],
                 reason=printable(str(words["reason"])),
             )
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise self.lie(f"an error that cannot be understood ({error})") from error
 
     def body(self, length: int) -> bytes:

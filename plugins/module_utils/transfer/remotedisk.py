@@ -55,8 +55,13 @@ class OnHost(Starter):
             link = AgentLink.start(self.session, self.way.interpreter, stall_seconds=self._stall)
         else:
             link = ShellLink.start(self.session, self.way.digest, stall_seconds=self._stall)
-        if self._note is not None:
-            self._note("process", pid=link.pid, token=link.token)
+        try:
+            if self._note is not None:
+                self._note("process", pid=link.pid, token=link.token)
+        except BaseException:
+            # Nobody could end it by the journal: it does not stay.
+            link.abandon()
+            raise
         return link
 
     def end(self, link: Any) -> None:

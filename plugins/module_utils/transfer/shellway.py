@@ -73,7 +73,7 @@ stowage_open() {
 exec 4>&1
 """
 
-_RECORDS = re.compile(r"(\d+)\+(\d+) records in")
+_RECORDS = re.compile(r"(\d{1,18})\+(\d{1,18}) records in")
 _HASH = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _BY_WORDS = {os.strerror(code): code for code in sorted(errno.errorcode, reverse=True)}
 
@@ -269,7 +269,7 @@ class ShellLink:
             self._broken = AgentNotStarted(host=self.host, interpreter="sh", reason=error.data["reason"])
             raise self._broken from error
         kind, _blank, number = words.partition(" ")
-        if kind != "pid" or not number.isdigit() or int(number) < 2:
+        if kind != "pid" or not re.fullmatch("[0-9]{1,10}", number) or int(number) < 2:
             raise self._break(AgentLies(host=self.host, reason=f"its shell began with {printable(words)}"))
         self.pid = int(number)
 

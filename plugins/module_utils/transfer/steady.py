@@ -71,12 +71,13 @@ class Starter(Protocol):
 
 @dataclass(frozen=True)
 class Watched:
-    """A file that every link has open. What is writable changes its time: we write it."""
+    """A file that every link has open. What is writable changes its time, as we write it, and stays the same file."""
 
     path: str
     size: int
     mtime_ns: int
     writable: bool = False
+    inode: int = 0
 
 
 class Files:
@@ -185,7 +186,7 @@ class Line:
     def open(self, path: str, writable: bool = False) -> tuple[int, RemoteFile]:
         """Opens a file on this line now, and on each link to come."""
         file: RemoteFile = self._now(lambda link: link.open(path, writable=writable).result())
-        number = self._files.add(Watched(path, file.size, file.mtime_ns, writable))
+        number = self._files.add(Watched(path, file.size, file.mtime_ns, writable, file.inode))
         with self._guard:
             self._handles[number] = file
         return number, file
@@ -309,12 +310,13 @@ class Line:
         self._handles = {}
         for number, (watched, pending) in asked.items():
             file = pending.result()
-            if file.size != watched.size or (file.mtime_ns != watched.mtime_ns and not watched.writable):
+            other = file.inode != watched.inode if watched.writable else file.mtime_ns != watched.mtime_ns
+            if file.size != watched.size or other:
                 raise FileChanged(
                     host=self.host,
                     path=watched.path,
-                    was=f"{watched.size} bytes, time {watched.mtime_ns}",
-                    now=f"{file.size} bytes, time {file.mtime_ns}",
+                    was=f"{watched.size} bytes, time {watched.mtime_ns}, inode {watched.inode}",
+                    now=f"{file.size} bytes, time {file.mtime_ns}, inode {file.inode}",
                 )
             self._handles[number] = file
 
@@ -372,8 +374,15 @@ def together(acts: Sequence[Callable[[], None]]) -> None:
                 one.result()
             except StowageError as error:
                 first = first or error
+<<<<<<< HEAD
     if first is not None:
         raise first
+=======
+                # Whoever closes again is told again, or proves it then.
+                self._lost.append(link)
+        if first is not None:
+            raise first
+>>>>>>> w-adv
 
 
 def ended(close: Callable[[], None], error: BaseException | None) -> None:

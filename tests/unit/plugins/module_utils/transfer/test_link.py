@@ -135,6 +135,8 @@ FACTS = (
     "'real': '/disk'}}).encode()))"
 )
 
+FAILURE = "put(frame(FAILED, 0, n, json.dumps({{'errno': {}, 'name': {}, 'reason': 'r', 'path': '/disk'}}).encode()))"
+
 # What the peer answers to the request after OPEN, whose number is n.
 ANSWERS: list[tuple[str, Callable[..., Any], str, type[errors.TransferError], str]] = [
     ("silence", hashes, "time.sleep(60)", errors.AgentSilent, "1.5 seconds.*/disk from byte 0"),
@@ -222,6 +224,14 @@ ANSWERS: list[tuple[str, Callable[..., Any], str, type[errors.TransferError], st
     ),
     ("size-negative", stat, FACTS.format("-5"), errors.AgentLies, "no size"),
     ("size-text", stat, FACTS.format("'5'"), errors.AgentLies, "no size"),
+    (
+        "endless-time",
+        stat,
+        FACTS.replace("'mtime_ns': 1", "'mtime_ns': 1e999").format("5"),
+        errors.AgentLies,
+        "infinity",
+    ),
+    ("endless-errno", stat, FAILURE.format("1e999", "'E'"), errors.AgentLies, "infinity"),
     ("size-huge", stat, FACTS.format("1 << 80"), errors.AgentLies, "no size"),
 ]
 
@@ -267,7 +277,7 @@ def test_a_peer_that_reads_nothing_is_silent_and_not_waited_for(tmp_path: Path) 
 
 
 def test_an_error_names_only_files_that_were_opened(tmp_path: Path) -> None:
-    words = "json.dumps({'errno': 5, 'name': 'EIO', 'reason': 'x\\x1b[1m', 'path': '/etc/shadow'}).encode()"
+    words = "json.dumps({'errno': 5, 'name': '\\x1b[2J' * 999, 'reason': 'x\\x1b[1m', 'path': '/etc/shadow'}).encode()"
     link = AgentLink(peer(f"kind, n, body = opened()\nput(frame(FAILED, 0, n, {words}))\ntime.sleep(0.1)"), "esx1")
     try:
         link.greet(interpreter(PYTHONS[-1]))
@@ -275,6 +285,7 @@ def test_an_error_names_only_files_that_were_opened(tmp_path: Path) -> None:
         with pytest.raises(errors.FileRefused) as caught:
             hashes(link, file)
         assert "/etc/shadow" not in str(caught.value)
+        assert len(str(caught.value)) < 200
         assert str(caught.value).isprintable()
     finally:
         link.abandon()

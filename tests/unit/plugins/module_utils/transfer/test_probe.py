@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -152,8 +153,6 @@ def test_a_connection_that_says_nothing_proves_nothing() -> None:
 def test_an_ended_process_is_gone_and_a_foreign_one_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     # ESXi's `ps -c` shows every process with its words; the option means something else here.
     wrapper(tmp_path / "ps", "exec /bin/ps -e -ww -o pid,pid,comm,args\n")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -171,3 +170,18 @@ def test_an_ended_process_is_gone_and_a_foreign_one_is_left_alone(
     finally:
         foreign.kill()
         foreign.wait()
+
+
+def test_a_list_of_processes_that_fails_proves_nothing_and_ends_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapper(tmp_path / "ps", "echo no memory >&2; exit 1\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    ours = subprocess.Popen(["sh", "-c", "sleep 60; true", "stowage-agent-x"])
+    try:
+        with pytest.raises(errors.AgentStays):
+            ending.prove_gone(Here(), ours.pid, "stowage-agent-x", seconds=3, kill_after=1)
+        assert ours.poll() is None
+    finally:
+        ours.kill()
+        ours.wait()

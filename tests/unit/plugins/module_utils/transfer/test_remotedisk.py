@@ -11,17 +11,25 @@ import random
 import shutil
 import signal
 import struct
+import sys
 import threading
 import time
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import JournalFailed
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import AuthenticationFailed, HostUnreachable
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import steady
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import FileChanged, GaveUp, NotInFiles
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import AgentLost, TransferError
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import AgentLost, AgentStays, TransferError
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import AgentLink
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import OnHost, RemoteDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.starting import Interpreter
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.fileerrors import ExtentUnusable, PathOutside
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.localdisk import LocalDisk
 from remotebench import LocalHost, LocalShell, remote
@@ -310,6 +318,40 @@ def test_a_disk_may_be_closed_by_another_thread_than_waits_for_it(tmp_path: Path
     assert [type(error) for error in raised] == [AgentLost]
     closing.join(20)
     assert not closing.is_alive()
+
+
+def test_whoever_closes_again_is_told_again_what_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    top, _expected = chain(tmp_path, ["sesparse"])
+    host = LocalHost()
+    disk = remote(top, host)
+
+    def stays(link: object) -> None:
+        raise AgentStays(host="here", pid=4711, token="stowage-agent-x", seconds=10)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "end", stays)
+        for _time in range(2):
+            with pytest.raises(AgentStays, match="4711"):
+                disk.close()
+    disk.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(host.links[0].pid, 0)
+
+
+def test_an_agent_that_cannot_be_written_down_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = LocalHost()
+    session: Any = SimpleNamespace(endpoint=Endpoint(host="here"))
+    way = Way("agent", Interpreter(sys.executable, sys.version_info[:3]))
+    monkeypatch.setattr(AgentLink, "start", lambda *words, **more: host.start())
+
+    def note(event: str, **data: object) -> None:
+        raise JournalFailed(host="here", folder="/f", operation="written", output="No space left on device")
+
+    with pytest.raises(JournalFailed):
+        OnHost(session, way, note).start()
+    host.end(host.links[0])
+    with pytest.raises(AgentLost):
+        host.links[0].ping().result()
 
 
 # -- what is not right -------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import remotetarget, steady
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import GaveUp, WritesLost
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import FileChanged, GaveUp, WritesLost
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import FileRefused
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotetarget import RemoteTarget
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.fileerrors import ExtentUnusable, PathOutside
@@ -127,6 +127,22 @@ def test_what_a_host_has_lost_although_it_had_it_is_told(tmp_path: Path) -> None
     with target(path, host) as disk, pytest.raises(WritesLost, match="does not hold what was written to byte 0"):
         write_all(disk, chunks, lanes=1)
     assert lost
+
+
+def test_another_file_in_its_place_is_not_written_to(tmp_path: Path) -> None:
+    path = flat(tmp_path)
+    chunks = {at: random.Random(at).randbytes(MIB) for at in range(0, 12 * MIB, MIB)}
+    host = LocalHost(1 << 40, opening(path) + 4 * 12)
+
+    def replaced() -> None:
+        if len(host.links) == 2:
+            path.rename(tmp_path / "ours")
+            flat(tmp_path)
+
+    host.before_start = replaced
+    with target(path, host) as disk, pytest.raises(FileChanged, match="d-flat.vmdk on here is not what it was"):
+        write_all(disk, chunks, lanes=1)
+    assert path.read_bytes().count(0) == 40 * MIB
 
 
 def test_now_and_then_all_of_it_is_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

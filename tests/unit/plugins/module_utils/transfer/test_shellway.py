@@ -212,6 +212,17 @@ def test_a_host_that_answers_wrongly(code: str, kind: type[errors.TransferError]
         link.abandon()
 
 
+def test_a_number_that_is_none_is_told() -> None:
+    code = "import re, sys\nfor line in sys.stdin:\n    found = re.match(r'stowage_end ([0-9a-f]{24}) ', line)\n"
+    code += "    if found: print('\\n' + found.group(1) + ' pid ' + '9' * 5000, flush=True)\n"
+    link = ShellLink(local_pipe([sys.executable, "-c", code]), "esx1", stall_seconds=20)
+    try:
+        with pytest.raises(errors.AgentLies, match="its shell began with"):
+            link.greet()
+    finally:
+        link.abandon()
+
+
 class Slow(ProcessPipe):
     """Gives a few bytes at a time, so that every word is cut somewhere."""
 

@@ -1,0 +1,130 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The disk that a restore makes goes again when the restore fails, and what somebody else put there never does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import SystemClock
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors, undedup
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import DiskTask
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session
+from ansible_collections.stowage.esxi.plugins.module_utils.store import restore
+
+# As the host's: -c makes a disk, -U removes one. With `race` beside it somebody else is faster; `full`: it comes half.
+VMKFSTOOLS = r"""#!/bin/sh
+for last in "$@"; do :; done
+flat=${last%.vmdk}-flat.vmdk
+[ "$1" = -U ] && { rm -f "$last" "$flat"; exit 0; }
+[ -e "${0%/*}/race" ] && echo theirs >"$last" && echo theirs >"$flat"
+[ -e "$last" ] && { echo "Failed to create virtual disk: The file already exists (39)." >&2; exit 39; }
+[ -e "${0%/*}/full" ] && { : >"$flat"; echo "Failed to create virtual disk: no space (13)." >&2; exit 13; }
+echo ours >"$last" && echo ours >"$flat"
+"""
+
+
+class Here(Session):
+    """Runs everything in a shell of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(Endpoint(host="esx1", password="x"))
+        (folder / "vmkfstools").write_text(VMKFSTOOLS)
+        (folder / "vmkfstools").chmod(0o755)
+        self.path = f"{folder}:{os.environ['PATH']}"
+
+    def run(self, argv: Any, *, stdin: bytes | None = None, timeout_seconds: float = 60.0) -> Result:
+        done = subprocess.run(
+            argv,
+            input=(stdin or b"").decode(),
+            env={"PATH": self.path},
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+        )
+        return Result(tuple(argv), done.returncode, done.stdout, done.stderr)
+
+    def close(self) -> None:
+        """Nothing is open between two calls."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "volume").mkdir()
+    return tmp_path / "volume" / "web01"
+
+
+@pytest.fixture
+def reach(folder: Path) -> Any:
+    session = Here(folder.parent.parent / "bin")
+    host = SimpleNamespace(name="esx1", session=session, read_folders=lambda folders: {})
+    starter = SimpleNamespace(way=SimpleNamespace(method="agent"))
+    return SimpleNamespace(
+        host=host,
+        starter=lambda writes: starter,
+        clock=SystemClock(),
+        bandwidth_limit=0,
+        stall_seconds=60.0,
+        connections=1,
+        alive=lambda: None,
+        progress=lambda progress: None,
+    )
+
+
+def task(folder: Path) -> DiskTask:
+    return DiskTask(
+        key="scsi0-0.vmdk",
+        source="/srv/stowage::1/scsi0:0",
+        target=str(folder / "scsi0-0.vmdk"),
+        format="thin",
+        capacity_bytes=1 << 20,
+        bytes_to_read=1 << 20,
+    )
+
+
+@pytest.mark.parametrize("name", ["scsi0-0.vmdk", "scsi0-0-flat.vmdk"])
+def test_what_came_there_since_the_plan_stays(folder: Path, reach: Any, name: str) -> None:
+    folder.mkdir()
+    (folder / name).write_text("theirs")
+    with pytest.raises(errors.TargetExists, match=name) as caught, undedup._made(task(folder), [str(folder)], reach):
+        raise AssertionError("it was begun")
+    assert "left" not in caught.value.data
+    assert [path.read_text() for path in folder.iterdir()] == ["theirs"]
+
+
+def test_what_comes_there_at_the_last_moment_stays(folder: Path, reach: Any) -> None:
+    (folder.parent.parent / "bin" / "race").touch()
+    with pytest.raises(errors.TargetExists), undedup._made(task(folder), [str(folder)], reach):
+        raise AssertionError("it was begun")
+    assert {path.read_text() for path in folder.iterdir()} == {"theirs\n"}
+
+
+def test_what_was_half_made_goes_with_its_folder(folder: Path, reach: Any) -> None:
+    (folder.parent.parent / "bin" / "full").touch()
+    with (
+        pytest.raises(errors.DiskNotMade, match="no space") as caught,
+        undedup._made(task(folder), [str(folder)], reach),
+    ):
+        raise AssertionError("it was begun")
+    assert "left" not in caught.value.data
+    assert not folder.exists()
+
+
+def test_a_disk_that_is_not_whole_at_the_end_does_not_stay(
+    folder: Path, reach: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(undedup, "RemoteTarget", lambda *words, **more: contextlib.nullcontext(SimpleNamespace()))
+    monkeypatch.setattr(restore, "to_target", lambda *words, **more: restore.Told())
+    nothing: Any = None
+    with pytest.raises(errors.CloneIncomplete, match="there is no descriptor"):
+        undedup.bring(nothing, nothing, task(folder), [str(folder)], "none", reach)
+    assert not folder.exists()
