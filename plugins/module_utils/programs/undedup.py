@@ -97,16 +97,12 @@ def bring(
     flat = task.target.removesuffix(".vmdk") + "-flat.vmdk"
     told = restore.Told()
     verified = ""
-<<<<<<< HEAD
-    with _made(task, folders, reach), contextlib.ExitStack() as stack:
-        starter = stack.enter_context(KeptLinks(host, reach.connections + 1))
-        target = stack.enter_context(RemoteTarget(starter, flat, bandwidth_limit=reach.bandwidth_limit))
-        count = [0]
-=======
     with _made(task, folders, reach):
-        with RemoteTarget(starter, flat, bandwidth_limit=reach.bandwidth_limit) as target:
+        with (
+            KeptLinks(host, reach.connections + 1) as starter,
+            RemoteTarget(starter, flat, bandwidth_limit=reach.bandwidth_limit) as target,
+        ):
             count = [0]
->>>>>>> w-adv
 
             def look() -> None:
                 reach.alive()

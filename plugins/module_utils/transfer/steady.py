@@ -354,11 +354,19 @@ class Line:
 
     def _end(self) -> None:
         self._owed.clear()
-        acts = [partial(self._starter.end, link) for link in self._lost]
+        acts = [partial(self._bring_to_end, link, self._starter.end) for link in self._lost]
         if self.link is not None:
-            acts.append(partial(self._starter.release, self.link))
+            acts.append(partial(self._bring_to_end, self.link, self._starter.release))
         self._lost, self.link = [], None
         together(acts)
+
+    def _bring_to_end(self, link: Any, act: Callable[[Any], None]) -> None:
+        try:
+            act(link)
+        except StowageError:
+            # Whoever closes again is told again, or proves it then.
+            self._lost.append(link)
+            raise
 
 
 def together(acts: Sequence[Callable[[], None]]) -> None:
@@ -374,15 +382,8 @@ def together(acts: Sequence[Callable[[], None]]) -> None:
                 one.result()
             except StowageError as error:
                 first = first or error
-<<<<<<< HEAD
     if first is not None:
         raise first
-=======
-                # Whoever closes again is told again, or proves it then.
-                self._lost.append(link)
-        if first is not None:
-            raise first
->>>>>>> w-adv
 
 
 def ended(close: Callable[[], None], error: BaseException | None) -> None:
