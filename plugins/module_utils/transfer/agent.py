@@ -466,8 +466,8 @@ class Agent(object):
                     began = time.time()
                     packed = zlib.compress(whole[FRAME.size : FRAME.size + count], level)
                     took = PACKED_HEAD.pack(min(max(int((time.time() - began) * 1e6), 0), 0xFFFFFFFF))
-                    # Unpacking costs the other side something: only for what it saves.
-                    if len(packed) < count - count // 16:
+                    # Unpacking costs the other side something: only where it saves anything.
+                    if len(packed) < count - count // 128:
                         codec, size = ZLIB, len(took) + len(packed)
                         whole[FRAME.size : FRAME.size + size] = took + packed
                 FRAME.pack_into(buffer, 0, MARK, DATA, codec, number, size)

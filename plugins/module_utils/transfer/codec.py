@@ -16,9 +16,11 @@ FIRST_BYTES = 4 << 20
 # The other way is tried again, as the bytes of a disk differ from place to place; seldom where it was far worse.
 _AGAIN_BYTES, _FAR_AGAIN_BYTES = 512 << 20, 4 << 30
 _FADE = 0.8
-# Packing costs processor time on both sides: it must gain something. By the pace alone it must gain more: where the
-# processors are what is waited for, several lanes make each other look slow.
-_GAIN, _CLEAR_GAIN = 1.1, 1.5
+# Packing costs processor time on both sides: it must gain something.
+_GAIN = 1.1
+# Where the processors are what is waited for, several lanes make each other's wire look slow: it must be so many times
+# as slow as the packing. Then whatever makes fewer bytes of it is worth while.
+_SLOW, _FEWER = 1.5, 1.03
 
 
 class CodecChoice:
@@ -91,8 +93,11 @@ class CodecChoice:
     def _judge(self) -> None:
         if (self._packing is not None and self._pace is not None) or min(self._measured.values()) >= FIRST_BYTES:
             self.settled = True
-            gain = _GAIN if self._packing is None or self._pace is None else _CLEAR_GAIN
-            self.chosen = PACKED if self._cost(PACKED) * gain < self._cost(RAW) else RAW
+            raw, packed = self._cost(RAW), self._cost(PACKED)
+            if self._packing is not None and self._pace is not None:
+                self.chosen = PACKED if max(self._packing * _SLOW, packed * _FEWER) < raw else RAW
+            else:
+                self.chosen = PACKED if packed * _GAIN < raw else RAW
         elif not self.settled:
             self.chosen = PACKED - self.chosen
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The links of one copy: all begun at once, and each handed on from disk to disk.
+"""The links of one copy: the first one alone, the others at once, and each handed on from disk to disk.
 
 To begin one and to prove its end takes half a second of processor time, and over a long way as many round trips as a
 small disk.
@@ -20,8 +20,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady impor
 
 
 class KeptLinks(Starter):
-    """`with KeptLinks(starter, 5) as links`: another starter, of which `ahead` links begin at once. At the end of the
-    block all are proven gone. Between two disks a link has no file open."""
+    """`with KeptLinks(starter, 5) as links`: another starter; once its first link is there, the others of `ahead` begin
+    at once. At the end of the block all are proven gone. Between two disks a link has no file open."""
 
     def __init__(self, starter: Starter, ahead: int) -> None:
         self.host, self.packs = starter.host, starter.packs
@@ -33,9 +33,6 @@ class KeptLinks(Starter):
 
     def __enter__(self) -> KeptLinks:
         self._open = True
-        executor = ThreadPoolExecutor(self._ahead, thread_name_prefix="link")  # pylint: disable=consider-using-with
-        self._coming = [executor.submit(self._starter.start) for _link in range(self._ahead)]
-        executor.shutdown(wait=False)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -53,6 +50,17 @@ class KeptLinks(Starter):
         together([partial(self._starter.end, link) for link in idle])
 
     def start(self) -> Any:
+        link = self._one()
+        with self._guard:
+            more, self._ahead = self._ahead - 1 if self._open else 0, 1
+            if more > 0:
+                # What keeps the first one from coming is told once, and not by each of them.
+                executor = ThreadPoolExecutor(more, thread_name_prefix="link")  # pylint: disable=consider-using-with
+                self._coming = [executor.submit(self._starter.start) for _link in range(more)]
+                executor.shutdown(wait=False)
+        return link
+
+    def _one(self) -> Any:
         with self._guard:
             if self._idle:
                 return self._idle.pop()

@@ -55,6 +55,8 @@ def test_on_a_slow_wire_not_one_byte_goes_raw_where_the_host_tells_how_long_it_p
     assert not choice.settled
     assert set(wired(choice, 1 / 12e6, 1 / 60e6, 0.4, 2048)) == {PACKED}
     assert choice.settled
+    # Also where little is saved, as every byte is waited for.
+    assert set(wired(CodecChoice(first=PACKED), 1 / 3e6, 1 / 60e6, 0.8, 2048)) == {PACKED}
 
 
 def test_a_fast_wire_is_known_by_its_pace_and_few_bytes_are_packed_for_it() -> None:
