@@ -80,7 +80,7 @@ options:
     default: vmkfstools
   connections:
     description:
-      - With O(program=dedup), how many connections to the hypervisor carry bytes at a time.
+      - With O(program=dedup), how many connections to the hypervisor carry bytes at a time, from 1 to 32.
     type: int
     default: 4
   disk_format:

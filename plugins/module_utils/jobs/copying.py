@@ -30,6 +30,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import Vmkfstools, no_note
 
 DEDUP = "dedup"
+# Each is a login of its own; a hypervisor refuses them long before they would make it faster.
+MOST_CONNECTIONS = 32
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,30 @@ def request_from(host: Host, params: Mapping[str, Any]) -> Request:
 
 
 def settings_from(params: Mapping[str, Any]) -> Settings:
+    """Raises NotSupported for a number that nothing can be done with, before anything is looked up."""
+    settings = _settings(params)
+    if not 1 <= settings.connections <= MOST_CONNECTIONS:
+        raise errors.NotSupported(
+            program=settings.program,
+            reason=f"connections is {settings.connections}",
+            way_out=f"Give 1 to {MOST_CONNECTIONS} (backup_connections, restore_connections)",
+        )
+    if settings.bandwidth_limit is not None and settings.bandwidth_limit < 0:
+        raise errors.NotSupported(
+            program=settings.program,
+            reason=f"bandwidth_limit is {settings.bandwidth_limit} bytes per second",
+            way_out="Give a number above 0, or 0 for no limit (backup_bandwidth_limit, restore_bandwidth_limit)",
+        )
+    return settings
+
+
+def _settings(params: Mapping[str, Any]) -> Settings:
+    given = params.get("connections")
     return Settings(
         program=params["program"],
         verify=params["verify"],
         bandwidth_limit=params.get("bandwidth_limit"),
-        connections=params.get("connections") or Settings.connections,
+        connections=given if given is not None else Settings.connections,
         journal=params.get("journal"),
         job_id=params.get("job_id") or "",
         limits=tuple(limits.Limit(item["name"], item["slots"]) for item in params.get("limits") or ()),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.room import RoomBelowReserve, RoomWatch
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import NotSupported
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import Request
 
 
@@ -35,3 +36,22 @@ def test_room_is_watched_while_a_copy_waits_for_its_slot(tmp_path: Path, monkeyp
         fcntl.flock(slot, fcntl.LOCK_EX)
         with pytest.raises(RoomBelowReserve):
             copying.perform(host, params)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("connections", 0), ("connections", -1), ("connections", 33), ("bandwidth_limit", -1)]
+)
+@pytest.mark.parametrize("act", [copying.predict, copying.perform])
+def test_a_number_that_nothing_can_be_done_with_is_refused_first(act: Any, name: str, value: int) -> None:
+    nobody: Any = None
+    params = {
+        "program": "dedup",
+        "verify": "none",
+        "limits_dir": "/x",
+        "limits_timeout": 5,
+        "snapshot_reserve_percent": 5,
+        name: value,
+    }
+    with pytest.raises(NotSupported, match=f"{name} is {value}") as caught:
+        act(nobody, params)
+    assert f"backup_{name}" in caught.value.hint_text
