@@ -135,7 +135,8 @@ options:
     default: 900
   bandwidth_limit:
     description:
-      - Most bytes per second, over all connections. Only V(dedup) can hold one; for another program it is an error.
+      - Most bytes per second, over all connections, at least 65536. Only V(dedup) can hold one; for another program it
+        is an error.
     type: int
   journal:
     description:
