@@ -80,7 +80,7 @@ options:
     default: vmkfstools
   connections:
     description:
-      - With O(program=dedup), how many connections to the hypervisor carry bytes at a time.
+      - With O(program=dedup), how many connections to the hypervisor carry bytes at a time, from 1 to 32.
     type: int
     default: 4
   disk_format:
@@ -135,7 +135,8 @@ options:
     default: 900
   bandwidth_limit:
     description:
-      - Most bytes per second, over all connections. Only V(dedup) can hold one; for another program it is an error.
+      - Most bytes per second, over all connections, at least 65536. Only V(dedup) can hold one; for another program it
+        is an error.
     type: int
   journal:
     description:

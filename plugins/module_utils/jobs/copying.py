@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.durable import write_text
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Progress, ProgressFile
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
@@ -24,12 +25,19 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.runlife import R
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.beat import CallerBeat
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.hostside import CUT
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import Program
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import CopyPlan, Request, plan_copy
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import Vmkfstools, no_note
 
 DEDUP = "dedup"
+# Each is a login of its own; a hypervisor refuses them long before they would make it faster.
+MOST_CONNECTIONS = 32
+# A copy that waits for its turn with one chunk must still notice soon that it has to end.
+LEAST_BANDWIDTH = 64 << 10
+# A hypervisor that cannot be reached for so long is gone.
+CUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -70,11 +78,30 @@ def request_from(host: Host, params: Mapping[str, Any]) -> Request:
 
 
 def settings_from(params: Mapping[str, Any]) -> Settings:
+    """Raises NotSupported for a number that nothing can be done with, before anything is looked up."""
+    settings = _settings(params)
+    if not 1 <= settings.connections <= MOST_CONNECTIONS:
+        raise errors.NotSupported(
+            program=settings.program,
+            reason=f"connections is {settings.connections}",
+            way_out=f"Give 1 to {MOST_CONNECTIONS} (backup_connections, restore_connections)",
+        )
+    if settings.bandwidth_limit and settings.bandwidth_limit < LEAST_BANDWIDTH:
+        raise errors.NotSupported(
+            program=settings.program,
+            reason=f"bandwidth_limit is {settings.bandwidth_limit} bytes per second",
+            way_out=f"Give {LEAST_BANDWIDTH} or more, or 0 for none (backup_bandwidth_limit, restore_bandwidth_limit)",
+        )
+    return settings
+
+
+def _settings(params: Mapping[str, Any]) -> Settings:
+    given = params.get("connections")
     return Settings(
         program=params["program"],
         verify=params["verify"],
         bandwidth_limit=params.get("bandwidth_limit"),
-        connections=params.get("connections") or Settings.connections,
+        connections=given if given is not None else Settings.connections,
         journal=params.get("journal"),
         job_id=params.get("job_id") or "",
         limits=tuple(limits.Limit(item["name"], item["slots"]) for item in params.get("limits") or ()),
@@ -139,6 +166,8 @@ class Frame:
     beat: CallerBeat | None = None
     life: RunLife | None = None
     room: RoomWatch | None = None
+    clock: Clock = field(default_factory=SystemClock)
+    cut_since: float | None = None
 
     @property
     def name(self) -> str:
@@ -157,10 +186,22 @@ class Frame:
             self.room.check()
 
     def waiting(self) -> None:
-        """Where nothing on the hypervisor keeps the lease fresh."""
+        """Where nothing on the hypervisor keeps the lease fresh.
+
+        A connection that is cut for a moment ends nothing: the readers come back, too. The lease lasts longer.
+        """
         self.alive()
-        if self.journal is not None:
+        if self.journal is None:
+            return
+        try:
             self.journal.beat()
+        except CUT:
+            now = self.clock.monotonic()
+            self.cut_since = now if self.cut_since is None else self.cut_since
+            if now - self.cut_since >= CUT_SECONDS:
+                raise
+        else:
+            self.cut_since = None
 
 
 @contextlib.contextmanager

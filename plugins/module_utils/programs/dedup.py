@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Meter, Progress
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.ladder import Ladder, Reading
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.metered import Metered
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
@@ -171,6 +172,7 @@ def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
     """One restore point from the disks of a hypervisor."""
     began = reach.clock.monotonic()
     with _opened(feeding.sources, reach) as opened:
+        _must_fit(opened, feeding, reach)
         disks = _Disks(reach, opened)
         fed: tuple[DiskFed, ...] = ()
 
@@ -194,6 +196,19 @@ def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
                 before_commit=before_commit,
             )
     return Fed(point, fed, {name: int(value) for name, value in vars(told).items()})
+
+
+def _must_fit(opened: Sequence[_Open], feeding: Feeding, reach: Reach) -> None:
+    """What was planned, and is told of the point, must be what is read."""
+    for one in opened:
+        if one.disk.size != one.source.capacity_bytes:
+            raise errors.DiskNotCopyable(
+                host=reach.host.name,
+                vm=feeding.machine_name,
+                key=one.source.key,
+                reason=f"it had {one.source.capacity_bytes} bytes, and {one.disk.path} has {one.disk.size}",
+                way_out="Somebody changes its size. Start again when that is done",
+            )
 
 
 @contextlib.contextmanager

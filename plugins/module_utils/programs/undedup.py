@@ -12,6 +12,7 @@ import contextlib
 import posixpath
 import random
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
@@ -20,7 +21,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs import error
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import DiskTask
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import inspect
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import Watch
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import LOOK_SECONDS, Watch
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result
 from ansible_collections.stowage.esxi.plugins.module_utils.store import points, restore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap
@@ -53,6 +55,11 @@ done
 """
 
 # Only what was just made, by the names that its maker gives; $1 is empty where no disk was.
+# The maker of this disk.
+_END = r"""
+ps -c | grep -F -- "vmkfstools -c" | grep -F -- "$1" | while read -r pid _rest; do kill "$pid" 2>/dev/null; done
+"""
+
 _REMOVE = r"""
 if [ -n "$1" ]; then
     vmkfstools -U "$1" >/dev/null 2>&1
@@ -149,6 +156,21 @@ def _cut(target: RemoteTarget) -> None:
         target.close()
 
 
+def _run(argv: Sequence[str], target: str, seconds: float, reach: Reach) -> Result:
+    """With signs of life meanwhile: to fill a large disk with zeros takes longer than a lease lasts."""
+    session = reach.host.session
+    with futures.ThreadPoolExecutor(1, thread_name_prefix="make") as executor:
+        made = executor.submit(session.run, argv, timeout_seconds=seconds)
+        while not futures.wait([made], LOOK_SECONDS).done:
+            try:
+                reach.alive()
+            except BaseException:
+                with contextlib.suppress(StowageError):
+                    session.script(_END, [target])
+                raise
+        return made.result()
+
+
 @contextlib.contextmanager
 def _made(task: DiskTask, folders: Sequence[str], reach: Reach) -> Iterator[None]:
     """An empty disk, made by the host; what was made, folders too, is removed again when what follows fails."""
@@ -173,7 +195,7 @@ def _made(task: DiskTask, folders: Sequence[str], reach: Reach) -> Iterator[None
         made = [line for line in result.stdout.split("\n") if line]
         if result.rc == 0:
             ours = task.target
-            result = host.session.run(argv, timeout_seconds=seconds)
+            result = _run(argv, task.target, seconds, reach)
         if result.rc != 0:
             if _EXISTS in result.output:
                 # Somebody was faster.

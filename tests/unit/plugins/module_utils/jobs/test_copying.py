@@ -9,9 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import JournalLost
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.room import RoomBelowReserve, RoomWatch
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import NotSupported
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import Request
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import AuthenticationFailed, ConnectionLost
+from fakeclock import FakeClock
+
+CUT = ConnectionLost(host="esx1", port=22, command="sh", reason="reset by peer")
 
 
 def test_room_is_watched_while_a_copy_waits_for_its_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +41,55 @@ def test_room_is_watched_while_a_copy_waits_for_its_slot(tmp_path: Path, monkeyp
         fcntl.flock(slot, fcntl.LOCK_EX)
         with pytest.raises(RoomBelowReserve):
             copying.perform(host, params)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("connections", 0), ("connections", -1), ("connections", 33), ("bandwidth_limit", -1), ("bandwidth_limit", 50)],
+)
+@pytest.mark.parametrize("act", [copying.predict, copying.perform])
+def test_a_number_that_nothing_can_be_done_with_is_refused_first(act: Any, name: str, value: int) -> None:
+    nobody: Any = None
+    params = {
+        "program": "dedup",
+        "verify": "none",
+        "limits_dir": "/x",
+        "limits_timeout": 5,
+        "snapshot_reserve_percent": 5,
+        name: value,
+    }
+    with pytest.raises(NotSupported, match=f"{name} is {value}") as caught:
+        act(nobody, params)
+    assert f"backup_{name}" in caught.value.hint_text
+
+
+def test_a_connection_that_is_cut_for_a_moment_ends_no_copy() -> None:
+    answers: list[Exception | None] = []
+
+    def beat() -> None:
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer
+
+    clock = FakeClock()
+    journal: Any = SimpleNamespace(beat=beat)
+    frame = copying.Frame(Request(dest="/x"), None, journal, lambda progress: None, clock=clock)
+    for _cut in range(2):
+        answers[:] = [CUT, CUT, CUT, None]
+        while answers:
+            frame.waiting()
+            clock.sleep(25)
+    answers[:] = [CUT] * 4
+    frame.waiting()
+    clock.sleep(59)
+    frame.waiting()
+    clock.sleep(1)
+    with pytest.raises(ConnectionLost):
+        frame.waiting()
+    # What another attempt does not mend, or makes worse, is told at once.
+    gone = JournalLost(host="esx1", folder="/f", operation="refreshed", output="its lease is gone")
+    for error in (gone, AuthenticationFailed(host="esx1", port=22, reason="denied")):
+        frame.cut_since = None
+        answers[:] = [error]
+        with pytest.raises(type(error)):
+            frame.waiting()

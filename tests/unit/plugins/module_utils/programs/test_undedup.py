@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,13 +21,14 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import E
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session
 from ansible_collections.stowage.esxi.plugins.module_utils.store import restore
 
-# As the host's: -c makes a disk, -U removes one. With `race` beside it somebody else is faster; `full`: it comes half.
+# As the host's: -c makes a disk, -U removes one. With `race` beside it somebody else is faster.
 VMKFSTOOLS = r"""#!/bin/sh
 for last in "$@"; do :; done
 flat=${last%.vmdk}-flat.vmdk
 [ "$1" = -U ] && { rm -f "$last" "$flat"; exit 0; }
 [ -e "${0%/*}/race" ] && echo theirs >"$last" && echo theirs >"$flat"
 [ -e "$last" ] && { echo "Failed to create virtual disk: The file already exists (39)." >&2; exit 39; }
+[ -e "${0%/*}/slow" ] && : >"$flat" && sleep 4
 [ -e "${0%/*}/full" ] && { : >"$flat"; echo "Failed to create virtual disk: no space (13)." >&2; exit 13; }
 echo ours >"$last" && echo ours >"$flat"
 """
@@ -39,6 +41,9 @@ class Here(Session):
         super().__init__(Endpoint(host="esx1", password="x"))
         (folder / "vmkfstools").write_text(VMKFSTOOLS)
         (folder / "vmkfstools").chmod(0o755)
+        # The columns of the host's `ps -c`.
+        (folder / "ps").write_text("#!/bin/sh\nexec /bin/ps -e -ww -o pid,pid,comm,args\n")
+        (folder / "ps").chmod(0o755)
         self.path = f"{folder}:{os.environ['PATH']}"
 
     def run(self, argv: Any, *, stdin: bytes | None = None, timeout_seconds: float = 60.0) -> Result:
@@ -115,6 +120,30 @@ def test_what_was_half_made_goes_with_its_folder(folder: Path, reach: Any) -> No
         undedup._made(task(folder), [str(folder)], reach),
     ):
         raise AssertionError("it was begun")
+    assert "left" not in caught.value.data
+    assert not folder.exists()
+
+
+def test_a_disk_that_is_long_in_making_keeps_its_job_alive(folder: Path, reach: Any) -> None:
+    (folder.parent.parent / "bin" / "slow").touch()
+    beats: list[int] = []
+    reach.alive = lambda: beats.append(1)
+    with undedup._made(task(folder), [str(folder)], reach):
+        assert len(beats) >= 2
+
+
+def test_whoever_is_told_to_end_while_a_disk_is_made_waits_for_no_zeros(folder: Path, reach: Any) -> None:
+    (folder.parent.parent / "bin" / "slow").touch()
+
+    def alive() -> None:
+        raise errors.CallerGone(reason="the play has ended")
+
+    reach.alive = alive
+    begun = time.monotonic()
+    with pytest.raises(errors.CallerGone) as caught, undedup._made(task(folder), [str(folder)], reach):
+        raise AssertionError("it was begun")
+    # The shell that plays vmkfstools ends at once, the sleep in it holds its output open.
+    assert time.monotonic() - begun < 20
     assert "left" not in caught.value.data
     assert not folder.exists()
 
