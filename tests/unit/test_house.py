@@ -27,6 +27,7 @@ BELOW = {
     "esxi": {"base", "ssh", "vmdk"},
     "programs": {"base", "ssh", "vmdk", "esxi"},
     "jobs": {"base", "ssh", "vmdk", "esxi", "programs"},
+    "link": {"base", "ssh", "esxi"},
 }
 MODULE_LIMIT_LINES = 150
 
