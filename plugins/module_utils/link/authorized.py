@@ -53,17 +53,21 @@ class PublicKey:
 def parse_public(text: str) -> PublicKey | None:
     """The key of a .pub file, or of what ``ssh-keygen -y`` prints."""
     words = text.split()
-    if len(words) < 2 or words[0] not in KEY_TYPES:
+    return _key(words[0], words[1]) if len(words) > 1 else None
+
+
+def _key(kind: str, text: str) -> PublicKey | None:
+    if kind not in KEY_TYPES:
         return None
     try:
-        blob = base64.b64decode(words[1], validate=True)
+        blob = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return None
-    name = words[0].encode("ascii")
+    name = kind.encode("ascii")
     # The type stands in the blob again: a line that says otherwise is no key.
     if blob[: 4 + len(name)] != len(name).to_bytes(4, "big") + name:
         return None
-    return PublicKey(words[0], words[1])
+    return PublicKey(kind, text)
 
 
 @dataclass(frozen=True)
@@ -100,13 +104,13 @@ def parse_line(line: str) -> Entry | None:
     if not text or text.startswith("#"):
         return None
     options = ""
-    if text.split(None, 1)[0] not in KEY_TYPES:
+    if re.split(r"[ \t]", text, maxsplit=1)[0] not in KEY_TYPES:
         end = _end_of_options(text)
         if end is None:
             return None
         options, text = text[:end], text[end:].lstrip(" \t")
     words = re.split(r"[ \t]+", text, maxsplit=2)
-    key = parse_public(" ".join(words[:2]))
+    key = _key(words[0], words[1]) if len(words) > 1 else None
     return Entry(options, key, words[2] if len(words) > 2 else "") if key is not None else None
 
 

@@ -274,7 +274,10 @@ def _key_lines(link: Link, key: str) -> tuple[str, ...]:
 
 
 def _pin_lines(link: Link, pins: str) -> tuple[str, ...]:
-    return tuple(f"{link.source}: known_hosts: {line}" for line in pins.split("\n") if line)
+    lines = [line.split(" ", 1) for line in pins.split("\n") if " " in line]
+    return tuple(
+        f"{link.source}: known_hosts: {name} {authorized.parse_public(key) or '(no key)'}" for name, key in lines
+    )
 
 
 def _mode_lines(link: Link, target: Target, *, mended: bool) -> tuple[str, ...]:
