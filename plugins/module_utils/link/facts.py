@@ -89,6 +89,12 @@ class Target(Machine):
     keys_file: File
     keys_text: str
     host_keys: tuple[PublicKey, ...]
+    release: tuple[int, int] = (0, 0)
+
+    @property
+    def old(self) -> bool:
+        """Whether it may sign by SHA-1 only (OpenSSH before 7.2, ESXi 6.0): new clients take that only when told to."""
+        return (0, 0) < self.ssh_version < (7, 2) or (0, 0) < self.release < (6, 5)
 
 
 def look_at_source(session: Session, user: str, key_folder: str | None, key_name: str) -> Source:
@@ -141,9 +147,11 @@ def look_at_target(session: Session, user: str) -> Target:
     batch.add(ask('stat -c "%a %F" "$d/authorized_keys"'))
     batch.add(ask('[ -e "$d/authorized_keys" ] || exit 0; cat "$d/authorized_keys"'))
     batch.add(["sh", "-c", _HOST_KEYS])
+    batch.add(["sh", "-c", '[ "$(uname -s)" = VMkernel ] || exit 0; vmware -v'])
     replies = _run(session, batch)
     machine = _machine(session, replies)
-    stat, text, keys = replies[_COMMON:]
+    stat, text, keys, version = replies[_COMMON:]
+    release = re.search(r"ESXi ([0-9]+)\.([0-9]+)", version.stdout)
     path = f"{machine.folder.path}/authorized_keys"
     if text.rc != 0:
         raise errors.UnfitMachine(
@@ -161,6 +169,7 @@ def look_at_target(session: Session, user: str) -> Target:
         keys_file=_file(path, stat.stdout),
         keys_text=text.stdout,
         host_keys=tuple(sorted({key for key in parsed if key is not None}, key=lambda key: key.kind)),
+        release=(int(release.group(1)), int(release.group(2))) if release else (0, 0),
     )
 
 

@@ -212,8 +212,6 @@ def _result(
         }
         result["known_hosts_file"] = f"{path}.known_hosts"
         result["host_key_fingerprints"] = [key.fingerprint for key in target.host_keys]
-        result["ssh_command"] = run.ssh_command(
-            link, path, f"{path}.known_hosts", old_server=(0, 0) < target.ssh_version < (7, 2)
-        )
+        result["ssh_command"] = run.ssh_command(link, path, f"{path}.known_hosts", old_server=target.old)
         result["not_enforced"] = link.restriction.not_enforced(esxi=target.esxi)
     return result

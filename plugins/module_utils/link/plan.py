@@ -176,6 +176,7 @@ def plan_present(link: Link, source: Source, target: Target) -> Plan:
         after=(
             *_key_lines(link, after_key),
             *_pin_lines(link, pins),
+            *_key_mode_lines(link, source, mended=True),
             *_mode_lines(link, target, mended=True),
             *_rule_lines(link, source, source.outgoing_open or opens),
             _entry_line(link, options, after_key),
@@ -262,6 +263,7 @@ def _state(link: Link, source: Source | None, target: Target, present: list[Entr
         if source.key_file.exists:
             lines += _key_lines(link, str(source.key) if source.key is not None else "(no key)")
         lines += _pin_lines(link, source.pins)
+        lines += _key_mode_lines(link, source, mended=False)
     lines += _mode_lines(link, target, mended=False)
     if source is not None:
         lines += _rule_lines(link, source, source.outgoing_open)
@@ -278,6 +280,13 @@ def _pin_lines(link: Link, pins: str) -> tuple[str, ...]:
     return tuple(
         f"{link.source}: known_hosts: {name} {authorized.parse_public(key) or '(no key)'}" for name, key in lines
     )
+
+
+def _key_mode_lines(link: Link, source: Source, *, mended: bool) -> tuple[str, ...]:
+    file = source.key_file
+    if not file.exists or not file.mode & 0o077:
+        return ()
+    return (f"{link.source}: {file.path}: mode {file.mode & ~0o077 if mended else file.mode:04o}",)
 
 
 def _mode_lines(link: Link, target: Target, *, mended: bool) -> tuple[str, ...]:

@@ -129,7 +129,7 @@ class Runner:
 
     def _try(self, plan: Plan, key_file: str, target: Target) -> None:
         used = f"{key_file}.new" if plan.make_key else key_file
-        argv = ssh_command(self._link, used, f"{key_file}.known_hosts", old_server=_old(target))
+        argv = ssh_command(self._link, used, f"{key_file}.known_hosts", old_server=target.old)
         script = _PATH + "unset SSH_AUTH_SOCK SSH_ASKPASS DISPLAY\n" + 'exec "$@"\n'
         result = self._source.script(script, [*argv, PROBE], timeout_seconds=CONNECT_SECONDS * 2 + 10)
         if result.rc == 0 and result.stdout.strip().endswith(ANSWER):
@@ -249,8 +249,3 @@ def ssh_command(link: Link, key_file: str, known_hosts: str, *, old_server: bool
         settings.update(HostKeyAlgorithms="+ssh-rsa", PubkeyAcceptedKeyTypes="+ssh-rsa")
     words = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
     return ["ssh", "-F", "/dev/null", "-i", key_file, *words, "-p", str(link.port), "-l", link.user, "--", link.address]
-
-
-def _old(target: Target) -> bool:
-    """Signatures by SHA-2 came with 7.2; before, there is SHA-1, which newer clients take only when told to."""
-    return (0, 0) < target.ssh_version < (7, 2)

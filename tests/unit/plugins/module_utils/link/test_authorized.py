@@ -127,4 +127,4 @@ def test_the_length_of_an_rsa_key_is_read_from_the_key() -> None:
 def test_all_links_that_a_file_accepts_are_listed() -> None:
     text = "".join(STRANGERS) + OURS.line + "\n"
     marks = [str(mark) for mark in authorized.all_marks(text)]
-    assert str(MARK) in marks and "stowage-link:control:bk2:esx1" in marks and len(marks) == 3
+    assert str(MARK) in marks and "stowage-link:control:bk2:esx1" in marks and len(marks) == 4
