@@ -38,41 +38,46 @@ class ActionModule(EsxiActionBase):
         given = {name: value for name, value in self._task.args.items() if value is not None}
         host = str(task_vars["inventory_hostname"])
         runner = str(self._task.delegate_to or host)
-        variables = InventoryVariables(self._task, task_vars, self._templar, self._loader)
+        wanted = given.pop("target", None)
+        source = str(given.pop("source", None) or given.get("source_name") or (host if wanted else runner))
         if given.get("hostname"):
             filled = given
         else:
-            if runner == host:
-                filled = {**given, "target_is_local": True}
-                for option, names in (("address", ("hostname",)), ("address_port", ("port",))):
-                    value = resolve.first(variables, resolve.VARIABLES[names[0]])
-                    if value is not None:
-                        filled.setdefault(option, value)
-                filled.setdefault("address", host)
-            else:
-                filled = self._resolve(given, variables)
-            filled.setdefault("target_name", host)
-            for option, names in resolve.LINK_VARIABLES.items():
-                value = resolve.first(variables, names)
-                if value is not None and option not in given:
-                    filled[option] = value
-        return self._with_source(filled, runner, task_vars)
+            target = str(wanted or host)
+            filled = self._with_target(given, self._variables(target, given, task_vars), runner)
+            if target == source:
+                raise AnsibleActionFail(f"The link {filled.get('name')!r} would lead from {source} to {source} itself")
+        if not filled.get("source_connection"):
+            filled.setdefault("source_name", source)
+            if source != runner:
+                filled["source_connection"] = self._resolve({}, self._variables(source, given, task_vars))
+        return filled
 
-    def _with_source(self, filled: dict[str, Any], runner: str, task_vars: dict[str, Any]) -> dict[str, Any]:
-        source = str(filled.pop("source", None) or filled.get("source_name") or runner)
-        if filled.get("source_connection"):
-            return filled
-        filled.setdefault("source_name", source)
-        if filled.get("target_name") == source:
-            raise AnsibleActionFail(f"The link {filled.get('name')!r} would lead from {source} to {source} itself")
-        if source != runner:
-            if source not in task_vars["groups"]["all"]:
-                raise AnsibleActionFail(
-                    f"The link {filled.get('name')!r} starts at {source!r}, which is no host of the inventory. Add it, "
-                    "or give the option source_connection"
-                )
-            variables = OtherHostVariables(source, task_vars["hostvars"][source], self._loader)
-            filled["source_connection"] = self._resolve({}, variables)
+    def _variables(self, name: str, given: dict[str, Any], task_vars: dict[str, Any]) -> resolve.Variables:
+        if name == task_vars["inventory_hostname"]:
+            return InventoryVariables(self._task, task_vars, self._templar, self._loader)
+        if name not in task_vars["groups"]["all"]:
+            raise AnsibleActionFail(
+                f"The link {given.get('name')!r} starts or ends at {name!r}, which is no host of the inventory. Add "
+                "it, or give the options hostname or source_connection"
+            )
+        return OtherHostVariables(name, task_vars["hostvars"][name], self._loader)
+
+    def _with_target(self, given: dict[str, Any], variables: resolve.Variables, runner: str) -> dict[str, Any]:
+        if variables.name == runner:
+            filled = {**given, "target_is_local": True}
+            for option, name in (("address", "hostname"), ("address_port", "port")):
+                value = resolve.first(variables, resolve.VARIABLES[name])
+                if value is not None:
+                    filled.setdefault(option, value)
+            filled.setdefault("address", variables.name)
+        else:
+            filled = self._resolve(given, variables)
+        filled.setdefault("target_name", variables.name)
+        for option, names in resolve.LINK_VARIABLES.items():
+            value = resolve.first(variables, names)
+            if value is not None and option not in given:
+                filled[option] = value
         return filled
 
     def _resolve(self, given: dict[str, Any], variables: resolve.Variables) -> dict[str, Any]:

@@ -14,8 +14,8 @@ author:
 description:
   - Makes, renews, restricts and revokes a link. A link lets one machine, the source, log in to another, the target,
     with a key that was made on the source and never leaves it. Either may be an ESXi host or a Linux machine.
-  - The target is the machine that the task is for. The source is the machine where the module runs (the task's
-    C(delegate_to)), or the inventory host named in O(source).
+  - The target is the machine that the task is for, or the inventory host named in O(target). The source is the
+    machine where the module runs (the task's C(delegate_to)), or the inventory host named in O(source).
   - The public half is installed where the target's system keeps it, C(/etc/ssh/keys-USER/authorized_keys) on ESXi and
     C(~/.ssh/authorized_keys) on Linux. Only lines whose comment is C(stowage-link:NAME:SOURCE:TARGET) of this very
     link are ever changed; all others stay as they are, byte for byte.
@@ -64,6 +64,11 @@ options:
       - Inventory name of the machine that uses the key. Without it, the machine where the module runs.
       - Its connection is taken from the variables of that inventory host. The action plugin does it, so that a
         password never stands in a task.
+    type: str
+  target:
+    description:
+      - Inventory name of the machine that accepts the key, for a task that is for the source.
+      - Its connection is taken from the variables of that inventory host.
     type: str
   source_connection:
     description:
@@ -419,6 +424,7 @@ def argument_spec():
         name=dict(type="str", required=True),
         state=dict(type="str", choices=["present", "absent"], default="present"),
         source=dict(type="str"),
+        target=dict(type="str"),
         source_connection=dict(type="dict", options=connection_argument_spec()),
         source_name=dict(type="str"),
         target_name=dict(type="str"),

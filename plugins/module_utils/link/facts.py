@@ -18,7 +18,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Se
 _FOLDER = """\
 PATH=$PATH:/usr/lib/vmware/openssh/bin
 if [ -n "$2" ]; then d=$2
-elif [ "$(uname -s)" = VMkernel ]; then d=/etc/ssh/keys-$1
+elif [ -x /bin/vim-cmd ]; then d=/etc/ssh/keys-$1
 else
   h=$(getent passwd "$1" 2>/dev/null || grep "^$1:" /etc/passwd)
   h=$(printf '%s\\n' "$h" | head -n 1 | cut -d: -f6)
@@ -109,7 +109,7 @@ def look_at_source(session: Session, user: str, key_folder: str | None, key_name
     batch.add(ask('[ -f "$d/$3" ] || exit 0; ssh-keygen -y -P "" -f "$d/$3"'))
     batch.add(ask('[ -f "$d/$3.known_hosts" ] || exit 0; cat "$d/$3.known_hosts"'))
     batch.add(ask('ls "$d"'))
-    batch.add(ask('[ "$(uname -s)" = VMkernel ] || exit 0; esxcli network firewall ruleset list'))
+    batch.add(ask("[ -x /bin/vim-cmd ] || exit 0; esxcli network firewall ruleset list"))
     replies = _run(session, batch)
     machine = _machine(session, replies)
     stat, public, pins, listing, rules = replies[_COMMON:]
@@ -147,7 +147,7 @@ def look_at_target(session: Session, user: str) -> Target:
     batch.add(ask('stat -c "%a %F" "$d/authorized_keys"'))
     batch.add(ask('[ -e "$d/authorized_keys" ] || exit 0; cat "$d/authorized_keys"'))
     batch.add(["sh", "-c", _HOST_KEYS])
-    batch.add(["sh", "-c", '[ "$(uname -s)" = VMkernel ] || exit 0; vmware -v'])
+    batch.add(["sh", "-c", "[ -x /bin/vim-cmd ] || exit 0; vmware -v"])
     replies = _run(session, batch)
     machine = _machine(session, replies)
     stat, text, keys, version = replies[_COMMON:]

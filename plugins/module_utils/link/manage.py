@@ -95,7 +95,7 @@ class Reach:
 
 def _first(session: Session) -> None:
     try:
-        session.run(["uname", "-s"])
+        session.run(["true"])
     except HostUnreachable as error:
         session.close()
         raise errors.SshClosed(**error.data) from error

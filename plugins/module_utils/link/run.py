@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.link import authorized, errors, facts
 from ansible_collections.stowage.esxi.plugins.module_utils.link.authorized import Entry, PublicKey
 from ansible_collections.stowage.esxi.plugins.module_utils.link.facts import Source, Target
@@ -20,6 +20,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.link.wanted import RS
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh import quoting
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.hostlock import host_lock
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session
+
+if TYPE_CHECKING:
+    from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 
 # How often somebody else may get in between the reading and the writing of authorized_keys.
 TRIES = 5
@@ -97,7 +100,7 @@ class Runner:
                 self._edit(target, [entry, *old])
             if plan.changed and target.esxi:
                 # Policy "start with the host": the link would otherwise be gone after the next reboot.
-                Host(self._target).vim("hostsvc/enable_ssh")
+                _host(self._target).vim("hostsvc/enable_ssh")
             if target.esxi and (plan.edit_keys or plan.tighten):
                 self._save(self._target)
             if plan.verify:
@@ -223,7 +226,7 @@ class Runner:
             self._source.check(
                 ["sh", "-c", 'mkdir -p "$1" && : > "$1/$2"', "sh", folder, facts.MARKER],
             )
-        Host(self._source).esxcli("network", "firewall", "ruleset", "set", *rule)
+        _host(self._source).esxcli("network", "firewall", "ruleset", "set", *rule)
 
     def _save(self, session: Session) -> None:
         """ESXi keeps /etc in memory: what is not saved is gone after a power cut."""
@@ -231,6 +234,13 @@ class Runner:
             result = session.run(["/sbin/auto-backup.sh"], timeout_seconds=120)
         if result.rc != 0:
             raise errors.NotSaved(host=session.endpoint.host, reason=result.output)
+
+
+def _host(session: Session) -> Host:
+    # A link that is as it should be needs none of it.
+    from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+
+    return Host(session)
 
 
 def ssh_command(link: Link, key_file: str, known_hosts: str, *, old_server: bool = False) -> list[str]:
