@@ -54,10 +54,10 @@ t=$1.$3
 trap 'rm -f "$t"' EXIT
 if [ ! -d "$d" ]; then
   mkdir -p "$d" || exit 3
-  [ -z "$5" ] || chown "$5:" "$d" || exit 3
+  [ -z "$5" ] || chown "$5" "$d" || exit 3
 fi
 if [ -e "$1" ]; then cp -p "$1" "$t" || exit 3
-else : > "$t" || exit 3; [ -z "$5" ] || chown "$5:" "$t" || exit 3
+else : > "$t" || exit 3; [ -z "$5" ] || chown "$5" "$t" || exit 3
 fi
 cat > "$t" || exit 3
 [ "$(wc -c < "$t")" -eq "$4" ] || { echo "not all of it could be written" >&2; exit 3; }
@@ -198,7 +198,7 @@ class Runner:
     def _edit(self, target: Target, wanted: Sequence[Entry]) -> None:
         """Our lines in authorized_keys; read again right before, so that nothing that others write is lost."""
         link, path = self._link, target.keys_file.path
-        owner = link.user if target.root and not target.esxi and link.user != self._target.endpoint.user else ""
+        owner = link.user if target.root and link.user != self._target.endpoint.user else ""
         with host_lock(self._target.endpoint):
             for _attempt in range(TRIES):
                 now = facts.look_at_target(self._target, link.user)
