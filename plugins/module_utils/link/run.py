@@ -99,8 +99,7 @@ class Runner:
                 old = authorized.ours(target.keys_text, link.mark) if plan.keep_old_line else []
                 self._edit(target, [entry, *old])
             if plan.changed and target.esxi:
-                # Policy "start with the host": the link would otherwise be gone after the next reboot.
-                _host(self._target).vim("hostsvc/enable_ssh")
+                self._keep_ssh_enabled()
             if target.esxi and (plan.edit_keys or plan.tighten):
                 self._save(self._target)
             if plan.verify:
@@ -192,6 +191,14 @@ class Runner:
             self._source.check(["rm", "-f", f"{source.folder.path}/{facts.MARKER}"])
         if source.esxi and (plan.remove_key or plan.close_outgoing):
             self._save(self._source)
+
+    def _keep_ssh_enabled(self) -> None:
+        """Policy "start with the host": SSH, and the link with it, would otherwise be gone after the next reboot."""
+        try:
+            _host(self._target).vim("hostsvc/enable_ssh")
+        except StowageError as error:
+            # hostd may be away for a moment; the link works all the same.
+            self._warn(f"SSH of {self._link.target} was not told to start with the host: {error.message}")
 
     # -- the parts -------------------------------------------------------------------------------------------------
 
