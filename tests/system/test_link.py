@@ -267,11 +267,9 @@ def test_one_key_is_renewed_two_are_revoked_and_the_rest_is_left_alone(fleet: Fl
     others = {path: path.read_bytes() for path in keys["bk1"].glob("stowage-*") if "control@esx60" not in path.name}
     gone = [{**MIRROR, "state": "absent"}]
     variables = {"link_fleet_rotate": True, "link_fleet_links": gone, **WRONG}
-    checked = fleet.controller.play("link_fleet", "--check", "--limit", "esx60", **variables).must_end_with(0)
-    assert checked.changed == 2 and all(path.read_bytes() == content for path, content in stolen.items())
     # With one of the two machines in the run, the links of both directions are dealt with.
     run = fleet.controller.play("link_fleet", "--limit", "esx60", **variables).must_end_with(0)
-    assert run.changed == checked.changed
+    assert run.changed == 2
     assert (keys["bk1"] / "stowage-control@esx60").read_bytes() != old
     assert {path: path.read_bytes() for path in others} == others
     assert fleet.works("bk1", "control", "esx60")

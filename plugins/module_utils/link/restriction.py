@@ -39,9 +39,9 @@ _RECEIVE = (
     'case $s in ""|*[!0-9]*)no "stowage-put SIZE NAME, with the size in bytes";;esac;'
     'case $n in ""|"$o"|.*|-*|*/*)no "not a plain file name";;esac;'
     + _CLEAN
-    + 'umask 077;set -C;( :>"$d/$n" )2>/dev/null||no "the name is taken, or cannot be written";set +C;'
+    + 'umask 077;set -C;( :>"$d/$n" )2>/dev/null||no "the name is taken, or cannot be written";'
     't="$d/.stowage-put.$$";trap "exit 1" HUP INT TERM PIPE;'
-    'cat>"$t"&&[ "$(wc -c<"$t")" -eq "$s" ]&&mv -f "$t" "$d/$n"&&exit 0;'
+    'rm -f "$t";cat>"$t"&&[ "$(wc -c<"$t")" -eq "$s" ]&&mv -f "$t" "$d/$n"&&exit 0;'
     'rm -f "$t" "$d/$n";no "not all of it arrived"'
 )
 _READ = (
