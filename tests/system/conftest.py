@@ -40,6 +40,7 @@ LONGEST = (
     "test_releases",
     "test_vmdk_copy",
     "test_slow_guest",
+    "test_link",
 )
 
 

@@ -128,7 +128,7 @@ class Watch:
         self._thread.start()
 
     def _look(self) -> None:
-        while not self._over.wait(0.1):
+        while not self._over.wait(0.4):
             for entry in Path("/proc").glob("[0-9]*"):
                 with contextlib.suppress(OSError):
                     line = (entry / "cmdline").read_bytes()
