@@ -59,6 +59,25 @@ class InventoryVariables:
             ) from None
 
 
+class OtherHostVariables(InventoryVariables):
+    """The variables of another host of the inventory than the one that the task is for."""
+
+    def __init__(self, name: str, variables: Any, loader: Any) -> None:
+        self.name = name
+        self._variables = variables
+        self._loader = loader
+
+    def get(self, name: str) -> Any:
+        if name not in self._variables:
+            return None
+        try:
+            return self._variables[name]
+        except AnsibleValueOmittedError:
+            return None
+        except AnsibleError as error:
+            raise AnsibleActionFail(f"The variable {name} of {self.name} cannot be resolved: {error}") from error
+
+
 def _names_set(task: Any, task_vars: dict[str, Any], host: str) -> set[str]:
     names: set[str] = set()
     hostvars = task_vars.get("hostvars")

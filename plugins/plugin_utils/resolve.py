@@ -25,6 +25,13 @@ VARIABLES: dict[str, tuple[str, ...]] = {
 PASSWORD = ("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")
 KEY_TEXT = ("ansible_private_key", "ansible_ssh_private_key")
 KEY_FILE = ("ansible_private_key_file", "ansible_ssh_private_key_file")
+# On the machine where the module runs, as link_server makes it: with it, no password is needed any more.
+KEY_FILE_THERE = ("stowage_private_key_file",)
+# What a link's source calls its target, where that is not the address that the module uses.
+LINK_VARIABLES: dict[str, tuple[str, ...]] = {
+    "address": ("stowage_link_address",),
+    "address_port": ("stowage_link_port",),
+}
 PASSPHRASE = ("ansible_private_key_passphrase", "ansible_ssh_private_key_passphrase")
 SSH_ARGUMENTS = ("ansible_ssh_common_args", "ansible_ssh_extra_args", "ansible_ssh_args")
 AGENT_FORWARDING = "stowage_agent_forwarding"
@@ -90,6 +97,10 @@ def resolve(
 def _fill_credentials(
     filled: dict[str, Any], variables: Variables, *, runs_on_controller: bool, agent_here: bool
 ) -> None:
+    there = _first(variables, KEY_FILE_THERE)
+    if there is not None:
+        filled["private_key_file"] = str(there)
+        return
     password = _first(variables, PASSWORD)
     if password is not None:
         filled["password"] = str(password)
@@ -119,6 +130,11 @@ def _refuse_hidden_jump(variables: Variables) -> None:
                 "may run elsewhere and does not use it. Set stowage_jump_host to [user@]host[:port] as seen from the "
                 "machine where the module runs, or to an empty text where no jump host is needed from there"
             )
+
+
+def first(variables: Variables, names: tuple[str, ...]) -> Any:
+    """The first of these variables that is set; an empty text counts as not set."""
+    return _first(variables, names)
 
 
 def _first(variables: Variables, names: tuple[str, ...]) -> Any:

@@ -41,6 +41,7 @@ LONGEST = (
     "test_vmdk_copy",
     "test_dedup",
     "test_slow_guest",
+    "test_link",
 )
 
 

@@ -28,6 +28,7 @@ BELOW = {
     "transfer": {"base", "ssh", "vmdk", "esxi"},
     "programs": {"base", "ssh", "vmdk", "esxi", "store", "transfer"},
     "jobs": {"base", "ssh", "vmdk", "esxi", "store", "transfer", "programs"},
+    "link": {"base", "ssh", "esxi"},
 }
 MODULE_LIMIT_LINES = 150
 

@@ -33,7 +33,7 @@ class StowageError(Exception):
     A subclass sets ``id`` (kebab-case, never changed once released), ``template`` (what was being done, on what,
     and why it failed; filled by ``str.format`` from the data), ``hint`` (the way out; filled likewise) and
     ``exit_code`` (for command-line use). Exit codes by room: base 1-9, ssh 10-19, vmdk 20-29, esxi 30-39,
-    programs 40-49, jobs 50-59, store 60-69, transfer 70-79.
+    programs 40-49, jobs 50-59, store 60-69, transfer 70-79, link 80-89.
 
     The data never holds a secret: it is printed, logged and recorded.
     """

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from esxilab import hostroot, inventory, rpc, sshd, status, sysimage, topology, volumes
+from esxilab import hostroot, inventory, persistence, rpc, sshd, status, sysimage, topology, volumes
 from esxilab.errors import LabError
 from esxilab.faults import MACHINE, NETWORK, MachineFaults, Network, typed
 from esxilab.hostd import Hostd
@@ -79,6 +79,8 @@ class Daemon:
             prepared = [executor.submit(hostroot.prepare, self.paths, self.topology, machine) for machine in machines]
             for job in prepared:
                 job.result()
+            for machine in machines:
+                persistence.keep_image(self.paths, machine)
         for machine in machines:
             self._add_node(machine)
         for node in self.nodes.values():
@@ -289,6 +291,7 @@ class Daemon:
             if node.wanted_up and node.running.alive:
                 raise LabError(f"{node.machine.name} is up already")
             try:
+                persistence.boot(self.paths, node.machine)
                 self._on_main(node.running.spawn)
                 self.save_state()
                 if node.hostd is not None:

@@ -111,3 +111,9 @@ def test_a_task_for_localhost_without_a_hypervisor_is_an_error_that_says_how() -
         resolved({}, Fixed("localhost"))
     assert resolved({}, Fixed("localhost", ansible_host="192.0.2.1"))["hostname"] == "192.0.2.1"
     assert resolved({"hostname": "h"}, Fixed("localhost", ansible_password="p")) == {"hostname": "h"}
+
+
+def test_a_key_on_the_backup_server_takes_the_place_of_password_and_key() -> None:
+    variables = Fixed(ansible_password="p", ansible_ssh_private_key_file="f", stowage_private_key_file="~/.ssh/k")
+    assert resolved({}, variables) == {"private_key_file": "~/.ssh/k", "hostname": "esx1"}
+    assert resolved({"password": "own"}, variables) == {"password": "own", "hostname": "esx1"}
