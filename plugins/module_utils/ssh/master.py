@@ -37,11 +37,10 @@ class Master:
         self.program = program
         # Everything that decides who talks to whom is in the name, secrets included (it is keyed): a connection is
         # never shared with somebody who could not have made it.
-        identity = [getattr(endpoint, field) for field in _IDENTITY]
+        self._name = runtime.name_of("master", [getattr(endpoint, field) for field in _IDENTITY], slot)
         self._folder = runtime.folder()
-        self.socket = os.path.join(self._folder, runtime.name_of("master", identity, slot))
-        # One memory for all slots: each of them would send the same password.
-        self._refused = os.path.join(self._folder, runtime.name_of("master", identity, 0) + ".refused")
+        self.socket = os.path.join(self._folder, self._name)
+        self.refused = f"{self.socket}.refused"
 
     def ensure(self) -> str:
         """The path of a living control socket; connects if there is none. Exactly one process connects."""
@@ -79,7 +78,7 @@ class Master:
         )
 
     def start(self) -> None:
-        """Connects. The caller sees to it that nobody else makes this one at the same time."""
+        """Connects, unguarded: see ``ensure``."""
         self._refuse_to_repeat()
         if self.endpoint.host_key_policy == "accept_new":
             hostkeys.make_room_for(hostkeys.known_hosts_files(self.endpoint.known_hosts_file)[0])
@@ -241,13 +240,13 @@ class Master:
         return SshError(host=address.host, port=address.port, reason=found.reason)
 
     def _remember_refusal(self, reason: str) -> None:
-        durable.write_json(self._refused, {"at": time.time(), "reason": reason}, sync=False)
+        durable.write_json(self.refused, {"at": time.time(), "reason": reason}, sync=False)
 
     def _refuse_to_repeat(self) -> None:
         if self.endpoint.password is None:
             return
         try:
-            refused = durable.read_json(self._refused)
+            refused = durable.read_json(self.refused)
             age = time.time() - refused["at"]
         except (OSError, StowageError, TypeError, KeyError):
             # It is not written durably: what a power cut left of it proves nothing.

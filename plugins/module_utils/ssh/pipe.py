@@ -208,6 +208,8 @@ class _OwnConnection(ProcessPipe):
         # A master like the shared one, under a name that nobody else can know: logging in, host keys, jump host and
         # every message about them are the same. The streams are handed to it: no byte passes a second process.
         self._master = Master(endpoint, program, slot=secrets.token_hex(8))
+        # A password that was refused to the shared connection is not sent by this one, and the other way round.
+        self._master.refused = Master(endpoint, program).refused
         self._master.start()
         try:
             words = [*options.client(program, endpoint, self._master.socket), line]

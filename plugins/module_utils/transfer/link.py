@@ -734,7 +734,7 @@ def _whole(value: Any) -> int:
 
 def _ranges(answer: bytes, begin: int, end: int) -> Ranges:
     proven, until = struct.unpack_from(">BQ", answer)
-    parts: list[tuple[int, int]] = [(first, last) for first, last in struct.iter_unpack(">QQ", answer[9:])]
+    parts: list[Any] = list(struct.iter_unpack(">QQ", answer[9:]))
     place = begin
     for first, last in parts:
         if not place <= first < last <= end:
