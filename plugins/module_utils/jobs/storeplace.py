@@ -141,7 +141,9 @@ class StorePlace:
             if other.kind == "restore":
                 spared.append(parse_path(str(other.extra["restore_point"]["path"]))[1])
         store = self.stores.open(job.final)
-        report = prune.rotate(store, policy.keep, job.identity, spared, check=not policy.rotate)
+        # An identity is what a hypervisor says: of two that have the same, none may push out what the other has made.
+        mine = {"hypervisor": job.host}
+        report = prune.rotate(store, policy.keep, job.identity, spared, check=not policy.rotate, facts=mine)
         for one in report.decisions:
             line = {"path": path_of(job.final, one.point.point), "reasons": list(one.reasons)}
             gone = policy.rotate and one.point.object_name in report.removed

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import retention
 from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Aged, Keep
@@ -87,14 +88,26 @@ def run(
     return report
 
 
-def rotate(store: Store, keep: Keep, machine: str, spared: Collection[str] = (), check: bool = False) -> Report:
+def rotate(
+    store: Store,
+    keep: Keep,
+    machine: str,
+    spared: Collection[str] = (),
+    check: bool = False,
+    facts: Mapping[str, Any] | None = None,
+) -> Report:
     """Removes what no rule keeps of one machine; its room is left to a collection. `spared`: ids of points that stay.
 
-    Of the other machines only the names are looked at: it runs after every backup of each of them.
+    With `facts` only points that have them count, and go. Of the other machines only the names are looked at: it runs
+    after every backup of each of them.
     """
     found = {name: point for name, point in store.look_at_points(machine) if isinstance(point, Point)}
     if not found:
         raise find.no_such_machine(store, machine, store.points())
+    wished = (facts or {}).items()
+    found = {
+        name: point for name, point in found.items() if all(point.facts.get(key) == value for key, value in wished)
+    }
     held = removal.held(store.backend)
     going = frozenset().union(*(one.points for one in removal.under_way(store.backend))) - held
     findings = verified.findings(store)

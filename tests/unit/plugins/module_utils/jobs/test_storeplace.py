@@ -240,6 +240,19 @@ def test_rotation_keeps_what_the_rules_keep_the_fresh_one_and_what_a_restore_rea
     assert [point.point for point in stores.open(location).points(IDENTITY)] == made[3:]
 
 
+def test_a_machine_of_the_same_identity_on_another_host_pushes_nothing_out(
+    stores: Stores, location: str, host: Host, tmp_path: Path
+) -> None:
+    ours = [fill(stores, location, job_in(location, host="esx-a"), tmp_path).point for _number in range(3)]
+    job = job_in(location, host="esx-b")
+    theirs = [fill(stores, location, job, tmp_path).point for _number in range(2)]
+    policy = vm_policy_from_dict({"point": location, "program": "dedup", "keep": {"last": 1}})
+    events = Events(({"event": "commit-done", "final": f"{location}::{theirs[-1]}"},))
+    turned = places.of_job(job, stores).rotate(host, job, events, policy, [])
+    assert [line["path"] for line in turned["removed"]] == [f"{location}::{theirs[0]}"]
+    assert [point.point for point in stores.open(location).points(IDENTITY)] == [*ours, theirs[1]]
+
+
 def test_a_rotation_that_fails_is_told_and_fails_nothing(host: Host, tmp_path: Path) -> None:
     job = job_in(str(tmp_path / "gone"))
     policy = vm_policy_from_dict(job.policy)
