@@ -288,6 +288,12 @@ def test_a_restore_that_is_killed_is_taken_back_whole(story: Callable[..., Store
     assert not job.outside(context.entry["directory"]).exists()
 
 
+def unchanged(path: Path) -> bool:
+    before = path.stat().st_mtime_ns
+    time.sleep(2)
+    return path.stat().st_mtime_ns == before
+
+
 def clones(job: StoreStory) -> list[str]:
     """The folders of temporary clones on the hypervisor's datastores."""
     said = job.host.session.script("ls -d /vmfs/volumes/*/.stowage-clone-* 2>/dev/null; exit 0").stdout
@@ -313,6 +319,9 @@ def test_a_copy_that_is_killed_or_stands_still_leaves_no_point_and_recover_undoe
     else:
         # Worse than dead: its connections stay, and with them its readers.
         os.kill(copying_process.pid, signal.SIGSTOP)
+        # A sign of life that was on its way to the host still arrives.
+        lease = job.outside(job.context.folder) / "lease"
+        wait_until(lambda: unchanged(lease), "the end of the signs of life", 30)
     assert bool(clones(job)) is (way == "clone")
     job.cut()
     (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
