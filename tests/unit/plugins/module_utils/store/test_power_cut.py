@@ -231,7 +231,7 @@ def test_a_cut_at_any_moment_of_backups_from_far_away_loses_nothing_that_was_tol
     recorded.events.clear()
     new = image(tmp_path / "new", list(range(3, 20)))
 
-    def refuse() -> None:
+    def refuse(_point: str) -> None:
         raise RuntimeError("the source is gone")
 
     with pytest.raises(RuntimeError):

@@ -141,7 +141,7 @@ def test_a_lie_keeps_what_was_proven_before_it(plain: Store, tmp_path: Path) -> 
 
 
 def test_a_local_disk_leaves_nothing(plain: Store, tmp_path: Path) -> None:
-    def refuse() -> None:
+    def refuse(_point: str) -> None:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
@@ -170,7 +170,7 @@ def test_a_backup_that_ends_well_leaves_no_word(plain: Store, tmp_path: Path, mo
     seen = []
     plain.settings["pack_bytes"] = 3 * CHUNK
     disk = image(tmp_path / "disk", list(range(1, 60)))
-    feed(plain, HashedFile(disk), before_commit=lambda: seen.append(len(left(plain))))
+    feed(plain, HashedFile(disk), before_commit=lambda _point: seen.append(len(left(plain))))
     assert seen == [1] and not left(plain)
 
 
@@ -239,7 +239,7 @@ def test_while_its_writer_lives_others_may_lean_on_what_it_has_told(
     disk = image(tmp_path / "disk", list(range(1, 41)))
     made: list[Any] = []
 
-    def meanwhile() -> None:
+    def meanwhile(_point: str) -> None:
         opened = Store.open(local(root))
         source = HashedFile(disk)
         point, _told = feed(opened, source, machine="meanwhile")
