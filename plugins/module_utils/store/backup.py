@@ -4,21 +4,25 @@
 """Disks into a store: whole chunks, each read, named, compressed and written by one thread.
 
 No queues between threads: a chunk stays in one core's cache from its reading to its writing. Everything heavy in it
-runs in C without the interpreter's lock.
+runs in C without the interpreter's lock. Disks that are hashed where they lie come through `feed`, a connection for
+each thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
+from typing import Any, Callable, Optional
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.changes import Slots
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.feed import Feed, Shared
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
+from ansible_collections.stowage.esxi.plugins.module_utils.store.known import Known, Scope
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import FILE, PAGE
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import (
     PAGE_SLOTS,
@@ -28,34 +32,23 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import (
     StoredFile,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import DiskSource
+from ansible_collections.stowage.esxi.plugins.module_utils.store.spans import (
+    SPAN_CHUNKS,
+    DiskInput,
+    Page,
+    Span,
+    Told,
+    by_page,
+    slots_of,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
-from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Summed, Tally
+from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
+from ansible_collections.stowage.esxi.plugins.module_utils.store.unfinished import Unfinished
 from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Lane, Writer
 
-# Chunks that a thread takes at a time: enough to read in order, few enough to end together.
-SPAN_CHUNKS = 16
+__all__ = ["BeforeCommit", "DiskInput", "Told", "run"]
 
-
-@dataclass(frozen=True)
-class DiskInput:
-    """A disk to back up. `changed`: (offset, length) of all that may differ from the parent, where that is known."""
-
-    key: str
-    source: DiskSource
-    changed: Sequence[tuple[int, int]] | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Told(Summed):
-    """What a backup did. Bytes."""
-
-    read: int = 0
-    zero: int = 0
-    unchanged: int = 0
-    known: int = 0
-    new: int = 0
-    stored: int = 0
+BeforeCommit = Callable[[], Optional[Mapping[str, Any]]]
 
 
 def run(
@@ -71,13 +64,26 @@ def run(
     facts: Mapping[str, Any] | None = None,
     like: Point | None = None,
     tally: Tally | None = None,
+    scope: str = "host",
+    before_commit: BeforeCommit | None = None,
 ) -> tuple[Point, Told]:
     """One restore point, or with `like` the copy of another store's, with its time.
 
     With `parent`, a chunk whose check is that of the parent's chunk there is taken as unchanged,
-    unless `trust_check` is false: then every chunk is named by its hash anew."""
-    with Writer(store, machine_id, machine_name, like) as writer:
-        job = _Job(writer, disks, parent, trust_check, threads or len(os.sched_getaffinity(0)), tally)
+    unless `trust_check` is false: then every chunk is named by its hash anew.
+
+    Of a disk that is hashed where it lies, `threads` are connections, and what the store has is taken from it without
+    its bytes as far as the `scope` goes: `host`, `group` (restore points with the same hypervisor or group in their
+    facts as `facts` has) or `store`.
+
+    `before_commit` is called when every byte is durable and nothing else is: by raising it prevents the restore point;
+    what it returns is added to its facts."""
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(Writer(store, machine_id, machine_name, like))
+        if any(not isinstance(disk.source, DiskSource) for disk in disks):
+            writer.tell_of(facts or {})
+        shared = stack.enter_context(_shared(writer, Scope.of(scope, facts or {}), parent))
+        job = _Job(writer, disks, parent, trust_check, threads or len(os.sched_getaffinity(0)), tally, shared)
         maps = job.disks()
         stored = job.files(files or {})
         point = Point(
@@ -91,19 +97,21 @@ def run(
             parent=parent.point if parent else None,
             facts=dict(facts or {}),
         )
+        if before_commit is not None:
+            writer.make_durable()
+            point = replace(point, facts={**point.facts, **(before_commit() or {})})
         writer.commit(point)
+        shared.unfinished.forget(machine_id)
         job.told.stored = writer.stored_bytes
     return point, job.told
 
 
-class _Page:
-    """One page of a map under work."""
-
-    def __init__(self, disk: int, number: int, slots: int, before: bytes | None) -> None:
-        self.disk, self.number = disk, number
-        self.slots = bytearray(slots * SLOT_BYTES)
-        self.before = before
-        self.left = 0
+@contextlib.contextmanager
+def _shared(writer: Writer, scope: Scope, parent: Point | None) -> Iterator[Shared]:
+    known = Known(writer.store, scope, parent)
+    unfinished = Unfinished(writer.store, scope, writer.index.without, writer.adopt)
+    with contextlib.closing(unfinished):
+        yield Shared(writer, known, unfinished)
 
 
 class _Job:
@@ -115,6 +123,7 @@ class _Job:
         trust_check: bool,
         threads: int,
         tally: Tally | None,
+        shared: Shared,
     ) -> None:
         self.writer, self.store = writer, writer.store
         self.inputs, self.parent = disks, parent
@@ -126,6 +135,7 @@ class _Job:
         self._zeros = bytes(self.store.chunk_bytes)
         self._guard = threading.Lock()
         self._failed = threading.Event()
+        self.shared = shared
 
     # -- disks ---------------------------------------------------------------------------------------------------
 
@@ -147,13 +157,13 @@ class _Job:
             DiskMap(plan.key, plan.size, chunk, tuple(found), plan.facts) for plan, found in zip(plans, self.pages)
         )
 
-    def _work(self, plans: Sequence[DiskMap]) -> Iterator[tuple[DiskInput, DiskMap, _Page, list[int]]]:
+    def _work(self, plans: Sequence[DiskMap]) -> Iterator[Span]:
         """Spans of slots, page by page; what needs no reading is settled here."""
         for number, (disk, plan) in enumerate(zip(self.inputs, plans)):
             old = self._old(disk, plan)
-            wanted = _slots(disk.source.allocated(), plan)
+            wanted = slots_of(disk.source.allocated(), plan)
             touched = Slots(disk.changed, plan.chunk_bytes) if disk.changed is not None and old is not None else None
-            for page in _by_page(wanted):
+            for page in by_page(wanted):
                 slots = plan.slots_of(page[0] // PAGE_SLOTS)
                 yield from self._spans(number, disk, plan, old, page, slots, touched)
 
@@ -171,11 +181,11 @@ class _Job:
         wanted: list[int],
         slots: int,
         touched: Slots | None,
-    ) -> Iterator[tuple[DiskInput, DiskMap, _Page, list[int]]]:
+    ) -> Iterator[Span]:
         at = wanted[0] // PAGE_SLOTS
         first = at * PAGE_SLOTS
         before = self._page_before(old, at)
-        page = _Page(number, at, slots, before)
+        page = Page(number, at, slots, before)
         if touched is not None and old is not None and before is not None:
             # A disk that has grown had a shorter chunk at its end.
             keep = [slot for slot in wanted if slot not in touched and old.length_of(slot) == plan.length_of(slot)]
@@ -185,12 +195,12 @@ class _Job:
         spans = [wanted[begin : begin + SPAN_CHUNKS] for begin in range(0, len(wanted), SPAN_CHUNKS)]
         page.left = len(spans) or 1
         if not spans:
-            yield disk, plan, page, []
+            yield Span(disk, plan, page, [])
         for span in spans:
-            yield disk, plan, page, span
+            yield Span(disk, plan, page, span)
 
     def _page_before(self, old: DiskMap | None, number: int) -> bytes | None:
-        if old is None or number >= len(old.pages) or old.pages[number] is None:
+        if old is None or number >= len(old.pages):
             return None
         try:
             return self.store.page(old, number)
@@ -198,7 +208,7 @@ class _Job:
             # A damaged parent is no hint, and this very backup heals what it can.
             return None
 
-    def _keep(self, page: _Page, slot: int, length: int) -> None:
+    def _keep(self, page: Page, slot: int, length: int) -> None:
         """Take a slot over from the parent, as long as the store still has its chunk."""
         at = slot * SLOT_BYTES
         old = (page.before or b"")[at : at + SLOT_BYTES]
@@ -206,34 +216,42 @@ class _Job:
             page.slots[at : at + SLOT_BYTES] = old
             self.told.unchanged += length
 
-    def _kept(self, page: _Page, slot: int) -> bool:
+    def _kept(self, page: Page, slot: int) -> bool:
         at = slot * SLOT_BYTES
         return page.before is not None and page.slots[at : at + SLOT_BYTES] == page.before[at : at + SLOT_BYTES]
 
     # -- one thread ----------------------------------------------------------------------------------------------
 
-    def _lane(self, work: Iterator[tuple[DiskInput, DiskMap, _Page, list[int]]]) -> Told:
+    def _lane(self, work: Iterator[Span]) -> Told:
         told = Told()
-        room = memoryview(bytearray(self.store.chunk_bytes))
+        room = memoryview(b"")
         try:
-            with self.writer.lane() as lane:
+            with self.writer.lane() as lane, Feed(self.shared, lane, told, self._done) as feed:
                 while not self._failed.is_set():
-                    with self._guard:
-                        item = next(work, None)
-                    if item is None:
+                    span = self._next(work)
+                    if span is None:
+                        if feed.step():
+                            continue
                         break
-                    disk, plan, page, span = item
-                    for slot in span:
-                        self._chunk(lane, disk.source, plan, page, slot, room, told)
-                    self.tally.add(sum(map(plan.length_of, span)))
-                    self._done(lane, page)
+                    source = span.disk.source
+                    if not isinstance(source, DiskSource):
+                        feed.take(span, source)
+                        continue
+                    room = room or memoryview(bytearray(self.store.chunk_bytes))
+                    for slot in span.slots:
+                        self._chunk(lane, source, span.plan, span.page, slot, room, told)
+                    self._done(lane, span.page, span.bytes)
         except BaseException:
             self._failed.set()
             raise
         return told
 
+    def _next(self, work: Iterator[Span]) -> Span | None:
+        with self._guard:
+            return next(work, None)
+
     def _chunk(
-        self, lane: Lane, source: DiskSource, plan: DiskMap, page: _Page, slot: int, room: memoryview, told: Told
+        self, lane: Lane, source: DiskSource, plan: DiskMap, page: Page, slot: int, room: memoryview, told: Told
     ) -> None:
         length = plan.length_of(slot)
         view = room[:length]
@@ -244,7 +262,7 @@ class _Job:
             return
         identity = self.store.identity
         check = identity.check(view)
-        at = (slot - page.number * PAGE_SLOTS) * SLOT_BYTES
+        at = page.at(slot)
         if page.before is not None and self.trust_check:
             old = page.before[at : at + SLOT_BYTES]
             if old[ID_BYTES:] == check and old[:ID_BYTES] in self.writer.index:
@@ -259,7 +277,9 @@ class _Job:
         lane.add(name, check, view)
         told.new += length
 
-    def _done(self, lane: Lane, page: _Page) -> None:
+    def _done(self, lane: Lane, page: Page, count: int) -> None:
+        """So many bytes of a page are settled."""
+        self.tally.add(count)
         with self._guard:
             page.left -= 1
             if page.left:
@@ -284,25 +304,3 @@ class _Job:
                 StoredFile(name, len(data), self._record(lane, data, FILE) if data else None)
                 for name, data in files.items()
             )
-
-
-def _slots(extents: Iterator[tuple[int, int]] | Sequence[tuple[int, int]], plan: DiskMap) -> Iterator[int]:
-    """Numbers of the slots that these ranges touch, ascending, each once."""
-    last = -1
-    for offset, length in extents:
-        if length <= 0:
-            continue
-        begin, end = offset // plan.chunk_bytes, (offset + length - 1) // plan.chunk_bytes
-        yield from range(max(begin, last + 1), min(end + 1, plan.slots))
-        last = max(last, end)
-
-
-def _by_page(wanted: Iterator[int]) -> Iterator[list[int]]:
-    group: list[int] = []
-    for slot in wanted:
-        if group and slot // PAGE_SLOTS != group[0] // PAGE_SLOTS:
-            yield group
-            group = []
-        group.append(slot)
-    if group:
-        yield group

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import merge, quota, registry, repack
+from ansible_collections.stowage.esxi.plugins.module_utils.store import merge, quota, registry, repack, unfinished
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ChunkMissing,
     KeeperBusy,
@@ -90,6 +90,7 @@ def run(
         _repack(store, needed, packs, report, tally)
     except (KeeperBusy, KeeperRevoked) as error:
         report.stopped = error.message
+    unfinished.tidy(store)
     return report
 
 

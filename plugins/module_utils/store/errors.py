@@ -176,6 +176,23 @@ class SourceFailed(StoreError):
     exit_code = 66
 
 
+class SourceLied(StoreError):
+    id = "store-source-lied"
+    template = "{path} is not backed up: {lie}"
+    hint = (
+        "Nothing was committed. Either something changes that disk while it is read, or its host tells what is not so."
+        " Back it up from a snapshot; if it was read from one, look at the host."
+    )
+    exit_code = 66
+
+
+class HashUnfit(StoreError):
+    id = "store-hash-unfit"
+    template = "{path} cannot go into the store {store}: it is hashed with sha256 where it lies, the store with {hash}"
+    hint = "Back it up into a store with the hash sha256: that is chosen when a store is made."
+    exit_code = 61
+
+
 class TargetFailed(StoreError):
     id = "store-target-failed"
     template = "{path} could not be written: {reason}"

@@ -20,7 +20,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     ObjectExists,
     ObjectMissing,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Segment
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Segment, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.merge import Merged
 from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_number
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
@@ -31,6 +31,8 @@ TURNS = "turns/"
 
 class Keeper(Registered):
     """Has the turn from its making to its end; `KeeperBusy` when another has it."""
+
+    _nameless = False
 
     def __init__(self, store: Store) -> None:
         super().__init__(store, None)
@@ -80,9 +82,24 @@ class Keeper(Registered):
         """An index file in the place of others, which hold nothing else."""
         if merged.count:
             self.publish(merged)
+        else:
+            self._take_name()
         for segment in old:
             self.store.backend.delete(segment.name)
         self.store.index(fresh=True)
+
+    def _take_name(self) -> None:
+        """Where there is nothing to publish: whoever has given us up has our index file's name."""
+        try:
+            self.store.backend.create(registry.index_name(self.id), build(()))
+        except ObjectExists as error:
+            raise KeeperRevoked(store=self.store.name) from error
+        self._nameless = True
+
+    def unregister(self) -> None:
+        super().unregister()
+        if self._nameless:
+            self.store.backend.delete(registry.index_name(self.id))
 
     def __enter__(self) -> Keeper:
         return self

@@ -24,6 +24,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     registry,
     removal,
     spool,
+    unfinished,
     verify,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError, passing
@@ -126,7 +127,7 @@ def _rebuilt(
 
     def keep(pack: str, entries: list[Entry]) -> None:
         with guard:
-            if pack.partition("-")[0] not in living:
+            if pack.partition("-")[0] not in living or pack in told:
                 batch.extend((one.id, Place(pack, one.offset, one.stored, one.length)) for one in entries)
             if len(batch) >= BATCH:
                 segments.append(_spooled(store, [build(batch)]))
@@ -145,6 +146,8 @@ def _rebuilt(
     sizes = dict(store.packs())
     tally.expect(sum(sizes.values()))
     living = {writer.id for writer in registry.registrations(store.backend)}
+    # Of living writers, what others may lean on already.
+    told = unfinished.packs(store)
     scan = Scan(store, deep, keep, sizes=sizes, tally=tally, strict=True)
     found = scan.run(sorted(sizes), threads)
     report.packs, report.records, report.bad_records = found.packs, found.records, len(found.bad)

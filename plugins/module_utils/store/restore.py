@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import maps, points
-from ansible_collections.stowage.esxi.plugins.module_utils.store.compare import Target
+from ansible_collections.stowage.esxi.plugins.module_utils.store.compare import Compared, Comparison
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkMissing, StoreError, TargetFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, DiskMap
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Summed, Tally
+from ansible_collections.stowage.esxi.plugins.module_utils.store.targets import (
+    DiskTarget,
+    LocalLane,
+    LocalTarget,
+    TargetLane,
+)
 
 # Records that a thread takes at a time.
 SPAN_RECORDS = 32
@@ -60,64 +67,74 @@ def to_file(
     `in_place` writes only what differs, into a file or block device that is there. Every chunk is checked by its
     XXH3-128; `paranoid` adds its id.
     """
-    temporary = f"{path}.stowage-part"
     try:
         if in_place:
-            return _Job(store, disk, path, paranoid, threads, tally).over()
-        return _Job(store, disk, temporary, paranoid, threads, tally).anew(path)
+            with LocalTarget(path, os.O_RDWR) as target:
+                return to_target(store, disk, target, in_place=True, paranoid=paranoid, threads=threads, tally=tally)
+        return _anew(store, disk, path, paranoid, threads, tally)
     except OSError as error:
         raise TargetFailed(path=path, reason=error.strerror or str(error)) from error
 
 
+def _anew(store: Store, disk: DiskMap, path: str, paranoid: bool, threads: int, tally: Tally | None) -> Told:
+    """What is half done has a name that must be free, and goes with a failure; one that is taken is another's."""
+    temporary = f"{path}.stowage-part"
+    with LocalTarget(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as target:
+        try:
+            target.resize(disk.size)
+            told = to_target(store, disk, target, paranoid=paranoid, threads=threads, tally=tally)
+            os.rename(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    return told
+
+
+def to_target(
+    store: Store,
+    disk: DiskMap,
+    target: DiskTarget,
+    *,
+    in_place: bool = False,
+    paranoid: bool = False,
+    threads: int = 0,
+    tally: Tally | None = None,
+) -> Told:
+    """The disk to wherever it is to lie; durable when this returns. Without `in_place` the target must be all zeros.
+
+    `threads` are lanes of the target: where that is far away, connections."""
+    if target.size != disk.size:
+        raise TargetFailed(path=target.path, reason=f"it has {target.size} bytes, the disk {disk.size}")
+    # One more than there are processors: while one waits for the device, all of them decode.
+    threads = threads or len(os.sched_getaffinity(0)) + 1
+    with contextlib.ExitStack() as stack:
+        lanes = [stack.enter_context(target.lane()) for _lane in range(threads)]
+        told = _Job(store, disk, target, lanes, paranoid, tally).run(in_place)
+        target.sync()
+    return told
+
+
 class _Job:
     def __init__(
-        self, store: Store, disk: DiskMap, path: str, paranoid: bool, threads: int, tally: Tally | None = None
+        self,
+        store: Store,
+        disk: DiskMap,
+        target: DiskTarget,
+        lanes: Sequence[TargetLane],
+        paranoid: bool,
+        tally: Tally | None,
     ) -> None:
-        self.store, self.disk, self.path = store, disk, path
+        self.store, self.disk, self.target, self.lanes = store, disk, target, lanes
         self.paranoid = paranoid
         self.tally = tally or Tally()
-        # One more than there are processors: while one waits for the device, all of them decode.
-        self.threads = threads or len(os.sched_getaffinity(0)) + 1
         self._guard = threading.Lock()
         self._failed = threading.Event()
-        self._handle = -1
 
-    def anew(self, target: str) -> Told:
-        """What is half done has a name that must be free, and goes with a failure; one that is taken is another's."""
-        with self._target(os.O_WRONLY | os.O_CREAT | os.O_EXCL):
-            try:
-                os.ftruncate(self._handle, self.disk.size)
-                told = Told()
-                for pages in self._windows():
-                    told.add(self._write(self._pieces(pages, None)))
-                os.fsync(self._handle)
-                os.rename(self.path, target)
-            except BaseException:
-                os.unlink(self.path)
-                raise
-        return told
-
-    def over(self) -> Told:
+    def run(self, in_place: bool) -> Told:
         told = Told()
-        with self._target(os.O_RDWR):
-            size = os.lseek(self._handle, 0, os.SEEK_END)
-            if size != self.disk.size:
-                raise TargetFailed(path=self.path, reason=f"it has {size} bytes, the disk {self.disk.size}")
-            for pages in self._windows():
-                told.add(self._write(self._pieces(pages, told)))
-            os.fsync(self._handle)
+        for pages in self._windows():
+            told.add(self._write(self._pieces(pages, told if in_place else None)))
         return told
-
-    @contextlib.contextmanager
-    def _target(self, flags: int) -> Iterator[None]:
-        try:
-            self._handle = os.open(self.path, flags | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise TargetFailed(path=self.path, reason=error.strerror or str(error)) from error
-        try:
-            yield
-        finally:
-            os.close(self._handle)
 
     # -- what is to be written -----------------------------------------------------------------------------------
 
@@ -147,10 +164,27 @@ class _Job:
             for number in pages:
                 yield number, self.store.page(self.disk, number)
             return
-        for found in Target(self.store, self.disk, self.path, self._handle).compare(pages, self.threads):
+        for found in self._compared(pages):
             told.same += found.same
             told.written += found.written
             yield found.number, found.page
+
+    def _compared(self, pages: range) -> list[Compared]:
+        """Each page by one thread, which takes a lane that is free."""
+        comparison = Comparison(self.store, self.disk, self.target)
+        free: queue.SimpleQueue[TargetLane] = queue.SimpleQueue()
+        for lane in self.lanes:
+            free.put(lane)
+
+        def compare(number: int) -> Compared:
+            lane = free.get()
+            try:
+                return comparison.page(number, lane)
+            finally:
+                free.put(lane)
+
+        with ThreadPoolExecutor(len(self.lanes), thread_name_prefix="compare") as executor:
+            return list(executor.map(compare, pages))
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -161,9 +195,9 @@ class _Job:
         if self.tally.total is None or self.tally.total < due:
             self.tally.expect(due)
         work = iter([pieces[at : at + SPAN_RECORDS] for at in range(0, len(pieces), SPAN_RECORDS)])
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="restore") as executor:
+        with ThreadPoolExecutor(len(self.lanes), thread_name_prefix="restore") as executor:
             try:
-                for one in [executor.submit(self._lane, work) for _lane in range(self.threads)]:
+                for one in [executor.submit(self._lane, work, lane) for lane in self.lanes]:
                     told.add(one.result())
             except BaseException:
                 # Also an interrupt from the keyboard: the threads are not to finish the disk first.
@@ -171,7 +205,7 @@ class _Job:
                 raise
         return told
 
-    def _lane(self, work: Iterator[list[_Piece]]) -> Told:
+    def _lane(self, work: Iterator[list[_Piece]], lane: TargetLane) -> Told:
         told = Told()
         pack: PackReader | None = None
         name = ""
@@ -191,11 +225,12 @@ class _Job:
                         name, pack = piece.place.pack, self._pack(piece.place.pack)
                     if pack is not None and (number == 0 or span[number - 1].place.pack != name):
                         pack.expect((one.place.offset, one.place.stored) for one in span if one.place.pack == name)
-                    self._piece(pack, piece, told)
-                self._advise(span)
-                behind.append(span)
-                if len(behind) > SPANS_BEHIND:
-                    self._advise(behind.popleft())
+                    self._piece(pack, piece, lane, told)
+                if isinstance(lane, LocalLane):
+                    lane.advise(self._places(span))
+                    behind.append(span)
+                    if len(behind) > SPANS_BEHIND:
+                        lane.advise(self._places(behind.popleft()))
         except BaseException:
             self._failed.set()
             raise
@@ -204,15 +239,10 @@ class _Job:
                 pack.ranges.close()
         return told
 
-    def _advise(self, span: list[_Piece]) -> None:
-        """The first time the device begins to write what this span has filled, while the next one is decoded: the sync
-        at the end finds little left. The second time, when that is done, its pages can be used for what comes: a disk
-        that nobody reads here drives nothing out of the cache, and takes no memory that has to be found first."""
-        with contextlib.suppress(OSError):
-            for piece in span:
-                for slot in piece.slots:
-                    offset = slot * self.disk.chunk_bytes
-                    os.posix_fadvise(self._handle, offset, self.disk.chunk_bytes, os.POSIX_FADV_DONTNEED)
+    def _places(self, span: list[_Piece]) -> Iterator[tuple[int, int]]:
+        for piece in span:
+            for slot in piece.slots:
+                yield slot * self.disk.chunk_bytes, self.disk.chunk_bytes
 
     def _pack(self, name: str) -> PackReader | None:
         try:
@@ -221,10 +251,10 @@ class _Job:
             # Each chunk is then looked for elsewhere.
             return None
 
-    def _piece(self, pack: PackReader | None, piece: _Piece, told: Told) -> None:
+    def _piece(self, pack: PackReader | None, piece: _Piece, lane: TargetLane, told: Told) -> None:
         try:
             if pack is not None:
-                self._write_piece(pack, piece, told)
+                self._write_piece(pack, piece, lane, told)
                 return
             raise ChunkMissing(chunk=piece.id.hex(), store=self.store.name)
         except TargetFailed:
@@ -235,9 +265,9 @@ class _Job:
                 raise
             reader = self.store.pack(other.pack)
             with reader.ranges:
-                self._write_piece(reader, replace(piece, place=other), told)
+                self._write_piece(reader, replace(piece, place=other), lane, told)
 
-    def _write_piece(self, pack: PackReader, piece: _Piece, told: Told) -> None:
+    def _write_piece(self, pack: PackReader, piece: _Piece, lane: TargetLane, told: Told) -> None:
         place = piece.place
         # Before room is made for it.
         if place.length > self.disk.chunk_bytes:
@@ -252,12 +282,5 @@ class _Job:
         for slot in piece.slots:
             if len(data) != self.disk.length_of(slot):
                 raise pack.damaged(f"chunk {piece.id.hex()} has {len(data)} bytes and does not fit")
-            try:
-                view = memoryview(data)
-                offset = slot * self.disk.chunk_bytes
-                while view:
-                    done = os.pwrite(self._handle, view, offset)
-                    view, offset = view[done:], offset + done
-            except OSError as error:
-                raise TargetFailed(path=self.path, reason=error.strerror or str(error)) from error
+            lane.write(memoryview(data), slot * self.disk.chunk_bytes)
             told.written += len(data)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A disk to be read: where it has data, and its bytes."""
+"""A disk to be read: where it has data, and its bytes; or its chunks' hashes first, where its bytes are far away."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Optional, Protocol
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import SourceFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.fileerrors import ExtentUnusable
@@ -33,6 +35,58 @@ class DiskSource(ABC):
     @abstractmethod
     def close(self) -> None:
         """Frees what it holds."""
+
+
+Piece = tuple[int, int]
+"""Offset and length on a disk."""
+Hash = Optional[bytes]
+"""The plain SHA-256 of a piece, without any store's key; None for one that is all zeros."""
+
+
+class Asked(Protocol):
+    """Hashes that were asked for."""
+
+    @abstractmethod
+    def hashes(self) -> Sequence[Hash]:
+        """One for each piece, in order. Waits for them."""
+
+
+class Fetched(Protocol):
+    """Bytes that were asked for."""
+
+    @abstractmethod
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Those of each piece, in order. Each is looked at before the next one is taken: they may share their room."""
+
+
+class HashedLane(Protocol):
+    """One connection. Serves one thread, which takes the answers in the order in which it has asked.
+
+    Both calls return at once: several of them are under way."""
+
+    @abstractmethod
+    def ask(self, pieces: Sequence[Piece]) -> Asked:
+        """The hashes of these pieces."""
+
+    @abstractmethod
+    def fetch(self, pieces: Sequence[Piece]) -> Fetched:
+        """Their bytes."""
+
+
+class HashedSource(Protocol):
+    """A disk whose bytes are hashed where they lie, and sent only where somebody lacks them. What it says is believed
+    by nobody: see `feed`. Whatever has these members is one."""
+
+    path: str
+    size: int
+
+    @abstractmethod
+    def allocated(self) -> Iterator[Piece]:
+        """Everything that is not known to be zero, ascending, without overlap."""
+
+    @abstractmethod
+    def lane(self) -> AbstractContextManager[HashedLane]:
+        """A connection of its own, for one thread, to the end of the block."""
 
 
 def data_extents(handle: int, begin: int, end: int) -> Iterator[tuple[int, int]]:

@@ -13,6 +13,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     mend,
     registry,
     removal,
+    unfinished,
     verified,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectMissing, StoreError
@@ -166,3 +167,4 @@ def _others(store: Store, report: Report) -> None:
             look()
         except StoreError as error:
             report.problems.append(error.message)
+    report.problems += [word.message for _name, word in unfinished.words(store) if isinstance(word, StoreError)]

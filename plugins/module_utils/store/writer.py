@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +22,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import points, 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     Damaged,
     ObjectExists,
+    SourceFailed,
+    SourceLied,
     StoreError,
     WriterRevoked,
 )
@@ -36,6 +38,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import (
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.quota import Quota
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name, pack_stem
+from ansible_collections.stowage.esxi.plugins.module_utils.store.unfinished import Teller
 
 BEAT_SECONDS = 10.0
 
@@ -46,14 +49,6 @@ def _packs(segment: Segment) -> list[str]:
     except Damaged:
         # Nothing is found in it either.
         return []
-
-
-def _commit(pack: PackWriter) -> None:
-    try:
-        pack.commit()
-    except BaseException:
-        pack.abort()
-        raise
 
 
 class Registered:
@@ -78,6 +73,8 @@ class Registered:
             raise
         self.stored_bytes = 0
         self.published = False
+        self.shared_packs: set[str] = set()
+        """Packs that others may lean on already."""
         self._heart = _Heart(self)
         self.entries: dict[str, list[Entry]] = {}
 
@@ -121,11 +118,22 @@ class Registered:
         with self._guard:
             self.entries[pack.name] = pack.entries
             self.stored_bytes += pack.size
-            self._sealed.append(self._sealing.submit(_commit, pack))
+            self._sealed.append(self._sealing.submit(self._commit, pack))
             waiting = [one for one in self._sealed if not one.done()]
         # Not more than a few at a time: what is not synced yet is memory of somebody's.
         if len(waiting) > 3:
             waiting[0].result()
+
+    def _commit(self, pack: PackWriter) -> None:
+        try:
+            pack.commit()
+        except BaseException:
+            pack.abort()
+            raise
+        self.whole(pack.name)
+
+    def whole(self, pack: str) -> None:
+        """Told of every pack that is durable, in the thread that has made it so."""
 
     def claim(self, identity: bytes) -> bool:
         """True for exactly one of the threads that bring the same new chunk."""
@@ -147,12 +155,13 @@ class Registered:
                 yield entry.id, Place(name, entry.offset, entry.stored, entry.length)
 
     def abort(self) -> None:
-        """Nothing of it stays; what was in the index for a moment may be leant on, and is left to a collection."""
+        """Nothing of it stays; what was in the index for a moment, or told, may be leant on, and is left to a
+        collection."""
         self._sealing.shutdown()
         for lane in self._lanes:
             lane.abort()
         if not self.published:
-            for name in self.entries:
+            for name in self.entries.keys() - self.shared_packs:
                 self.store.backend.delete(pack_name(name))
         self.unregister()
 
@@ -177,6 +186,9 @@ class Writer(Registered):
         if like is not None:
             self.created_at = like.created_at
         self._quota = Quota(store, self.id)
+        self._places: list[tuple[bytes, Place]] | None = None
+        self._adopted: dict[bytes, Place] = {}
+        self._teller: Teller | None = None
 
     def __enter__(self) -> Writer:
         return self
@@ -184,9 +196,31 @@ class Writer(Registered):
     def take(self, count: int) -> None:
         self._quota.take(count)
 
+    def tell_of(self, facts: Mapping[str, Any]) -> None:
+        """What is stored is told from now on, for a backup of the same scope that may come after one that is cut."""
+        self._teller = Teller(self.store, self.id, self.machine_id, facts)
+        self.shared_packs = self._teller.told
+
+    def whole(self, pack: str) -> None:
+        if self._teller is not None:
+            self._teller.whole(pack)
+
+    def adopt(self, identity: bytes, place: Place) -> None:
+        """A chunk of a writer that came to no end: it is in our index, too."""
+        there = self.index.added.setdefault(identity, place)
+        # One without a pack is ours, and about to be written.
+        if there.pack:
+            self._adopted[identity] = there
+
+    def make_durable(self) -> list[tuple[bytes, Place]]:
+        """Waits until all packs are, and nothing else is there; then where each record of them lies."""
+        if self._places is None:
+            self._places = [*self.settle(), *self._adopted.items()]
+        return self._places
+
     def commit(self, point: Point) -> None:
         """Packs, then index, then manifest; the restore point exists when this returns."""
-        places = list(self.settle())
+        places = self.make_durable()
         try:
             if places:
                 self.published = True
@@ -194,7 +228,30 @@ class Writer(Registered):
             self.store.backend.create(point.object_name, self.store.seal(point.render()))
         except ObjectExists as error:
             raise WriterRevoked(point=self.point) from error
+        if self._teller is not None:
+            self._teller.withdraw()
         self.unregister()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            if self._teller is not None and kind is not None and not _of_store(error):
+                self._leave(self._teller)
+        finally:
+            super().__exit__(kind, error, trace)
+
+    def _leave(self, teller: Teller) -> None:
+        """Whatever was cut, it was not the store: what has come is made durable, and told."""
+        with contextlib.suppress(StoreError):
+            for lane in self._lanes:
+                lane.leave()
+        for one in self._sealed:
+            with contextlib.suppress(StoreError):
+                one.result()
+        teller.tell()
+
+
+def _of_store(error: BaseException) -> bool:
+    return isinstance(error, StoreError) and not isinstance(error, (SourceFailed, SourceLied))
 
 
 class _Heart:
@@ -232,18 +289,24 @@ class Lane:
         self._writer = writer
         self._pack: PackWriter | None = None
         self._limit = min(writer.store.settings["pack_bytes"], LONGEST_PACK)
+        # A record was written in part, or there was no room for it: this pack is not to be made whole.
+        self._broken = False
 
     def add(self, identity: bytes, check: bytes, data: Any, kind: int = CHUNK) -> Entry:
-        if self._pack is None:
-            self._pack = self._writer.open_pack()
-        entry = self._pack.add(identity, check, data, kind)
-        return self._added(entry)
+        try:
+            return self._added(self._open().add(identity, check, data, kind))
+        except BaseException:
+            self._broken = True
+            raise
 
     def add_packed(self, identity: bytes, check: bytes, codec: int, payload: Any, length: int, kind: int) -> Entry:
         """A record whose bytes are compressed already."""
+        return self._added(self._open().add_packed(identity, check, codec, payload, length, kind))
+
+    def _open(self) -> PackWriter:
         if self._pack is None:
             self._pack = self._writer.open_pack()
-        return self._added(self._pack.add_packed(identity, check, codec, payload, length, kind))
+        return self._pack
 
     def _added(self, entry: Entry) -> Entry:
         pack = self._pack
@@ -259,6 +322,13 @@ class Lane:
         if self._pack is not None:
             pack, self._pack = self._pack, None
             self._writer.seal(pack)
+
+    def leave(self) -> None:
+        """What is whole in it stays."""
+        if self._broken:
+            self.abort()
+        else:
+            self.flush()
 
     def abort(self) -> None:
         if self._pack is not None:

@@ -26,6 +26,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_object_name
 
 TEMPORARY = ".tmp-"
+_LOOKS = 16
 # What a device or a file system says of what it has lost.
 _LOST = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA)
 
@@ -168,20 +169,30 @@ class LocalBackend(Backend):
             yield from self._walk(prefix.rstrip("/"))
 
     def _walk(self, name: str) -> Iterator[tuple[str, int]]:
-        try:
-            entries = list(os.scandir(os.path.join(self.root, name)))
-        except FileNotFoundError:
-            return
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            full = f"{name}/{entry.name}" if name else entry.name
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(full)
-                continue
-            # What vanishes between the two looks was deleted meanwhile.
-            with contextlib.suppress(FileNotFoundError):
-                yield full, entry.stat(follow_symlinks=False).st_size
+        """What vanishes between two looks at it may have a successor that came after the first: then all is looked at
+        once more."""
+        for _look in range(_LOOKS):
+            folders, files, whole = [], [], True
+            try:
+                entries = list(os.scandir(os.path.join(self.root, name)))
+            except FileNotFoundError:
+                return
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                full = f"{name}/{entry.name}" if name else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(full)
+                    continue
+                try:
+                    files.append((full, entry.stat(follow_symlinks=False).st_size))
+                except FileNotFoundError:
+                    whole = False
+            if whole:
+                break
+        yield from files
+        for folder in folders:
+            yield from self._walk(folder)
 
     def delete(self, name: str) -> None:
         path = self.path(name)

@@ -52,6 +52,28 @@ def test_what_was_created_is_read_whole_and_in_part(backend: Backend) -> None:
     assert bytes(backend.map("a/b/c.json")[2:4]) == b"23"
 
 
+def test_a_listing_has_what_was_replaced_or_its_successor(
+    folder: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when index files become one: the new one comes, then the old ones go, in the middle of the listing."""
+    folder.create("index/old", b"12")
+    folder.create("index/stays", b"1")
+    scandir, looks = os.scandir, []
+
+    def slow(path: str) -> list[os.DirEntry[str]]:
+        with scandir(path) as entries:
+            found = list(entries)
+        looks.append(path)
+        if len(looks) == 1:
+            folder.create("index/new", b"123")
+            folder.delete("index/old")
+        return found
+
+    monkeypatch.setattr(os, "scandir", slow)
+    assert sorted(folder.list("index/")) == [("index/new", 3), ("index/stays", 1)]
+    assert len(looks) == 2
+
+
 def test_a_name_is_given_once(backend: Backend) -> None:
     backend.create("one", b"first")
     with pytest.raises(ObjectExists, match="one"):

@@ -271,3 +271,37 @@ def test_a_writer_that_is_given_up_at_any_moment_ends_with_its_reason_and_hurts_
         back_up(Store.open(local(root)), disk, machine="new")
         collect.run(Store.open(local(root), clock=FakeClock()))
     assert revoked > 2
+
+
+@pytest.mark.folder
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.soak)])
+def test_a_collection_that_wakes_up_late_takes_nothing_that_is_needed_again(tmp_path: Path, step: int) -> None:
+    """Given up at any moment; then another one finds that what was announced is needed after all, that need goes, and a
+    backup leans on it. The first one sees only that nobody needs it."""
+    moment, done, stopped = 36 % step, False, 0
+    while not done:
+        moment += step
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        (folder / "store").mkdir()
+        root = folder / "store"
+        store = new_store(local(root))
+        disk = image(folder / "new", [1, 2, 3])
+        first, _told = back_up(store, disk, machine="first")
+        names = frozenset(packs(root))
+        registry.announce(store.backend, names)
+
+        def act(root: Path = root, disk: Path = disk, first: Point = first) -> None:
+            collect.run(Store.open(local(root), clock=FakeClock()))
+            opened = Store.open(local(root))
+            opened.backend.delete(first.object_name)
+            back_up(opened, disk, machine="new")
+
+        backend = Interleaved(str(root), moment, act)
+        report = collect.run(Store.open(backend, clock=FakeClock()))
+        stopped += report.stopped is not None
+        done = backend.calls < moment
+        if done:
+            act()
+        prove_all(root, folder, {"new": disk})
+    assert moment > 20 and stopped

@@ -21,13 +21,14 @@ from typing import Any
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
 from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Keep
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, copy, holds, prune, repair
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, copy, holds, prune, repair, unfinished
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends import local as local_backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from fakeclock import FakeClock
 
 from .benches import back_up, image, local, new_store, restored, sound
+from .hashing import HashedFile, feed
 
 LATER = datetime(2027, 6, 1, tzinfo=timezone.utc)
 
@@ -215,6 +216,50 @@ def test_a_cut_at_any_moment_of_a_backup_costs_at_most_that_backup(
 
     assert every_cut(recorded, begin, folders, judge, monkeypatch) > 30
     assert seen == {True, False}
+
+
+@pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.soak)])
+def test_a_cut_at_any_moment_of_backups_from_far_away_loses_nothing_that_was_told(
+    recorded: Recorder, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """One that ends by its source, with words on the way; one that goes on from there, to its commit."""
+    monkeypatch.setattr(unfinished, "TELL_SECONDS", 0.0)
+    store = new_store(local(root), pack_bytes=3 << 16)
+    old = image(tmp_path / "old", [1, 2, 3])
+    kept, _told = back_up(store, old, machine="old")
+    begin, folders = contents(root)
+    recorded.events.clear()
+    new = image(tmp_path / "new", list(range(3, 20)))
+
+    def refuse() -> None:
+        raise RuntimeError("the source is gone")
+
+    with pytest.raises(RuntimeError):
+        feed(Store.open(local(root)), HashedFile(new), machine="new", before_commit=refuse)
+    left = len(recorded.events)
+    feed(Store.open(local(root)), HashedFile(new), machine="new")
+    least = [17]
+
+    def judge(moment: int) -> None:
+        opened = Store.open(local(root), clock=FakeClock())
+        points = {point.machine_id: point for point in opened.points()}
+        assert restored(opened, points["old"], tmp_path) == old.read_bytes()
+        if "new" in points:
+            assert restored(opened, points["new"], tmp_path) == new.read_bytes()
+        source = HashedFile(new)
+        again, _told = feed(Store.open(local(root)), source, machine="again")
+        if moment == left:
+            least.append(len(source.fetched))
+        collect.run(Store.open(local(root), clock=FakeClock()))
+        opened = Store.open(local(root))
+        assert restored(opened, again, tmp_path) == new.read_bytes()
+        assert restored(opened, kept, tmp_path) == old.read_bytes()
+        sound(opened)
+
+    assert every_cut(recorded, begin, folders, judge, monkeypatch, step) > 60
+    monkeypatch.setattr(local_backend, "os", os)
+    # After the first one had ended all that it was told was durable; but for what the other machine has, elsewhere.
+    assert step > 1 or min(least) == 1
 
 
 def test_a_cut_at_any_moment_of_a_collection_loses_nothing(

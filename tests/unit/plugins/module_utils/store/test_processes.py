@@ -15,18 +15,21 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Keep
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, prune, writer
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, prune, unfinished, writer
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import WriterRevoked
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
+from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import Piece
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 from .benches import CHUNK, back_up, chunk, image, local, new_store, restored, sound
+from .hashing import HashedFile, feed
 
 WRITERS, KEEPERS = 8, 2
 OBSERVE_SECONDS = 0.25
@@ -41,16 +44,49 @@ def wanted(seeds: list[int]) -> bytes:
 
 
 def write(root: Path, folder: Path, number: int, seed: int) -> None:
-    """Backups of one machine's disk, one after the other; most chunks are other machines', too."""
+    """Backups of one machine's disk, one after the other; most chunks are other machines', too. Half of them come from
+    far away, and some of these are cut."""
     chance = random.Random(seed)
     machine = f"vm-{number}"
+    noted(folder)
     while True:
         store = Store.open(local(root))
         seeds = [chance.choice([0, chance.randrange(1, 30), chance.randrange(1, 200)]) for _ in range(12)]
         parent = (store.points(machine) or [None])[-1] if chance.random() < 0.7 else None
         disk = image(folder / f"{machine}.raw", seeds)
-        with contextlib.suppress(WriterRevoked):
-            back_up(store, disk, machine=machine, parent=parent, facts={"seeds": seeds})
+        with contextlib.suppress(WriterRevoked, ConnectionResetError):
+            if chance.random() < 0.5:
+                back_up(store, disk, machine=machine, parent=parent, facts={"seeds": seeds})
+            else:
+                source = Unsteady(disk)
+                source.left = chance.choice([2, 4, 1000])
+                facts, host = {"seeds": seeds}, f"esx{number % 2}"
+                feed(store, source, machine=machine, host=host, parent=parent, facts=facts)
+
+
+class Unsteady(HashedFile):
+    """Is cut after so many chunks."""
+
+    left = 0
+
+    def chunks(self, pieces: Sequence[Piece]) -> Iterator[Any]:
+        for data in super().chunks(pieces):
+            self.left -= 1
+            if self.left < 0:
+                raise ConnectionResetError("cut")
+            yield data
+
+
+def noted(folder: Path) -> None:
+    """In this process, each chunk of an unfinished backup that is taken over leaves a sign."""
+    adopt = writer.Writer.adopt
+
+    def adopted(self: writer.Writer, identity: bytes, place: Place) -> None:
+        with open(folder / "adopted", "ab") as file:
+            file.write(b".")
+        adopt(self, identity, place)
+
+    setattr(writer.Writer, "adopt", adopted)  # noqa: B010  the process ends with its work
 
 
 def keep(root: Path, folder: Path, number: int, seed: int) -> None:
@@ -111,17 +147,20 @@ def test_whatever_is_killed_when_all_that_was_committed_restores(
 ) -> None:
     monkeypatch.setattr(writer, "BEAT_SECONDS", 0.04)
     monkeypatch.setattr(collect, "MOST_SEGMENTS", 4)
-    killed, seen, kept = 0, 0, [0]
+    monkeypatch.setattr(unfinished, "TELL_SECONDS", 0.0)
+    killed, seen, adopted, kept = 0, 0, 0, [0]
     for begin in range(0, rounds, ROUNDS):
         folder = tmp_path / "work"
         folder.mkdir()
         numbers = range(begin, min(begin + ROUNDS, rounds))
         dead, points, sums = one_store(folder, numbers)
         killed, seen, kept = killed + dead, seen + points, [*map(sum, zip_longest(kept, sums, fillvalue=0))]
+        adopted += len((folder / "adopted").read_bytes()) if (folder / "adopted").exists() else 0
         shutil.rmtree(folder)
         print(f"{numbers.stop} rounds: {killed} killed, {seen} points seen; {kept[0]} collections came to their end,")
+        print(f"{adopted} chunks of unfinished backups were taken over;")
         print("they gave up, removed, wrote anew, merged: {} {} {} {}".format(*kept[1:]), flush=True)
-    assert seen > 2 * rounds and killed >= 9 * rounds and kept[2]
+    assert seen > 2 * rounds and killed >= 9 * rounds and kept[2] and adopted
 
 
 def one_store(folder: Path, numbers: range) -> tuple[int, int, list[int]]:
