@@ -19,7 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.compare import 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ChunkMissing, StoreError, TargetFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
-from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, DiskMap
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, SLOT_BYTES, DiskMap
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Summed, Tally
 from ansible_collections.stowage.esxi.plugins.module_utils.store.targets import (
@@ -31,6 +31,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.targets import 
 
 # Records that a thread takes at a time.
 SPAN_RECORDS = 32
+# Slots of a target that a thread compares at a time.
+COMPARED_SLOTS = 128
 # Spans that a thread has begun to write to the device and not yet given up.
 SPANS_BEHIND = 4
 
@@ -146,9 +148,9 @@ class _Job:
     def _pieces(self, pages: range, told: Told | None) -> list[_Piece]:
         """Every chunk of these pages, once, in the order of the packs. With `told`, only where the target differs."""
         wanted: dict[bytes, tuple[bytes, list[int]]] = {}
-        for number, page in self._pages(pages, told):
-            for slot, identity, check in points.slots(page):
-                wanted.setdefault(identity, (check, []))[1].append(number * PAGE_SLOTS + slot)
+        for first, some in self._slots(pages, told):
+            for slot, identity, check in points.slots(some):
+                wanted.setdefault(identity, (check, []))[1].append(first + slot)
         index = self.store.index()
         pieces = []
         for identity, (check, slots) in wanted.items():
@@ -159,32 +161,39 @@ class _Job:
         pieces.sort(key=lambda piece: (piece.place.pack, piece.place.offset))
         return pieces
 
-    def _pages(self, pages: range, told: Told | None) -> Iterator[tuple[int, bytes]]:
+    def _slots(self, pages: range, told: Told | None) -> Iterator[tuple[int, bytes]]:
+        """The number of a slot of the map, and what it and its neighbours say."""
         if told is None:
             for number in pages:
-                yield number, self.store.page(self.disk, number)
+                yield number * PAGE_SLOTS, self.store.page(self.disk, number)
             return
         for found in self._compared(pages):
             told.same += found.same
             told.written += found.written
-            yield found.number, found.page
+            yield found.first, found.slots
+
+    def _parts(self, pages: range) -> Iterator[tuple[int, bytes]]:
+        """Small enough that all threads end at about the same time."""
+        for first, page in self._slots(pages, None):
+            for at in range(0, len(page), COMPARED_SLOTS * SLOT_BYTES):
+                yield first + at // SLOT_BYTES, page[at : at + COMPARED_SLOTS * SLOT_BYTES]
 
     def _compared(self, pages: range) -> list[Compared]:
-        """Each page by one thread, which takes a lane that is free."""
+        """Each part by one thread, which takes a lane that is free."""
         comparison = Comparison(self.store, self.disk, self.target)
         free: queue.SimpleQueue[TargetLane] = queue.SimpleQueue()
         for lane in self.lanes:
             free.put(lane)
 
-        def compare(number: int) -> Compared:
+        def compare(part: tuple[int, bytes]) -> Compared:
             lane = free.get()
             try:
-                return comparison.page(number, lane)
+                return comparison.part(*part, lane)
             finally:
                 free.put(lane)
 
         with ThreadPoolExecutor(len(self.lanes), thread_name_prefix="compare") as executor:
-            return list(executor.map(compare, pages))
+            return list(executor.map(compare, self._parts(pages)))
 
     # -- writing -------------------------------------------------------------------------------------------------
 
