@@ -86,10 +86,12 @@ def of_point(store: Store, point: Point, seen: set[bytes], tally: Tally | None =
             if page is None or page in seen:
                 continue
             seen.add(page)
+            # Before it is read: what no index knows is missing, whatever its bytes are.
+            yield [page]
             data = store.page(disk, number)
             if tally is not None:
                 tally.add(len(data))
-            yield [page, *(identity for _slot, identity, _check in points.slots(data))]
+            yield [identity for _slot, identity, _check in points.slots(data)]
     yield [file.id for file in point.files if file.id is not None]
 
 

@@ -27,6 +27,10 @@ _STORE = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(_STORE)
 s3_server = _STORE.s3_server
 
+from benches import CHUNK, image  # noqa: E402  they lie beside the store's tests
+
+Run = Callable[..., SimpleNamespace]
+
 
 class Terminal(io.StringIO):
     """Somebody looks at it."""
@@ -36,7 +40,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def stowage() -> Callable[..., SimpleNamespace]:
+def stowage() -> Run:
     """A run: its exit code and what it wrote; `json` is the document on standard output, `error` that of the other."""
 
     def run(*words: object, lively: bool = False) -> SimpleNamespace:
@@ -63,3 +67,24 @@ def no_secrets_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     # A passphrase costs 32 MiB and a moment at every opening.
     monkeypatch.setitem(crypto.SCRYPT, "n", 1 << 8)
+
+
+@pytest.fixture
+def place(tmp_path: Path, stowage: Run) -> Path:
+    """A store with small chunks."""
+    assert stowage("create", tmp_path / "store", "--chunk-size", "64KiB", "--pack-size", "1MiB").code == 0
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    return image(tmp_path / "disk", [1, 2, 0, 3, 3], 5 * CHUNK - 999)
+
+
+@pytest.fixture
+def point(place: Path, disk: Path, tmp_path: Path, stowage: Run) -> str:
+    (tmp_path / "web.vmx").write_text("displayName = web")
+    words = ["--machine", "id-1", "--name", "web", "--disk", f"scsi0:0={disk}", "--file", tmp_path / "web.vmx"]
+    found = stowage("backup", place, *words, "--json")
+    assert found.code == 0, found.err
+    return str(found.json["point"])

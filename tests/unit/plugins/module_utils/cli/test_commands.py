@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import objectstore
 import pytest
@@ -26,27 +25,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import W
 from benches import BUCKET, CHUNK, image, local, new_store
 
 Run = Callable[..., SimpleNamespace]
-
-
-@pytest.fixture
-def place(tmp_path: Path, stowage: Run) -> Path:
-    """A store with small chunks."""
-    assert stowage("create", tmp_path / "store", "--chunk-size", "64KiB", "--pack-size", "1MiB").code == 0
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    return image(tmp_path / "disk", [1, 2, 0, 3, 3], 5 * CHUNK - 999)
-
-
-@pytest.fixture
-def point(place: Path, disk: Path, tmp_path: Path, stowage: Run) -> str:
-    (tmp_path / "web.vmx").write_text("displayName = web")
-    words = ["--machine", "id-1", "--name", "web", "--disk", f"scsi0:0={disk}", "--file", tmp_path / "web.vmx"]
-    found = stowage("backup", place, *words, "--json")
-    assert found.code == 0, found.err
-    return str(found.json["point"])
 
 
 def test_the_whole_story_for_a_program(tmp_path: Path, stowage: Run, disk: Path) -> None:
@@ -444,23 +422,6 @@ def test_a_terminal_shows_how_far_the_store_is_looked_through(
     assert stowage(words[0], place, *words[1:], "--quiet", lively=True).err == ""
 
 
-def test_what_no_point_needs_is_collected(place: Path, point: str, tmp_path: Path, stowage: Run) -> None:
-    before = stowage("stats", place, "--json").json["stats"]["stored_bytes"]
-    next(place.glob("points/*/*.json")).unlink()
-    people = stowage("gc", place, "--dry-run").out
-    assert re.match(r"[2-9] packs would be removed, \d+ KiB would be freed\n", people) and "announced" not in people
-    told = stowage("gc", place, "--dry-run", "--json").json
-    assert (
-        told["freed_bytes"] == before and told["dry_run"] and len(told["announced"]) == len(list(place.rglob("*.pack")))
-    )
-    assert stowage("stats", place, "--json").json["stats"]["dead_bytes"] > 0
-    done = stowage("gc", place, "--json").json
-    assert done["freed_bytes"] == before and list(place.rglob("*.pack")) == []
-    for more in ([], ["--dry-run"]):
-        assert stowage("gc", place, *more).out == "no pack to remove\n"
-    assert collect.OBSERVE_SECONDS == 60
-
-
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -534,85 +495,6 @@ def test_a_store_in_a_bucket(
     assert stowage("list", *there).code == 63
 
 
-# -- passphrases -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def locked(tmp_path: Path, stowage: Run) -> Path:
-    (tmp_path / "pass").write_text("correct horse\nsecond line")
-    words = ["--encrypt", "--passphrase-file", tmp_path / "pass", "--chunk-size", "64KiB"]
-    assert stowage("create", tmp_path / "locked", *words).code == 0
-    return tmp_path / "locked"
-
-
-def test_a_passphrase_comes_by_file_descriptor_or_environment(
-    locked: Path, tmp_path: Path, stowage: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert stowage("list", locked, "--passphrase-file", tmp_path / "pass").code == 0
-    read, write = os.pipe()
-    os.write(write, b"correct horse\n")
-    os.close(write)
-    assert stowage("list", locked, "--passphrase-fd", read).code == 0
-    told = stowage("list", locked)
-    assert told.code == 67 and f"{locked} is encrypted, and no passphrase was given" in told.err
-    for way in ("--passphrase-file PATH", "--passphrase-fd N", "STOWAGE_PASSPHRASE", "terminal"):
-        assert way in told.err
-    assert stowage("list", locked, "--passphrase-fd", 99).code == 1
-    monkeypatch.setenv("STOWAGE_PASSPHRASE", "correct horse")
-    assert stowage("list", locked).code == 0
-    (tmp_path / "wrong").write_text("wrong")
-    # What is said on the command line is meant.
-    assert stowage("list", locked, "--passphrase-file", tmp_path / "wrong").code == 67
-
-
-def test_a_person_is_asked_only_where_there_is_one(locked: Path, stowage: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    import getpass
-    import sys
-
-    asked: list[str] = []
-    monkeypatch.setattr(getpass, "getpass", lambda text, _stream: asked.append(text) or "correct horse")
-    assert stowage("list", locked).code == 67 and asked == []
-    for stream in ("stdin", "stderr"):
-        monkeypatch.setattr(getattr(sys, stream), "isatty", lambda: True, raising=False)
-    assert stowage("list", locked).code == 0 and asked == ["Passphrase of the store: "]
-
-
-def test_keys_come_and_go(locked: Path, tmp_path: Path, stowage: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = ["--passphrase-file", tmp_path / "pass", "--json"]
-    monkeypatch.setenv("STOWAGE_NEW_PASSPHRASE", "second")
-    added = stowage("keys", locked, "add", "--key", "night", *first).json
-    assert [key["name"] for key in added["keys"]] == ["first", "night"]
-    paper = stowage("keys", locked, "recovery", *first).json["recovery_key"]
-    again = stowage("keys", locked, "recovery", *first)
-    assert again.code == 67 and "there is a key 'recovery'" in again.error["error"]["message"]
-    assert stowage("keys", locked, "remove", "--key", "first", *first).code == 0
-    assert stowage("list", locked, *first).code == 67
-    for secret in ("second", paper.lower()):
-        monkeypatch.setenv("STOWAGE_PASSPHRASE", secret)
-        assert stowage("list", locked).code == 0
-    assert stowage("keys", locked, "list").out.split() == ["KEY", "KIND", "night", "passphrase", "recovery", "recovery"]
-    made = stowage("create", tmp_path / "both", "--encrypt", "--recovery-key", "--json").json
-    monkeypatch.setenv("STOWAGE_PASSPHRASE", made["recovery_key"])
-    assert stowage("list", tmp_path / "both").code == 0
-
-
-def test_no_word_of_the_command_line_is_a_passphrase() -> None:
-    from ansible_collections.stowage.esxi.plugins.module_utils.cli.main import parser
-
-    commands: dict[str, Any] = parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr,assignment]
-    words = {word for one in commands.values() for action in one._actions for word in action.option_strings}
-    assert {word for word in words if "pass" in word or "secret" in word or "key" in word} == {
-        "--passphrase-file",
-        "--passphrase-fd",
-        "--new-passphrase-file",
-        "--new-passphrase-fd",
-        "--other-passphrase-file",
-        "--other-passphrase-fd",
-        "--recovery-key",
-        "--key",
-    }
-
-
 # -- progress --------------------------------------------------------------------------------------------------------
 
 
@@ -628,95 +510,6 @@ def test_progress_is_drawn_on_a_terminal_and_nowhere_else(
         assert "100 %" in stowage(*command, lively=True).err
     for quiet in (stowage(*words), stowage(*words, "--quiet", lively=True), stowage(*words, "--json", lively=True)):
         assert (quiet.code, quiet.err) == (0, "")
-
-
-# -- what stays ------------------------------------------------------------------------------------------------------
-
-
-def test_prune_says_why_and_removes_what_it_said(place: Path, point: str, disk: Path, stowage: Run) -> None:
-    for _day in range(3):
-        image(disk, [1, 2, 0, _day + 20, 3], 5 * CHUNK - 999)
-        assert stowage("backup", place, "--machine", "id-1", "--name", "web", "--disk", f"scsi0:0={disk}").code == 0
-    points = [one["point"] for one in stowage("list", place, "--json").json["points"]]
-    hold = ["hold", place, points[1], "--as", "audit", "--reason", "until May"]
-    assert stowage(*hold, "--json").json["changed"] and not stowage(*hold, "--json").json["changed"]
-    assert stowage("holds", place, "--json").json["holds"][0]["reason"] == "until May"
-    assert re.search(rf"^{points[1]} .*  319 KiB  held$", stowage("list", place).out, re.M)
-    words = ["prune", place, "--keep-last", 1, "--machine", "web", "--observe-seconds", 0]
-    predicted = stowage(*words, "--dry-run", "--json").json
-    assert stowage("list", place, "--json").json["points"][0]["point"] == points[0] == point
-    people = stowage(*words, "--dry-run").out
-    assert re.search(rf"^{points[1]} .* keep +held$", people, re.M) and "REMOVE  no rule keeps it" in people
-    assert "2 restore points would be removed" in people and f"{points[1]}  web (id-1)" in people
-    assert f"{points[1]}  web (id-1)  audit" in stowage("holds", place).out
-    happened = stowage(*words, "--json").json
-    assert happened["decisions"] == predicted["decisions"]
-    assert sorted(happened["removed"]) == sorted(predicted["removed"]) == sorted([points[0], points[2]])
-    assert [one["point"] for one in stowage("list", place, "--json").json["points"]] == [points[1], points[3]]
-    for more in ([], ["--dry-run"]):
-        assert "no restore point to remove\n" in stowage(*words, *more).out
-    assert stowage(*words, "--json").json["removed"] == []
-    assert stowage("release", place, points[1], "--as", "audit", "--json").json["holds"] == []
-    assert stowage("release", place, points[1], "--as", "audit").code == 65
-    assert stowage("prune", place, "--room", "1KiB", "--min-verified", 0, "--observe-seconds", 0, "--json").json[
-        "removed"
-    ] == [points[1]]
-    assert stowage("prune", place).code == 2
-    assert stowage("prune", place, "--keep-last", "-1").code == 2
-    assert stowage("prune", place, "--keep-last", 1, "--machine", "nobody").code == 65
-
-
-def test_a_quota_gives_a_backup_up_and_nothing_else(place: Path, point: str, tmp_path: Path, stowage: Run) -> None:
-    assert stowage("settings", place, "--quota", "200KiB", "--json").json["settings"]["quota_bytes"] == 200 << 10
-    big = image(tmp_path / "big", list(range(50, 90)))
-    found = stowage("backup", place, "--machine", "id-2", "--disk", f"scsi0:0={big}", "--json")
-    assert found.code == 68 and found.error["error"]["id"] == "store-quota-reached"
-    assert [one["point"] for one in stowage("list", place, "--json").json["points"]] == [point]
-    assert stowage("verify", place).code == 0
-
-
-# -- a second store --------------------------------------------------------------------------------------------------
-
-
-def test_a_second_store_gets_copies_and_gives_back_what_is_lost(
-    place: Path, point: str, disk: Path, tmp_path: Path, stowage: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    second = tmp_path / "second"
-    monkeypatch.setenv("STOWAGE_PASSPHRASE", "of the second")
-    assert stowage("create", second, "--chunk-size", "64KiB", "--encrypt").code == 0
-    monkeypatch.delenv("STOWAGE_PASSPHRASE")
-    told = stowage("copy", place, second)
-    assert told.code == 67 and "--other-passphrase-fd N, in STOWAGE_OTHER_PASSPHRASE" in told.err
-    (tmp_path / "other").write_text("of the second\n")
-    other = ["--other-passphrase-file", tmp_path / "other"]
-    assert len(stowage("copy", place, second, *other, "--dry-run", "--json").json["copied"]) == 1
-    done = stowage("copy", place, second, *other, "--json").json
-    assert done["copied"][0]["point"] == point and done["told"]["stored"] > 0
-    again = stowage("copy", place, second, *other, "--machine", "web", "--json").json
-    assert (again["copied"], again["there"]) == ([], [point])
-    assert stowage("copy", place, second, *other, "--dry-run").out == "nothing to copy; 1 there already\n"
-    monkeypatch.setenv("STOWAGE_PASSPHRASE", "of the second")
-    stowage("restore", second, "latest", "--disk", f"scsi0:0={tmp_path / 'twin'}")
-    monkeypatch.delenv("STOWAGE_PASSPHRASE")
-    assert (tmp_path / "twin").read_bytes() == disk.read_bytes()
-
-    pack = max(place.rglob("*.pack"), key=lambda path: path.stat().st_size)
-    data = bytearray(pack.read_bytes())
-    data[500] ^= 1
-    pack.write_bytes(data)
-    assert stowage("repair", place, "--dry-run", "--json").code == 3
-    lost = stowage("repair", place, "--observe-seconds", 0)
-    assert lost.code == 3 and f"{point}.json" in lost.out and lost.out.endswith("NOT EVERYTHING CAN BE RESTORED\n")
-    before = {path: path.read_bytes() for path in [*place.rglob("*"), *second.rglob("*")] if path.is_file()}
-    dry = stowage("repair", place, "--from", second, *other, "--dry-run")
-    assert dry.code == 3 and "1 record would be brought back from the second store\n" in dry.out
-    assert dry.out.endswith("every restore point can be restored then\n")
-    assert {path: path.read_bytes() for path in [*place.rglob("*"), *second.rglob("*")] if path.is_file()} == before
-    healed = stowage("repair", place, "--from", second, *other, "--observe-seconds", 0, "--json")
-    assert healed.code == 0 and healed.json["healed"] == 1 and healed.json["lost"] == {}
-    assert stowage("verify", place, "--deep").code == 0
-    stowage("restore", place, point, "--disk", f"scsi0:0={tmp_path / 'back'}")
-    assert (tmp_path / "back").read_bytes() == disk.read_bytes()
 
 
 # -- forms -----------------------------------------------------------------------------------------------------------

@@ -58,6 +58,20 @@ def image(path: Path, chunks: Sequence[int], size: int | None = None) -> Path:
     return path
 
 
+def edited(path: Path, size: int, edits: Sequence[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """The disk gets this size, and each (offset, length, byte) is written as far as there is room; what was written."""
+    areas = []
+    with open(path, "r+b") as file:
+        file.truncate(size)
+        for offset, length, byte in edits:
+            length = min(length, size - offset)
+            if length > 0:
+                file.seek(offset)
+                file.write(bytes([byte]) * length)
+                areas.append((offset, length))
+    return areas
+
+
 def chunk(seed: int) -> bytes:
     """Half of it compresses."""
     half = random.Random(seed).randbytes(CHUNK // 2)

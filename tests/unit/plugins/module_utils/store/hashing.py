@@ -124,18 +124,24 @@ class HashedFile:
         self._guard = threading.Lock()
 
     def allocated(self) -> Iterator[Piece]:
+        return self.data_ranges(0, self.size)
+
+    def data_ranges(self, begin: int, end: int) -> Iterator[Piece]:
         handle = os.open(self.path, os.O_RDONLY)
         try:
-            yield from data_extents(handle, 0, self.size)
+            yield from data_extents(handle, begin, end)
         finally:
             os.close(handle)
 
+    def line(self) -> Line:
+        return Line(self)
+
     @contextmanager
-    def lane(self) -> Iterator[Line]:
+    def lane(self) -> Iterator[Any]:
         with self._guard:
             self.open += 1
             self.lines += 1
-        line = Line(self)
+        line = self.line()
         try:
             yield line
         finally:
@@ -235,25 +241,8 @@ class HashedTarget(HashedFile):
             file.write(data)
         self.written.append((offset, len(data)))
 
-    @contextmanager
-    def lane(self) -> Iterator[Any]:
-        with self._guard:
-            self.open += 1
-            self.lines += 1
-        line = WritingLine(self)
-        try:
-            yield line
-        finally:
-            line.close()
-            with self._guard:
-                self.open -= 1
-
-    def data_ranges(self, begin: int, end: int) -> Iterator[Piece]:
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            yield from data_extents(handle, begin, end)
-        finally:
-            os.close(handle)
+    def line(self) -> Line:
+        return WritingLine(self)
 
     def sync(self) -> None:
         with self._idle:

@@ -17,7 +17,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.store import St
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .benches import CHUNK, back_up, image, local, new_store, restored, sound
+from .benches import CHUNK, back_up, edited, image, local, new_store, restored, sound
 
 SIZE = 1 << 20
 
@@ -82,15 +82,20 @@ def test_a_map_in_a_file(tmp_path: Path) -> None:
         changes.load(str(tmp_path / "none"), SIZE)
 
 
-edits = st.lists(st.tuples(st.integers(0, 12 * CHUNK - 1), st.integers(1, 2 * CHUNK), st.integers(0, 255)), max_size=5)
+# A disk of chunks, the last one cut; what is written to it, and by how much it grows.
+disks_that_change = {
+    "seeds": st.lists(st.integers(0, 4), min_size=1, max_size=12),
+    "cut": st.integers(0, CHUNK - 1),
+    "edits": st.lists(
+        st.tuples(st.integers(0, 12 * CHUNK - 1), st.integers(1, 2 * CHUNK), st.integers(0, 255)), max_size=5
+    ),
+    "grow": st.integers(-CHUNK, 2 * CHUNK),
+}
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    seeds=st.lists(st.integers(0, 4), min_size=1, max_size=12),
-    cut=st.integers(0, CHUNK - 1),
-    edits=edits,
-    grow=st.integers(-CHUNK, 2 * CHUNK),
+    **disks_that_change,
     more=st.lists(st.tuples(st.integers(0, 12 * CHUNK), st.integers(0, CHUNK)), max_size=3),
 )
 def test_a_backup_with_a_map_is_the_full_backup(
@@ -109,15 +114,8 @@ def test_a_backup_with_a_map_is_the_full_backup(
     disk = image(folder / "disk", seeds, size)
     first, _told = back_up(store, disk)
     size = max(1, size + grow)
-    areas = [{"start": begin, "length": min(length, size - begin)} for begin, length in more if begin < size]
-    with open(disk, "r+b") as file:
-        file.truncate(size)
-        for offset, length, byte in edits:
-            length = min(length, size - offset)
-            if length > 0:
-                file.seek(offset)
-                file.write(bytes([byte]) * length)
-                areas.append({"start": offset, "length": length})
+    found = [(begin, min(length, size - begin)) for begin, length in more if begin < size]
+    areas = [{"start": begin, "length": length} for begin, length in [*found, *edited(disk, size, edits)]]
     second, told = back_up(store, disk, parent=first, changed=parse(areas, size))
     full, all_read = back_up(store, disk, machine="full")
     assert second.disks == full.disks and told.read <= all_read.read

@@ -21,10 +21,10 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import H
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import Hash, Piece, RawDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from .benches import CHUNK, back_up, by_hand, chunk, image, local, new_store, restored, sound
+from .benches import CHUNK, back_up, by_hand, chunk, edited, image, local, new_store, restored, sound
 from .hashing import HashedFile, feed
+from .test_changes import disks_that_change
 
 
 @pytest.fixture(params=["sha256", "encrypted"])
@@ -109,16 +109,8 @@ def test_disks_of_both_kinds_go_into_one_point(plain: Store, tmp_path: Path) -> 
     assert restored(plain, point, tmp_path, "scsi0:1") == near.read_bytes()
 
 
-edits = st.lists(st.tuples(st.integers(0, 12 * CHUNK - 1), st.integers(1, 2 * CHUNK), st.integers(0, 255)), max_size=5)
-
-
 @settings(max_examples=25, deadline=None)
-@given(
-    seeds=st.lists(st.integers(0, 4), min_size=1, max_size=12),
-    cut=st.integers(0, CHUNK - 1),
-    edits=edits,
-    grow=st.integers(-CHUNK, 2 * CHUNK),
-)
+@given(**disks_that_change)
 def test_with_a_map_of_changes_it_is_the_full_backup(
     seeds: list[int],
     cut: int,
@@ -132,21 +124,14 @@ def test_with_a_map_of_changes_it_is_the_full_backup(
     size = len(seeds) * CHUNK - cut
     disk = image(folder / "disk", seeds, size)
     first, _told = feed(store, HashedFile(disk))
-    size = max(1, size + grow)
-    areas = []
-    with open(disk, "r+b") as file:
-        file.truncate(size)
-        for offset, length, byte in edits:
-            length = min(length, size - offset)
-            if length > 0:
-                file.seek(offset)
-                file.write(bytes([byte]) * length)
-                areas.append((offset, length))
+    before, size = size, max(1, size + grow)
+    areas = edited(disk, size, edits)
     source = HashedFile(disk)
     second, told = feed(store, source, parent=first, changed=areas)
     touched = changes.Slots(areas, CHUNK)
     asked = [at // CHUNK for at, _length in source.asked]
-    assert all(slot in touched or slot >= len(seeds) - 1 for slot in asked)
+    # A chunk that reaches behind the end that one of both had is another one.
+    assert all(slot in touched or (slot + 1) * CHUNK > min(before, size) for slot in asked)
     full, _told = back_up(store, disk, machine="full")
     assert second.disks == full.disks and restored(store, second, folder) == disk.read_bytes()
     sound(store)

@@ -22,7 +22,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     SpoolFailed,
     WriterRevoked,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place, Segment, build
+from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Index, Place, Segment, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.keeper import Keeper
 from ansible_collections.stowage.esxi.plugins.module_utils.store.merge import Merged
 from ansible_collections.stowage.esxi.plugins.module_utils.store.prune import Keep
@@ -93,6 +93,39 @@ def test_a_file_that_names_packs_that_it_does_not_list_is_told() -> None:
     segment = Segment(bytes(data[:-48] + (9).to_bytes(4, "little") + data[-44:]), "evil.idx", "x")
     with pytest.raises(Damaged, match=r"evil\.idx.*names a pack that it does not list"):
         Merged([segment])
+    # And is no place: a collection that took it for one would remove the only pack that has the chunk.
+    good = Segment(build([(bytes([1]) * 32, Place("a-2", 1, 2, 3))]), "good.idx", "x")
+    index = Index([segment, good])
+    assert not index.missing([bytes([1]) * 32])
+    index.without = frozenset({"a-2"})
+    assert index.missing([bytes([1]) * 32]) == [bytes([1]) * 32]
+
+
+@given(
+    files=st.lists(
+        st.dictionaries(st.integers(0, 40), st.sampled_from(["a-1", "a-2", "a-3"]), max_size=20), max_size=4
+    ),
+    without=st.frozensets(st.sampled_from(["a-1", "a-2", "a-3"])),
+    added=st.frozensets(st.integers(0, 40)),
+)
+def test_many_ids_are_missing_as_each_of_them_is(
+    files: list[dict[int, str]], without: frozenset[str], added: frozenset[int]
+) -> None:
+    def identity(number: int) -> bytes:
+        # Neighbours that match across their border, and some that share a part of the fan-out.
+        return (bytes([number % 3]) * 31 + bytes([number])) if number % 2 else bytes([number]) * 32
+
+    segments = [
+        Segment(build((identity(one), Place(pack, 1, 2, 3)) for one, pack in file.items()), f"{number}.idx", "x")
+        for number, file in enumerate(files)
+    ]
+    index = Index(segments)
+    index.without = without
+    index.added.update((identity(one), Place("b-1", 1, 2, 3)) for one in added)
+    wanted = [identity(one) for one in range(41)]
+    assert list(index.missing(wanted)) == [one for one in wanted if index.find(one) is None]
+    for segment in segments:
+        assert list(segment.positions(wanted)) == [segment.position(one) for one in wanted]
 
 
 @pytest.mark.parametrize(
