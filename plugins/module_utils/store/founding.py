@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, iso
-from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, reader, textfile
+from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.config import CHUNK_SIZES, DEFAULTS
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ObjectExists, StoreExists
@@ -99,6 +99,9 @@ def found(
     beside: Mapping[str, bytes],
 ) -> tuple[dict[str, Any], crypto.Vault | None]:
     """Makes it; its configuration, and what follows from its master key where it has one. `StoreExists`."""
+    # Here: whoever only opens a store need not load it.
+    from ansible_collections.stowage.esxi.plugins.module_utils.store import reader
+
     left, other = look(backend)
     if other is not None:
         raise StoreExists(store=backend.name, reason=f"{other} is there")

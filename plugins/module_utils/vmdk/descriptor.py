@@ -110,6 +110,8 @@ class Descriptor:
 
 def parse_descriptor(text: str, path: str) -> Descriptor:
     """Read a descriptor. `path` is only named in errors. Raises NotADescriptor with the reason."""
+    # qemu-img pads its own with zero bytes where the CID that it writes last is the shorter one.
+    text = text.rstrip("\x00 \t\r\n")
     if "\x00" in text or not re.match(r"\s*#\s*disk descriptorfile", text, re.IGNORECASE):
         raise NotADescriptor(path=path, reason="its first line is not '# Disk DescriptorFile'")
     settings: dict[str, str] = {}

@@ -78,6 +78,16 @@ def test_what_is_not_a_descriptor_is_refused_with_its_name_and_reason(text, reas
     assert "/vmfs/volumes/ds/x.vmdk" in caught.value.message and reason in caught.value.message
 
 
+def test_zero_bytes_behind_the_last_line_are_no_part_of_a_descriptor() -> None:
+    text = (
+        '# Disk DescriptorFile\nversion=1\nCID=f737ed\nparentCID=ffffffff\ncreateType="vmfs"\nRW 8 VMFS "x-flat.vmdk"\n'
+    )
+    padded = parse_descriptor(text + "\x00\x00\n", "x.vmdk")
+    assert padded == parse_descriptor(text, "x.vmdk") and padded.cid == "f737ed"
+    with pytest.raises(NotADescriptor):
+        parse_descriptor(text.replace("RW", "\x00RW"), "x.vmdk")
+
+
 @pytest.mark.parametrize("stem", ['quo"te', "line\u2028separator", "next\u0085line", "a = b", "$(x) `y`"])
 def test_an_extent_keeps_its_name_whatever_it_holds(stem: str) -> None:
     head = '# Disk DescriptorFile\nversion=1\nCID=0000000a\nparentCID=ffffffff\ncreateType="vmfs"\n'
