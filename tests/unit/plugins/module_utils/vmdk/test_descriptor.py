@@ -83,7 +83,7 @@ def test_zero_bytes_behind_the_last_line_are_no_part_of_a_descriptor() -> None:
         '# Disk DescriptorFile\nversion=1\nCID=f737ed\nparentCID=ffffffff\ncreateType="vmfs"\nRW 8 VMFS "x-flat.vmdk"\n'
     )
     padded = parse_descriptor(text + "\x00\x00\n", "x.vmdk")
-    assert padded == parse_descriptor(text, "x.vmdk") and padded.cid == "f737ed"
+    assert padded == parse_descriptor(text, "x.vmdk") and padded.cid == "00f737ed"
     with pytest.raises(NotADescriptor):
         parse_descriptor(text.replace("RW", "\x00RW"), "x.vmdk")
 
