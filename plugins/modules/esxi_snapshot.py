@@ -239,7 +239,7 @@ error:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import intent, options, plan_snapshot
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import intent, options, plan_snapshot, snapshots
 
 
 def argument_spec():
@@ -272,7 +272,7 @@ def manage(module):
             journal = intent.IntentLog.of_job(vm, params["journal"], params["job_id"])
             seconds = params["timeout"] or (7200 if params["state"] == "absent" else 600)
             snapshot = plan_snapshot.run(vm, decided, params, options.waiter_for(host, seconds, journal), journal)
-            tree = vm.snapshots()
+            tree = snapshots.tree(vm)
         elif decided.action == "remove":
             snapshot = None
         if snapshot is not None and snapshot.id is not None:

@@ -14,6 +14,7 @@ usage: guestcheck.py [--json] DISK.raw [DISK.raw ...]     exit 0: consistent, 1:
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -58,6 +59,7 @@ def record_block(vm: bytes, sequence: int, disk: int, disks: int, flags: int, at
     return seal((_RECORD.pack(RECORD_MAGIC, vm, sequence, disk, disks, flags, at) + filler)[: RECORD - 32])
 
 
+@functools.cache
 def stride(slots: int) -> int:
     """A step coprime to `slots` near its golden section: neighbours in time lie far apart on the disk."""
     step = max(1, int(slots * 0.6180339887))

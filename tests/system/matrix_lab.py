@@ -91,7 +91,7 @@ class Matrix:
         self.lab.verb("down")
 
     def ask(self) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self.lab.verb("status"))
+        answer: dict[str, Any] = self.lab.status()
         return answer
 
     def machine(self, name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power, snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
@@ -74,7 +74,7 @@ class Story:
         power.shutdown_guest(self.vm, quick(), self.log)
 
     def snap(self) -> None:
-        self.vm.create_snapshot(self.job.snapshot_name, waiter=quick(), journal=self.log)
+        snapshots.create(self.vm, self.job.snapshot_name, waiter=quick(), journal=self.log)
 
     def bracket(self) -> None:
         if self.job.stop:
@@ -142,7 +142,7 @@ def before(host: Host) -> Iterator[Callable[[], tuple[Any, ...]]]:
         vm = host.find_vm(name=NAME)
         files = host.run("ls", "-A", vm.directory).split("\n")
         lasting = sorted(name for name in files if not name.endswith((".log", ".vswp", ".lck", ".hlog")))
-        return vm.power_state(), tuple((one.id, one.name) for one in vm.snapshots()), tuple(lasting)
+        return vm.power_state(), tuple((one.id, one.name) for one in snapshots.tree(vm)), tuple(lasting)
 
     was = look()
     yield look

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power, snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
@@ -69,7 +69,7 @@ class StoreStory(Story):
     told: Mapping[str, Any] = MappingProxyType({})
 
     def params(self) -> dict[str, Any]:
-        snapshot = next((one.id for one in self.vm.snapshots() if one.name == self.job.snapshot_name), None)
+        snapshot = next((one.id for one in snapshots.tree(self.vm) if one.name == self.job.snapshot_name), None)
         return {
             "vmid": self.job.vmid,
             "disks": self.job.disk_keys,
@@ -397,10 +397,10 @@ def test_a_source_that_moved_makes_no_point(story: Callable[..., StoreStory], mo
 
     def meddle(order: Order, *words: Any) -> Mapping[str, Any]:
         """Somebody removes our snapshot when all has been read, right before it is proven."""
-        (ours,) = (one.id for one in job.vm.snapshots() if one.name == job.job.snapshot_name)
+        (ours,) = (one.id for one in snapshots.tree(job.vm) if one.name == job.job.snapshot_name)
         # The host cannot merge what our readers hold: the entry goes, and it says that it has failed.
         job.host.session.run(["vim-cmd", "vmsvc/snapshot.remove", str(job.job.vmid), str(ours)])
-        wait_until(lambda: job.vm.snapshots().find(ours) is None, "the end of our snapshot")
+        wait_until(lambda: snapshots.tree(job.vm).find(ours) is None, "the end of our snapshot")
         return proven(order, *words)
 
     monkeypatch.setattr(Order, "proven", meddle)

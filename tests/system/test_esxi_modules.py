@@ -105,10 +105,10 @@ def tidy() -> Iterator[list[VirtualMachine]]:
     vms: list[VirtualMachine] = []
     yield vms
     for vm in vms:
-        for snapshot in vm.snapshots():
-            vm.remove_snapshot(snapshot.id or 0, waiter=quick())
+        for snapshot in snapshots.tree(vm):
+            snapshots.remove(vm, snapshot.id or 0, waiter=quick())
         snapshots.consolidate(vm, quick())
-        assert not vm.consolidation_needed()
+        assert not snapshots.consolidation_needed(vm)
         power.power_on(vm, quick())
 
 
@@ -234,7 +234,7 @@ def test_what_check_mode_predicts_is_what_happens(
     before = vmdks(vm)
     wish = {"vm": vm_name, "name": 'a "b" $(c)', "description": "one\ntwo"}
     predicted = module(host_name, "esxi_snapshot", check=True, **wish)
-    assert vm.snapshots().ids == frozenset() and vmdks(vm) == before
+    assert snapshots.tree(vm).ids == frozenset() and vmdks(vm) == before
     made = module(host_name, "esxi_snapshot", **wish)
     again = module(host_name, "esxi_snapshot", **wish)
     assert (predicted["changed"], made["changed"], again["changed"]) == (True, True, False)
@@ -256,16 +256,16 @@ def test_only_what_was_named_is_removed_from_a_tree_with_branches(
 ) -> None:
     vm = open_host("esx80").find_vm("plain80")
     tidy.append(vm)
-    root = vm.create_snapshot("root", waiter=quick())
-    left = vm.create_snapshot("same", waiter=quick())
-    deep = vm.create_snapshot("deep", waiter=quick())
+    root = snapshots.create(vm, "root", waiter=quick())
+    left = snapshots.create(vm, "same", waiter=quick())
+    deep = snapshots.create(vm, "deep", waiter=quick())
     refused = module("esx80", "esxi_snapshot", vm="plain80", name="root", state="reverted")
     assert refused["error"]["id"] == "esxi-not-allowed" and vm.power_state() == power_state.ON
     reverted = module("esx80", "esxi_snapshot", vm="plain80", name="root", state="reverted", allow_revert=True)
     assert reverted["changed"] and any("powered off" in str(warning) for warning in reverted["warnings"])
-    assert vm.power_state() == power_state.OFF and vm.snapshots().current.id == root.id
-    right = vm.create_snapshot("same", waiter=quick())
-    assert {s.id: s.parent_id for s in vm.snapshots()} == {
+    assert vm.power_state() == power_state.OFF and snapshots.tree(vm).current.id == root.id
+    right = snapshots.create(vm, "same", waiter=quick())
+    assert {s.id: s.parent_id for s in snapshots.tree(vm)} == {
         root.id: None,
         left.id: root.id,
         deep.id: left.id,
@@ -273,19 +273,19 @@ def test_only_what_was_named_is_removed_from_a_tree_with_branches(
     }
     ambiguous = module("esx80", "esxi_snapshot", vm="plain80", name="same", state="absent")
     assert ambiguous["error"]["id"] == "esxi-snapshot-ambiguous" and f"{left.id}, {right.id}" in ambiguous["msg"]
-    vm.remove_snapshot(left.id, waiter=quick())
-    assert {s.id: s.parent_id for s in vm.snapshots()} == {root.id: None, deep.id: root.id, right.id: root.id}
+    snapshots.remove(vm, left.id, waiter=quick())
+    assert {s.id: s.parent_id for s in snapshots.tree(vm)} == {root.id: None, deep.id: root.id, right.id: root.id}
     gone = module("esx80", "esxi_snapshot", vm="plain80", name="root", state="absent", remove_children=True)
     assert gone["snapshots"] == [] and vmdks(vm) == ["plain80-flat.vmdk", "plain80.vmdk"]
 
 
 def test_a_users_snapshot_stays_when_ours_on_top_is_removed(open_host: Any) -> None:
     vm = open_host("esx70").find_vm("snapped")
-    before, files = vm.snapshots(), vmdks(vm)
-    ours = vm.create_snapshot("stowage", waiter=quick())
+    before, files = snapshots.tree(vm), vmdks(vm)
+    ours = snapshots.create(vm, "stowage", waiter=quick())
     assert set(vm.frozen_disks(ours.id).values()) == {vm.disks()[0].chain.paths[1]}
-    assert vm.remove_snapshot(ours.id, waiter=quick())
-    assert vm.snapshots() == before and vmdks(vm) == files
+    assert snapshots.remove(vm, ours.id, waiter=quick())
+    assert snapshots.tree(vm) == before and vmdks(vm) == files
 
 
 def test_an_independent_disk_is_left_out_and_said_so(open_host: Any, module: Any, tidy: list[VirtualMachine]) -> None:
@@ -304,16 +304,16 @@ def test_a_snapshot_that_comes_late_is_found_and_removed(
     files = vmdks(vm)
     clean_lab.host("esx70").fault("snapshot_delay", vm="multi", seconds=8)
     with pytest.raises(errors.SnapshotLate) as caught:
-        vm.create_snapshot("late", waiter=quick(3), late_seconds=30)
+        snapshots.create(vm, "late", waiter=quick(3), late_seconds=30)
     assert "removed again" in caught.value.message
-    assert len(vm.snapshots()) == 0 and vmdks(vm) == files
+    assert len(snapshots.tree(vm)) == 0 and vmdks(vm) == files
 
 
 def test_a_create_that_lies_is_found_out(open_host: Any, clean_lab: Lab) -> None:
     vm = open_host("esx70").find_vm("multi")
     clean_lab.host("esx70").fault("lying_create", vm="multi")
     with pytest.raises(errors.SnapshotLate) as caught:
-        vm.create_snapshot("never", waiter=quick(2), late_seconds=1)
+        snapshots.create(vm, "never", waiter=quick(2), late_seconds=1)
     assert "may still appear" in caught.value.message and "'never'" in caught.value.hint_text
 
 
@@ -321,8 +321,8 @@ def test_a_quiesce_that_fails_is_told_with_the_way_out(open_host: Any, clean_lab
     vm = open_host("esx70").find_vm("multi")
     clean_lab.host("esx70").fault("quiesce_fails", vm="multi")
     with pytest.raises(errors.SnapshotFailed) as caught:
-        vm.create_snapshot("q", quiesce=True, waiter=quick())
-    assert "quiesce=false" in caught.value.hint_text and len(vm.snapshots()) == 0
+        snapshots.create(vm, "q", quiesce=True, waiter=quick())
+    assert "quiesce=false" in caught.value.hint_text and len(snapshots.tree(vm)) == 0
 
 
 def test_a_client_killed_in_the_middle_makes_no_second_snapshot(
@@ -330,23 +330,23 @@ def test_a_client_killed_in_the_middle_makes_no_second_snapshot(
 ) -> None:
     vm = open_host("esx70").find_vm("multi")
     tidy.append(vm)
-    known = vm.snapshots().ids
+    known = snapshots.tree(vm).ids
     clean_lab.host("esx70").fault("vimcmd_killed", times=1)
     try:
-        vm.create_snapshot("once", waiter=quick(10), late_seconds=1)
+        snapshots.create(vm, "once", waiter=quick(10), late_seconds=1)
     except errors.EsxiError as error:
         assert error.id in ("esxi-snapshot-late", "esxi-snapshot-failed", "esxi-host-busy")
-    assert len(vm.snapshots().ids - known) <= 1
+    assert len(snapshots.tree(vm).ids - known) <= 1
 
 
 def test_a_removal_that_lies_is_found_out(open_host: Any, clean_lab: Lab, tidy: list[VirtualMachine]) -> None:
     vm = open_host("esx70").find_vm("multi")
     tidy.append(vm)
-    ours = vm.create_snapshot("s", waiter=quick())
+    ours = snapshots.create(vm, "s", waiter=quick())
     clean_lab.host("esx70").fault("lying_remove", vm="multi")
     with pytest.raises(errors.SnapshotNotRemoved):
-        vm.remove_snapshot(ours.id, waiter=quick(8))
-    assert ours.id in vm.snapshots().ids
+        snapshots.remove(vm, ours.id, waiter=quick(8))
+    assert ours.id in snapshots.tree(vm).ids
     clean_lab.clear()
 
 
@@ -355,12 +355,12 @@ def test_a_long_removal_leaves_the_host_free_for_others(
 ) -> None:
     vm = open_host("esx70").find_vm("multi")
     tidy.append(vm)
-    ours = vm.create_snapshot("s", waiter=quick())
+    ours = snapshots.create(vm, "s", waiter=quick())
     clean_lab.host("esx70").fault("remove_delay", vm="multi", seconds=10)
     turns: list[str] = []
     waiter = Waiter(60, 0.5, 1.0, beat=lambda: turns.append(vm.host.find_vm("big").power_state()))
-    assert vm.remove_snapshot(ours.id, waiter=waiter)
-    assert len(turns) > 1 and vmdks(vm) == sorted(vmdks(vm)) and not vm.consolidation_needed()
+    assert snapshots.remove(vm, ours.id, waiter=waiter)
+    assert len(turns) > 1 and vmdks(vm) == sorted(vmdks(vm)) and not snapshots.consolidation_needed(vm)
 
 
 def hold(machine: LabHost, path: str) -> subprocess.Popen[bytes]:
@@ -383,18 +383,18 @@ def test_a_reader_of_the_base_is_named_and_the_disk_merged_when_it_has_gone(
     vm = open_host("esx67").find_vm("plain67")
     tidy.append(vm)
     files = vmdks(vm)
-    ours = vm.create_snapshot("s", waiter=quick())
+    ours = snapshots.create(vm, "s", waiter=quick())
     base = vm.disks()[0].chain.base.extent_paths[0]
     reader = hold(machine, base)
     try:
         assert reader.stdout is not None and reader.stdout.readline() == b"open\n"
         with pytest.raises(errors.ConsolidationNeeded) as caught:
-            vm.remove_snapshot(ours.id, waiter=quick(8))
-        assert "plain67-flat.vmdk" in caught.value.message and vm.consolidation_needed()
+            snapshots.remove(vm, ours.id, waiter=quick(8))
+        assert "plain67-flat.vmdk" in caught.value.message and snapshots.consolidation_needed(vm)
     finally:
         let_go(reader)
     assert snapshots.consolidate(vm, quick())
-    assert vmdks(vm) == files and not vm.consolidation_needed()
+    assert vmdks(vm) == files and not snapshots.consolidation_needed(vm)
     assert snapshots.consolidate(vm, quick()) is False
 
 
@@ -404,7 +404,7 @@ def test_a_removal_waits_for_a_reader_that_ends_in_time(
     vm = open_host("esx67").find_vm("plain67")
     tidy.append(vm)
     files = vmdks(vm)
-    ours = vm.create_snapshot("s", waiter=quick())
+    ours = snapshots.create(vm, "s", waiter=quick())
     reader = hold(clean_lab.host("esx67"), vm.disks()[0].chain.base.extent_paths[0])
     assert reader.stdout is not None and reader.stdout.readline() == b"open\n"
     turns: list[int] = []
@@ -414,7 +414,7 @@ def test_a_removal_waits_for_a_reader_that_ends_in_time(
         if len(turns) == 4:
             let_go(reader)
 
-    assert vm.remove_snapshot(ours.id, waiter=Waiter(90, 0.5, 1.0, beat=beat))
+    assert snapshots.remove(vm, ours.id, waiter=Waiter(90, 0.5, 1.0, beat=beat))
     assert vmdks(vm) == files and len(turns) >= 4
 
 
@@ -423,7 +423,7 @@ def test_a_chain_that_nobody_mends_ends_the_wait_for_its_merge(
 ) -> None:
     monkeypatch.setattr(snapshots, "STANDSTILL_SECONDS", 6.0)
     vm = open_host("esx70").find_vm("two words")
-    files, ours = vmdks(vm), vm.create_snapshot("s", waiter=quick())
+    files, ours = vmdks(vm), snapshots.create(vm, "s", waiter=quick())
     clean_lab.host("esx70").fault("remove_delay", vm="two words", seconds=3)
     descriptor = clean_lab.folder / "volumes" / vm.disks()[0].chain.top.path.removeprefix("/vmfs/volumes/")
     whole = descriptor.read_text(encoding="utf-8")
@@ -434,7 +434,7 @@ def test_a_chain_that_nobody_mends_ends_the_wait_for_its_merge(
 
     begun = time.monotonic()
     with pytest.raises(errors.ConsolidationNeeded) as caught:
-        vm.remove_snapshot(ours.id, waiter=Waiter(300, 0.5, 1.0, beat=beat))
+        snapshots.remove(vm, ours.id, waiter=Waiter(300, 0.5, 1.0, beat=beat))
     assert "a chain cannot be read" in caught.value.message and time.monotonic() - begun < 100
     descriptor.write_text(whole, encoding="utf-8")
     assert snapshots.consolidate(vm, quick()) and vmdks(vm) == files
@@ -564,7 +564,7 @@ def test_what_must_be_undone_is_written_before_it_is_done(
         assert vm.host.run("ls", folder).split() == ["journal", "lease"]
         vm.host.run("rm", "-r", folder)
         lost = module("esx80", "esxi_snapshot", vm="plain80", name="x", journal=folder)
-        assert lost["error"]["id"] == "esxi-journal-lost" and len(vm.snapshots()) == 0
+        assert lost["error"]["id"] == "esxi-journal-lost" and len(snapshots.tree(vm)) == 0
     finally:
         vm.host.run("rm", "-rf", folder)
 

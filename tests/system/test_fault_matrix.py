@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power, snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import bracket, copying, planning, recover
@@ -50,7 +50,7 @@ def play(job: Any, frozen: Act = nothing, copied: Act = nothing, **wishes: Any) 
     try:
         job.start()
         job.bracket()
-        snapshot = job.vm.snapshots().named(job.job.snapshot_name) if job.job.snapshot else []
+        snapshot = snapshots.tree(job.vm).named(job.job.snapshot_name) if job.job.snapshot else []
         frozen(job)
         params = {
             "vmid": job.vm.vmid,
@@ -214,14 +214,14 @@ def test_a_users_snapshot_on_top_of_ours_stays_and_the_copy_is_good(story: Any) 
     theirs: list[int] = []
 
     def taken(_: Any) -> None:
-        theirs.append(job.vm.create_snapshot("by hand", waiter=quick()).id)
+        theirs.append(snapshots.create(job.vm, "by hand", waiter=quick()).id)
 
     try:
         told, ended = play(job, frozen=taken)
         judge(job, known, told, ended, "ok")
-        assert [one.name for one in job.vm.snapshots()] == ["by hand"]
+        assert [one.name for one in snapshots.tree(job.vm)] == ["by hand"]
     finally:
-        job.vm.remove_snapshot(theirs[0], waiter=quick())
+        snapshots.remove(job.vm, theirs[0], waiter=quick())
 
 
 @soak
@@ -371,8 +371,8 @@ def test_our_snapshot_that_an_admin_removes_before_or_after_the_copy_gives_no_re
     known = listed(job.host)
 
     def removed(_: Any) -> None:
-        (ours,) = job.vm.snapshots().named(job.job.snapshot_name)
-        job.vm.remove_snapshot(ours.id, waiter=quick())
+        (ours,) = snapshots.tree(job.vm).named(job.job.snapshot_name)
+        snapshots.remove(job.vm, ours.id, waiter=quick())
 
     told, ended = play(job, **{moment: removed})
     judge(job, known, told, ended, "esxi-snapshot-unknown" if moment == "frozen" else "source-not-still")
@@ -398,7 +398,7 @@ def in_the_middle_of_its_clone(job: Any, calls: tuple[str, ...]) -> tuple[str, E
         esx.clear()
 
     def frozen(_: Any) -> None:
-        (ours,) = job.vm.snapshots().named(job.job.snapshot_name)
+        (ours,) = snapshots.tree(job.vm).named(job.job.snapshot_name)
         esx.fault("hold", tool="vmkfstools", op="-i", when="during", percent=50)
         threads.append(threading.Thread(target=admin, args=(ours.id,)))
         threads[0].start()
@@ -418,7 +418,7 @@ def test_our_snapshot_that_an_admin_takes_away_in_the_middle_of_a_clone_leaves_n
     assert not [name for name in seen if name.endswith(".vmsn")] and [name for name in seen if "-00000" in name]
     judge(job, known, told, ended, "source-not-still")
     assert "is gone" in str(ended.entry["error"]) and "consolidated its disks" in ended.done
-    assert not job.vm.consolidation_needed()
+    assert not snapshots.consolidation_needed(job.vm)
 
 
 @soak
@@ -431,7 +431,7 @@ def test_a_machine_that_is_powered_on_in_a_cold_copy_gives_no_restore_point_and_
 
 @soak
 def test_a_chain_that_breaks_under_our_snapshot_gives_no_restore_point(story: Any) -> None:
-    theirs = story().vm.create_snapshot("by hand", waiter=quick()).id
+    theirs = snapshots.create(story().vm, "by hand", waiter=quick()).id
     job = story()
     known = listed(job.host)
     base = job.outside(posixpath.join(job.entry["directory"], "plain80.vmdk"))
@@ -449,7 +449,7 @@ def test_a_chain_that_breaks_under_our_snapshot_gives_no_restore_point(story: An
     job.cut()
     (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 120)
     assert (found.outcome, found.error) == ("recovered", None)
-    job.vm.remove_snapshot(theirs, waiter=quick())
+    snapshots.remove(job.vm, theirs, waiter=quick())
 
 
 @soak
@@ -664,7 +664,7 @@ def test_a_base_that_stays_locked_below_the_snapshot_is_copied_by_the_hosts_own_
         told, ended = play(job, frozen=read)
         judge(job, [], told, ended, "ok")
         assert codes != [0]
-        assert (job.vm.power_state(), list(job.vm.snapshots())) == ("poweredOn", [])
+        assert (job.vm.power_state(), list(snapshots.tree(job.vm))) == ("poweredOn", [])
 
 
 @soak
@@ -675,7 +675,7 @@ def test_a_machine_on_a_datastore_without_locks_is_copied_whole(tmp_path: Path, 
         job = Story(lab, host, tmp_path, "nfs-1", how)
         told, ended = play(job)
         judge(job, [], told, ended, "ok")
-        assert (job.vm.power_state(), list(job.vm.snapshots())) == ("poweredOn", [])
+        assert (job.vm.power_state(), list(snapshots.tree(job.vm))) == ("poweredOn", [])
 
 
 @soak
@@ -688,4 +688,4 @@ def test_a_host_that_merges_our_snapshot_below_the_running_clone_gives_no_restor
         assert not [name for name in seen if "-00000" in name]
         judge(job, [], told, ended, "source-not-still")
         assert "is gone" in str(ended.entry["error"])
-        assert (job.vm.power_state(), list(job.vm.snapshots())) == ("poweredOn", [])
+        assert (job.vm.power_state(), list(snapshots.tree(job.vm))) == ("poweredOn", [])

@@ -10,7 +10,7 @@ import posixpath
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power, snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, recover
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
@@ -98,7 +98,7 @@ def test_a_full_datastore_keeps_no_snapshot_open_and_no_machine_off(story: Any, 
         job.cut()
         (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 120)
         assert (found.outcome, found.error) == ("recovered", None)
-    assert not job.vm.consolidation_needed() and not job.vm.snapshots().ids
+    assert not snapshots.consolidation_needed(job.vm) and not snapshots.tree(job.vm).ids
 
 
 def test_a_machine_that_ran_during_a_cold_copy_gives_no_restore_point(story: Any) -> None:
@@ -130,8 +130,8 @@ def test_a_snapshot_of_ours_that_somebody_removed_gives_no_restore_point(story: 
     job.start()
     job.bracket()
     job.copy()
-    (ours,) = job.vm.snapshots().named(job.job.snapshot_name)
-    job.vm.remove_snapshot(ours.id, waiter=quick())
+    (ours,) = snapshots.tree(job.vm).named(job.job.snapshot_name)
+    snapshots.remove(job.vm, ours.id, waiter=quick())
     with pytest.raises(NotStill) as caught:
         job.commit()
     assert "gone" in caught.value.message
@@ -168,12 +168,12 @@ def test_a_users_snapshot_of_the_same_time_survives(story: Any) -> None:
     job = story()
     job.start()
     job.snap()
-    theirs = job.vm.create_snapshot("by hand", waiter=quick())
+    theirs = snapshots.create(job.vm, "by hand", waiter=quick())
     try:
         assert job.end("failed").error is None
-        assert [one.name for one in job.vm.snapshots()] == ["by hand"]
+        assert [one.name for one in snapshots.tree(job.vm)] == ["by hand"]
     finally:
-        job.vm.remove_snapshot(theirs.id, waiter=quick())
+        snapshots.remove(job.vm, theirs.id, waiter=quick())
 
 
 def test_a_suspended_machine_is_copied_as_it_lies_and_stays_suspended(story: Any, host: Host) -> None:

@@ -48,9 +48,9 @@ def test_a_dead_job_is_not_undone_by_a_host_that_shows_the_machine_while_another
         job.snap()
         job.cut()
         assert outcomes(other, "esx70", job) == [("elsewhere", None)]
-        assert len(job.vm.snapshots()) == 1
+        assert len(snapshots.tree(job.vm)) == 1
         assert outcomes(job.host, "esx80", job) == [("recovered", None)]
-        assert (job.vm.power_state(), len(job.vm.snapshots())) == ("poweredOn", 0)
+        assert (job.vm.power_state(), len(snapshots.tree(job.vm))) == ("poweredOn", 0)
 
 
 def test_a_snapshot_that_a_user_takes_before_a_merge_is_asked_for_survives_it(host: Host, before: Any) -> None:
@@ -69,8 +69,8 @@ def test_a_snapshot_that_a_user_takes_before_a_merge_is_asked_for_survives_it(ho
     machine = busy.find_vm(vmid=vm.vmid)
     asked[0] = 0
     snapshots._cure(machine)
-    (users,) = vm.snapshots().named("the users own")
-    vm.remove_snapshot(users.id, waiter=quick())
+    (users,) = snapshots.tree(vm).named("the users own")
+    snapshots.remove(vm, users.id, waiter=quick())
 
 
 def test_a_run_that_lost_its_lock_does_nothing_more_in_the_job_of_the_next(story: Any, module: Any) -> None:
@@ -87,7 +87,7 @@ def test_a_run_that_lost_its_lock_does_nothing_more_in_the_job_of_the_next(story
     stop = module(HOST, "esxi_vm_power", state="powered-off", force=True, **machine)
     copy = module(HOST, "vmdk_copy", dest=first.job.partial, **machine)
     assert {one["error"]["id"] for one in (snap, stop, copy)} == {"esxi-journal-lost"}
-    assert (second.log.read(), len(second.vm.snapshots())) == (journal, 0)
+    assert (second.log.read(), len(snapshots.tree(second.vm))) == (journal, 0)
     assert second.end("failed", "given up").error is None
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.ladder import Ladder
@@ -110,8 +111,8 @@ def desks(house_of_disks: Lab) -> Iterator[dict[str, tuple[Desk, Source, int]]]:
     taken: dict[str, tuple[Desk, Source, int]] = {}
     yield taken
     for found, _source, number in taken.values():
-        if any(one.id == number for one in found.vm.snapshots()):
-            found.vm.remove_snapshot(number)
+        if any(one.id == number for one in snapshots.tree(found.vm)):
+            snapshots.remove(found.vm, number)
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def desk(house_of_disks: Lab, desks: dict[str, tuple[Desk, Source, int]]) -> Ite
     def sit(name: str) -> tuple[Desk, Source, int]:
         if name not in desks:
             found = Desk(house_of_disks, name)
-            snapshot = found.vm.create_snapshot("stowage test")
+            snapshot = snapshots.create(found.vm, "stowage test")
             desks[name] = found, found.source(snapshot.id), snapshot.id
         desks[name][0].noted.clear()
         return desks[name]
@@ -261,6 +262,6 @@ def test_our_snapshot_can_go_as_soon_as_the_disk_is_closed(desk: Any, name: str)
         # Requests that nobody has waited for.
         lane.ask(pieces(disk.size))
         lane.fetch(pieces(disk.size))
-    found.vm.remove_snapshot(snapshot)
-    assert not found.vm.consolidation_needed()
-    assert [one.name for one in found.vm.snapshots()] == ["mine"]
+    snapshots.remove(found.vm, snapshot)
+    assert not snapshots.consolidation_needed(found.vm)
+    assert [one.name for one in snapshots.tree(found.vm)] == ["mine"]

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying, runlife
@@ -172,8 +173,8 @@ def test_a_running_vm_needs_a_snapshot_and_then_its_frozen_chain_is_copied(desk)
     assert "snapshot_id" in foreseen["warnings"][0]
     assert at.new() == []
     vm = at.host.find_vm(name="snapped")
-    users = set(vm.snapshots().ids)
-    ours = vm.create_snapshot("p3")
+    users = set(snapshots.tree(vm).ids)
+    ours = snapshots.create(vm, "p3")
     try:
         predicted = at.predict(vm="snapped", snapshot_id=ours.id, dest="[backup] p3-snapped")
         done = at.copy(vm="snapped", snapshot_id=ours.id, dest="[backup] p3-snapped", include_config=False)
@@ -187,14 +188,14 @@ def test_a_running_vm_needs_a_snapshot_and_then_its_frozen_chain_is_copied(desk)
         old = at.copy(vm="snapped", snapshot_id=before, dest="[backup] p3-old", include_config=False)
         at.compare(vm.frozen_disks(before)["scsi0:0"], old["disks"][0]["dest"])
     finally:
-        vm.remove_snapshot(ours.id)
-    assert set(vm.snapshots().ids) == users
+        snapshots.remove(vm, ours.id)
+    assert set(snapshots.tree(vm).ids) == users
 
 
 def test_disks_are_chosen_by_key_and_one_may_be_named_by_its_path(desk):
     at = desk("esx70")
     vm = at.host.find_vm(name="multi")
-    ours = vm.create_snapshot("p3")
+    ours = snapshots.create(vm, "p3")
     try:
         done = at.copy(vm="multi", snapshot_id=ours.id, disks=["scsi0:1"], dest="[backup] p3-multi/one.vmdk")
         assert [disk["key"] for disk in done["disks"]] == ["scsi0:1"]
@@ -211,13 +212,13 @@ def test_disks_are_chosen_by_key_and_one_may_be_named_by_its_path(desk):
             at.copy(vm="multi", disks=["scsi3:3"], dest="[backup] p3-multi/x")
         assert "scsi0:0, scsi0:1, scsi1:0" in unknown.value.hint_text
     finally:
-        vm.remove_snapshot(ours.id)
+        snapshots.remove(vm, ours.id)
 
 
 def test_an_independent_disk_is_left_out_of_a_snapshot_with_the_reason(desk):
     at = desk("esx80")
     vm = at.host.find_vm(name="independent")
-    ours = vm.create_snapshot("p3")
+    ours = snapshots.create(vm, "p3")
     try:
         plan = at.predict(vm="independent", snapshot_id=ours.id, dest="[backup] p3-i")
         assert [entry["key"] for entry in plan["left_out"]] == ["scsi0:1"]
@@ -225,7 +226,7 @@ def test_an_independent_disk_is_left_out_of_a_snapshot_with_the_reason(desk):
         with pytest.raises(errors.DiskNotCopyable, match="independent"):
             at.predict(vm="independent", snapshot_id=ours.id, disks=["scsi0:1"], dest="[backup] p3-i")
     finally:
-        vm.remove_snapshot(ours.id)
+        snapshots.remove(vm, ours.id)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +267,7 @@ def test_a_datastore_that_fills_up_meanwhile_gives_its_own_error_and_nothing_is_
     at = desk("esx70")
     at.machine.fault("slow_clone", rate=4 << 20)
     vm = at.host.find_vm(name="big")
-    ours = vm.create_snapshot("p3")
+    ours = snapshots.create(vm, "p3")
     try:
         thread = threading.Timer(4, lambda: at.machine.fault("datastore_full", datastore="backup", leave=0))
         thread.start()
@@ -277,7 +278,7 @@ def test_a_datastore_that_fills_up_meanwhile_gives_its_own_error_and_nothing_is_
         assert "not enough space on the file system" in caught.value.message
         at.machine.clear()
     finally:
-        vm.remove_snapshot(ours.id)
+        snapshots.remove(vm, ours.id)
     at.nothing_left()
 
 
@@ -285,14 +286,14 @@ def test_the_room_watch_ends_the_copy_while_our_snapshot_is_open(desk):
     at = desk("esx70")
     at.machine.fault("slow_clone", rate=4 << 20)
     vm = at.host.find_vm(name="big")
-    ours = vm.create_snapshot("p3")
+    ours = snapshots.create(vm, "p3")
     try:
         with pytest.raises(StowageError) as caught:
             at.copy(vm="big", snapshot_id=ours.id, dest="[backup] p3-room", snapshot_reserve_percent=99)
         assert caught.value.id == "room-below-reserve"
         assert "'datastore1'" in caught.value.message
     finally:
-        vm.remove_snapshot(ours.id)
+        snapshots.remove(vm, ours.id)
     at.nothing_left()
 
 
@@ -301,7 +302,7 @@ def test_a_cut_connection_does_not_end_the_copy(desk, mode):
     at = desk("esx70")
     at.machine.fault("slow_clone", rate=3 << 20)
     vm = at.host.find_vm(name="big")
-    ours = vm.create_snapshot("p3")
+    ours = snapshots.create(vm, "p3")
     cut: list[list[str]] = []
 
     def cutter() -> None:
@@ -317,7 +318,7 @@ def test_a_cut_connection_does_not_end_the_copy(desk, mode):
         assert len(cut) == 1
         at.compare(done["disks"][0]["source"], done["disks"][0]["dest"])
     finally:
-        vm.remove_snapshot(ours.id)
+        snapshots.remove(vm, ours.id)
     assert at.processes() == []
 
 
@@ -458,7 +459,7 @@ def test_the_playbook_shows_percent_rate_and_time_left_while_it_copies(desk, tmp
     at = desk("esx70")
     at.machine.fault("slow_clone", rate=8 << 20)
     vm = at.host.find_vm(name="big")
-    ours = vm.create_snapshot("p3")
+    ours = snapshots.create(vm, "p3")
     try:
         check = Play(at, tmp_path, "big", "--check", "-e", f"snapshot={ours.id}")
         check.end()
@@ -480,7 +481,7 @@ def test_the_playbook_shows_percent_rate_and_time_left_while_it_copies(desk, tmp
         left = at.lab.exec("bk1", "ls -d /tmp/stowage-copy.* ~/.ansible_async/* 2>/dev/null").stdout
         assert left == ""
     finally:
-        vm.remove_snapshot(ours.id)
+        snapshots.remove(vm, ours.id)
 
 
 @pytest.mark.parametrize(
@@ -501,7 +502,7 @@ def test_whoever_is_killed_nothing_of_the_copy_is_left(desk, tmp_path, who):
     at = desk("esx70")
     at.machine.fault("slow_clone", rate=256 << 10)
     vm = at.host.find_vm(name="big")
-    ours = vm.create_snapshot("p3")
+    ours = snapshots.create(vm, "p3")
     try:
         at.before = at.listing()
         play = Play(at, tmp_path, "big", "-e", f"snapshot={ours.id}")
@@ -523,4 +524,4 @@ def test_whoever_is_killed_nothing_of_the_copy_is_left(desk, tmp_path, who):
     finally:
         play.process.wait(30)
         at.machine.clear()
-        vm.remove_snapshot(ours.id)
+        snapshots.remove(vm, ours.id)

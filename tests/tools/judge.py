@@ -15,11 +15,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(TESTS / "lab"))
+
+from esxilab import cli, faults  # noqa: E402  the lab's package lies beside its script
+from esxilab.errors import LabError  # noqa: E402
+from esxilab.hostroot import LabPaths  # noqa: E402
+
 LAB = TESTS / "lab" / "lab"
 GUESTCHECK = TESTS / "lab" / "guestcheck.py"
 # Names that only we give: what of them is found after a run was left behind.
@@ -54,39 +60,52 @@ class Lab:
 
     folder: Path
     name: str
-    _status: dict[str, Any] = field(default_factory=dict)
 
     def verb(self, *words: str, seconds: float = 300) -> str:
         name, rest = words[0], words[1:]
         return output([sys.executable, LAB, name, "--dir", self.folder, "--name", self.name, *rest], seconds=seconds)
 
+    def ask(self, **request: Any) -> Any:
+        """What a verb answers, asked without a new process."""
+        try:
+            return cli.ask(LabPaths(self.folder), **request)
+        except LabError as error:
+            raise Wrong(str(error)) from error
+
+    def status(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self.ask(verb="status")
+        return answer
+
     def run(self, machine: str, *argv: str) -> str:
         """A command in a machine, each word as it is."""
-        return self.verb("exec", machine, "--", shlex.join(argv))
+        return output(self.ask(verb="exec", machine=machine, command=shlex.join(argv)))
 
     def fault(self, machine: str, kind: str, **arguments: Any) -> None:
-        self.verb("fault", machine, kind, *(f"{key}={value}" for key, value in arguments.items()))
+        words = faults.parse_arguments([f"{key}={value}" for key, value in arguments.items()])
+        self.ask(verb="fault", machine=machine, kind=kind, arguments=words)
 
     def host(self, name: str) -> dict[str, Any]:
-        status = json.loads(self.verb("status"))
-        return next(entry for entry in status["machines"] if entry["name"] == name)
+        found: dict[str, Any] = next(entry for entry in self.status()["machines"] if entry["name"] == name)
+        return found
 
     def outside(self, path: str) -> Path:
         """A path as a hypervisor names it, as this machine reads it."""
         match = re.fullmatch(r"/vmfs/volumes/([^/]+)(/.*)?", path)
         if not match:
             raise Wrong(f"{path} is not on a datastore")
-        volumes = {match.group(1)}
-        for entry in json.loads(self.verb("status"))["machines"]:
-            volumes |= {uuid for store, uuid in entry.get("datastores", {}).items() if store == match.group(1)}
-        found = [self.folder / "volumes" / uuid for uuid in volumes if (self.folder / "volumes" / uuid).is_dir()]
-        if len(found) != 1:
-            raise Wrong(f"{len(found)} volumes are called {match.group(1)}")
-        return found[0] / (match.group(2) or "/").lstrip("/")
+        name, below = match.group(1), (match.group(2) or "/").lstrip("/")
+        volumes = {name} if (self.folder / "volumes" / name).is_dir() else self._volumes(name)
+        if len(volumes) != 1:
+            raise Wrong(f"{len(volumes)} volumes are called {name}")
+        return self.folder / "volumes" / volumes.pop() / below
+
+    def _volumes(self, datastore: str) -> set[str]:
+        found = {entry.get("datastores", {}).get(datastore) for entry in self.status()["machines"]}
+        return {uuid for uuid in found if uuid and (self.folder / "volumes" / uuid).is_dir()}
 
     def occupied(self) -> int:
         """Bytes that all datastores hold."""
-        return sum(entry["size"] - entry["free"] for entry in json.loads(self.verb("status"))["volumes"])
+        return sum(entry["size"] - entry["free"] for entry in self.status()["volumes"])
 
     def settle(self, seconds: float = 90) -> None:
         """Wait until the guests have written their rings full: from then on their thin disks grow no more."""

@@ -48,7 +48,7 @@ def render(tree: SnapshotTree) -> str:
 
 def plan(vm: VirtualMachine, wish: Mapping[str, Any]) -> SnapshotPlan:
     """Decide. `wish` holds the options of the module esxi_snapshot. Raises what makes the wish impossible."""
-    tree = vm.snapshots()
+    tree = snapshots.tree(vm)
     snapshot = snapshots.choose(vm, tree, wish.get("name"), wish.get("snapshot_id"))
     if wish["state"] == "present":
         return _present(vm, tree, snapshot, wish)
@@ -148,7 +148,8 @@ def run(
     if decided.action == "none" or target is None:
         return target
     if decided.action == "create":
-        return vm.create_snapshot(
+        return snapshots.create(
+            vm,
             target.name,
             target.description,
             bool(wish.get("memory")),
@@ -158,7 +159,7 @@ def run(
             late_seconds=float(wish.get("late_timeout", 90)),
         )
     if decided.action == "remove":
-        vm.remove_snapshot(target.id or 0, bool(wish.get("remove_children")), waiter, journal)
+        snapshots.remove(vm, target.id or 0, bool(wish.get("remove_children")), waiter, journal)
         return None
-    vm.revert_snapshot(target.id or 0, bool(wish.get("suppress_power_on")), waiter, journal)
+    snapshots.revert(vm, target.id or 0, bool(wish.get("suppress_power_on")), waiter, journal)
     return target

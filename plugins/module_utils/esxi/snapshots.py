@@ -83,6 +83,18 @@ def read(vm: VirtualMachine) -> Reading:
     return reading_of(vm, listing, vmsd)
 
 
+def tree(vm: VirtualMachine) -> SnapshotTree:
+    return read(vm).tree
+
+
+def consolidation_needed(vm: VirtualMachine) -> bool:
+    """What the host says, or what the files say: a live chain longer than the snapshots account for."""
+    if vm.summary().get("runtime.consolidationNeeded") is True:
+        return True
+    vm.reload_vmx()
+    return bool(Layout.read(vm).unaccounted())
+
+
 # -- what the files say ------------------------------------------------------------------------------------------
 
 
@@ -152,10 +164,10 @@ class Layout:
 def create(
     vm: VirtualMachine,
     name: str,
-    description: str,
-    memory: bool,
-    quiesce: bool,
-    waiter: Waiter,
+    description: str = "",
+    memory: bool = False,
+    quiesce: bool = False,
+    waiter: Waiter | None = None,
     journal: Journal | None = None,
     *,
     late_seconds: float = 90.0,
@@ -165,6 +177,7 @@ def create(
     The host works on its own: what it prints proves nothing, and a snapshot may come after everybody gave up. One
     that comes within `late_seconds` after the limit is removed again; else the error says that it may still come.
     """
+    waiter = waiter or Waiter(600)
     known = read(vm).tree.ids
     if journal is not None:
         journal.note("snapshot-intent", name=name, known_ids=sorted(known))
@@ -310,12 +323,17 @@ def _late(
 
 
 def remove(
-    vm: VirtualMachine, snapshot_id: int, children: bool, waiter: Waiter, journal: Journal | None = None
+    vm: VirtualMachine,
+    snapshot_id: int,
+    children: bool = False,
+    waiter: Waiter | None = None,
+    journal: Journal | None = None,
 ) -> bool:
     """Remove one snapshot (and, if asked, those on top of it); True when there was one to remove.
 
     Returns when the tree has it no more, every live chain has lost exactly its links, and no file of it is left.
     """
+    waiter = waiter or Waiter(7200)
     first, second = read(vm), read(vm)
     if first.tree.ids != second.tree.ids:
         second = read(vm)
@@ -498,9 +516,14 @@ def needs_consolidation(vm: VirtualMachine, reason: str, extents: tuple[str, ...
 
 
 def revert(
-    vm: VirtualMachine, snapshot_id: int, suppress_power_on: bool, waiter: Waiter, journal: Journal | None = None
+    vm: VirtualMachine,
+    snapshot_id: int,
+    suppress_power_on: bool = False,
+    waiter: Waiter | None = None,
+    journal: Journal | None = None,
 ) -> None:
     """Go back to a snapshot, proven by the live chain: a new delta directly on what the snapshot froze."""
+    waiter = waiter or Waiter(600)
     reading = read(vm)
     if snapshot_id not in reading.tree.ids or snapshot_id not in read(vm).tree.ids:
         raise not_found(vm, str(snapshot_id), reading.tree)

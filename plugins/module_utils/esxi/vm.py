@@ -9,14 +9,12 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Journal, Waiter
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import disks as disk_rooms
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, power_state, snapshots
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, power_state
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import Reply
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.datastore import split_volume_path
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.disks import Disk
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_message import Question
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_snapshots import Snapshot, SnapshotTree
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_vmodl import Dump, VmodlError, parse_dump
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmsd import Vmsd, parse_vmsd
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import Vmx, parse_vmx
@@ -134,7 +132,7 @@ class VirtualMachine:
     def tools_running(self) -> bool:
         return power_state.tools_running(self.summary())
 
-    # -- disks and snapshots -------------------------------------------------------------------------------------
+    # -- disks ---------------------------------------------------------------------------------------------------
 
     def disks(self) -> tuple[Disk, ...]:
         """Its disks as they are now, the .vmx read anew."""
@@ -152,41 +150,3 @@ class VirtualMachine:
             known = ", ".join(str(snapshot.uid) for snapshot in self.vmsd().snapshots) or "none"
             raise errors.SnapshotNotFound(**self.data(ref=snapshot_id, candidates=known))
         return {key: disk_rooms.disk_path(self, file) for key, file in entry.disks.items()}
-
-    def snapshots(self) -> SnapshotTree:
-        return snapshots.read(self).tree
-
-    def consolidation_needed(self) -> bool:
-        """What the host says, or what the files say: a live chain longer than the snapshots account for."""
-        if self.summary().get("runtime.consolidationNeeded") is True:
-            return True
-        self.reload_vmx()
-        return bool(snapshots.Layout.read(self).unaccounted())
-
-    def create_snapshot(
-        self,
-        name: str,
-        description: str = "",
-        memory: bool = False,
-        quiesce: bool = False,
-        waiter: Waiter | None = None,
-        journal: Journal | None = None,
-        late_seconds: float = 90.0,
-    ) -> Snapshot:
-        return snapshots.create(
-            self, name, description, memory, quiesce, waiter or Waiter(600), journal, late_seconds=late_seconds
-        )
-
-    def remove_snapshot(
-        self, snapshot_id: int, children: bool = False, waiter: Waiter | None = None, journal: Journal | None = None
-    ) -> bool:
-        return snapshots.remove(self, snapshot_id, children, waiter or Waiter(7200), journal)
-
-    def revert_snapshot(
-        self,
-        snapshot_id: int,
-        suppress_power_on: bool = False,
-        waiter: Waiter | None = None,
-        journal: Journal | None = None,
-    ) -> None:
-        snapshots.revert(self, snapshot_id, suppress_power_on, waiter or Waiter(600), journal)

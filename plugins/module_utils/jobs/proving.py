@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import heldstill, survey
@@ -46,7 +47,7 @@ def held_still(host: Host, vm: VirtualMachine, job: Job, folder: str, events: Ev
         number = events.snapshot_id()
         if number is None:
             raise NotStill(vm=job.vm, reason="the journal does not tell of a snapshot of ours")
-        found = vm.snapshots().find(number)
+        found = snapshots.tree(vm).find(number)
         frozen = vm.frozen_disks(number) if found is not None else {}
         snapshot = heldstill.SnapshotState(number, found.name if found is not None else None, frozen)
         noted = {str(disk["key"]): disk for disk in job.disks}

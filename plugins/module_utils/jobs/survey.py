@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events, Process, Situation
@@ -178,7 +179,7 @@ def situation(
         vmid=vm.vmid,
         power_state=vm.power_state(),
         boot_id=vm.boot_id() or "",
-        snapshots=tuple((found.id, found.name) for found in vm.snapshots() if found.id is not None),
+        snapshots=tuple((found.id, found.name) for found in snapshots.tree(vm) if found.id is not None),
         processes=processes(host.session),
         partial_exists=job.partial in there,
         temps=tuple(path for path in there if path != job.partial),

@@ -279,7 +279,7 @@ class Undoer:
 
     def _remove_snapshot(self, vm: VirtualMachine, number: int) -> None:
         waiter = Waiter(self.consolidation_timeout, clock=self.host.clock, beat=self.log.beat)
-        vm.remove_snapshot(number, False, waiter, self.log)
+        snapshots.remove(vm, number, False, waiter, self.log)
 
     def _consolidate(self, vm: VirtualMachine) -> None:
         """What a reader kept from being merged when our snapshot was removed: its entry went, its delta stayed."""

@@ -43,7 +43,7 @@ class StandIn:
     )
 
     def __init__(self, state: str = power.ON, tools: bool = True, tree: SnapshotTree = BRANCHED) -> None:
-        self._state, self._tools, self._tree = state, tools, tree
+        self._state, self._tools, self.tree = state, tools, tree
 
     def power_state(self) -> str:
         return self._state
@@ -51,11 +51,13 @@ class StandIn:
     def tools_running(self) -> bool:
         return self._tools
 
-    def snapshots(self) -> SnapshotTree:
-        return self._tree
-
     def data(self, **more: Any) -> dict[str, Any]:
         return {"host": "esx1", "vm": "vm", "vmid": 1, **more}
+
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_snapshot.snapshots, "tree", lambda vm: vm.tree)
 
 
 def decide(vm: Any = None, **wish: Any) -> plan_snapshot.SnapshotPlan:
