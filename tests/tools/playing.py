@@ -122,9 +122,14 @@ class Controller:
         namespace.mkdir(parents=True, exist_ok=True)
         if not (namespace / "esxi").is_symlink():
             (namespace / "esxi").symlink_to(ROOT, target_is_directory=True)
+        config = self.work / "ansible.cfg"
+        if not config.exists():
+            # Several run beside each other here, and each would otherwise look for answers a thousand times a second.
+            config.write_text("[defaults]\ninternal_poll_interval = 0.02\n", encoding="utf-8")
         return {
             **os.environ,
             "LC_ALL": "C.UTF-8",
+            "ANSIBLE_CONFIG": str(config),
             "ANSIBLE_COLLECTIONS_PATH": str(self.work / "collections"),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.work / "cp"),
             "ANSIBLE_LOCAL_TEMP": str(self.work / "ansible"),
