@@ -16,12 +16,14 @@ from animals import changes, left_behind, running, state
 from esxilab import topology, zoo
 from house import POINT, House
 
+# The oldest shell and the newest; the soak has all of them.
+OLDEST_AND_NEWEST = (topology.PROFILES[0], topology.PROFILES[-1])
 CANARY = zoo.CANARY.rsplit("/", 1)[-1]
 
 
 @pytest.fixture(scope="module")
 def names() -> Iterator[House]:
-    with running("names", zoo.names(topology.PROFILES)) as house:
+    with running("names", zoo.names(OLDEST_AND_NEWEST)) as house:
         yield house
 
 
@@ -95,8 +97,8 @@ def there_and_back(house: House, description: dict[str, Any]) -> None:
     }
 
 
-def test_the_nastiest_name_and_two_that_look_the_same_go_there_and_back_on_every_release(names: House) -> None:
-    there_and_back(names, zoo.names(topology.PROFILES))
+def test_the_nastiest_name_and_two_that_look_the_same_go_there_and_back(names: House) -> None:
+    there_and_back(names, zoo.names(OLDEST_AND_NEWEST))
 
 
 @pytest.mark.soak
