@@ -344,24 +344,54 @@ def test_a_chunk_is_known_within_the_scope_only(store: Store, tmp_path: Path, sc
     sound(store)
 
 
-def test_a_host_without_a_name_knows_its_parent_only(plain: Store, tmp_path: Path) -> None:
+def test_a_host_without_a_name_knows_nothing(plain: Store, tmp_path: Path) -> None:
     disk = image(tmp_path / "disk", [1, 2])
     first, _told = feed(plain, HashedFile(disk), host=None)
-    source = HashedFile(disk)
-    feed(plain, source, host=None, machine="another")
-    assert source.fetched_bytes == 2 * CHUNK
+    for more in ({"machine": "another"}, {"parent": first}):
+        source = HashedFile(disk)
+        feed(plain, source, host=None, **more)
+        assert source.fetched_bytes == 2 * CHUNK
+
+
+def test_what_its_own_hypervisor_has_made_is_known_also_where_its_group_is_another_now(
+    plain: Store, tmp_path: Path
+) -> None:
+    disk = image(tmp_path / "disk", [1, 2])
+    first, _told = feed(plain, HashedFile(disk), group="before")
     # Also where it has moved on the disk.
     source = HashedFile(image(tmp_path / "moved", [2, 1]))
-    feed(plain, source, host=None, machine="another", parent=first)
+    feed(plain, source, group="now", scope="group", parent=first)
     assert source.fetched == []
 
 
-def test_a_machine_that_moved_to_another_host_knows_its_parent(plain: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", [None, []])
+def test_a_machine_that_moved_to_another_host_is_sent_anew_unless_the_scope_has_it(
+    plain: Store, tmp_path: Path, changed: Sequence[Piece] | None
+) -> None:
+    """Also where a map says that nothing has changed: who has the bytes can send them."""
     disk = image(tmp_path / "disk", [1, 2])
-    first, _told = feed(plain, HashedFile(disk), host="esx1")
+    first, _told = feed(plain, HashedFile(disk), host="esx1", group="ours")
     source = HashedFile(disk)
-    feed(plain, source, host="esx2", parent=first)
+    point, told = feed(plain, source, host="esx2", parent=first, changed=changed)
+    assert source.fetched_bytes == told.known == 2 * CHUNK and told.unchanged == told.new == 0
+    assert (point.parent, restored(plain, point, tmp_path)) == (first.point, disk.read_bytes())
+    source = HashedFile(disk)
+    feed(plain, source, host="esx3", group="ours", scope="group", parent=first, changed=changed)
     assert source.fetched == []
+
+
+@pytest.mark.parametrize("changed", [None, []])
+def test_who_claims_to_be_anothers_machine_is_told_nothing_of_it(
+    store: Store, tmp_path: Path, changed: Sequence[Piece] | None
+) -> None:
+    """A machine's id is what a hypervisor says: it proves nothing of whose chunks these are."""
+    secret, _told = feed(store, HashedFile(image(tmp_path / "secret", [41, 42])), machine="vm-1", host="esx2")
+    thief = Claims(image(tmp_path / "disk", [1, 2]))
+    for stolen in ([41, 42], [42, 41]):
+        thief.stolen = stolen
+        with pytest.raises(SourceLied, match="other content"):
+            feed(store, thief, machine="vm-1", host="esx1", parent=secret, changed=changed)
+    assert [point.point for point in store.points()] == [secret.point]
 
 
 def test_an_unknown_scope_is_refused(plain: Store, tmp_path: Path) -> None:
