@@ -62,7 +62,7 @@ class Order:
                 files=files,
                 facts=facts,
                 before_commit=before_commit,
-                parent=newest(self.store, self.job.identity),
+                parent=newest(self.store, self.job.identity, self.access.scope, facts),
                 scope=self.access.scope,
             ),
             reach,
@@ -113,10 +113,16 @@ class Order:
         )
 
 
-def newest(store: Store, machine: str) -> Point | None:
-    """What is most like the VM. One that cannot be read is no parent; this very backup heals what it can."""
+def newest(store: Store, machine: str, scope: str, facts: Mapping[str, Any]) -> Point | None:
+    """What is most like the VM, of what its hypervisor may be told of: another one may use its identity, too.
+
+    One that cannot be read is no parent; this very backup heals what it can."""
+    from ansible_collections.stowage.esxi.plugins.module_utils.store.known import Scope, leant_on
+
+    within = Scope.of(scope, facts)
     found = [point for _name, point in store.look_at_points(machine) if not isinstance(point, StowageError)]
-    return max(found, key=lambda point: point.point, default=None)
+    near = [point for point in found if leant_on(within, facts, point) is not None]
+    return max(near, key=lambda point: point.point, default=None)
 
 
 def disk_results(location: str, fed: Fed, sources: Sequence[Source]) -> list[dict[str, Any]]:
