@@ -16,7 +16,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, record, runlife, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, record, runlife, storeplace, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
     ASKED_BEFORE,
@@ -261,10 +261,13 @@ def close_record(host: Host, job: Job, state_dir: str, events: Events, undone: U
         return
     if entry["status"] == "ok":
         return
-    past = "restored" if job.kind == "restore" else "backed up"
+    past, open_point = "restored" if job.kind == "restore" else "backed up", storeplace.unsure(job, events)
+    if open_point:
+        unknown = f"whether its restore point {open_point} came to be can only be seen in the store (dedup_store_info)"
+        undone = replace(undone, left=(*undone.left, unknown))
     entry.update(
         status="interrupted",
-        restore_point=events.made or job.final if events.committed and job.kind == "backup" else None,
+        restore_point=events.made or job.final if events.committed and job.kind == "backup" else entry["restore_point"],
         ended_at=iso(host.clock.now()),
         downtime_seconds=downtime_seconds(events.entries),
         done=[f"recovered: {step}" for step in undone.done],

@@ -60,6 +60,8 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
             reserve_percent=request.reserve_percent,
         )
     )
+    if fed.left:
+        warnings.append(f"the restore point is there, but: {fed.left}")
     result = _result(request, sources, left_out, room, warnings)
     result["disks"] = disk_results(request.dest, fed, sources)
     result["files"] = [file.name for file in fed.point.files]
@@ -86,6 +88,9 @@ def _refuse_encrypted(host: Host, request: Request, sources: tuple[Source, ...])
 
 def _room(host: Host, request: Request, sources: tuple[Source, ...], stores: Stores) -> dict[str, Any]:
     """How much is new is known when it has been looked at; a store without any room need not be begun with."""
+    from ansible_collections.stowage.esxi.plugins.module_utils.store import quota
+
+    quota.must_have_room(stores.open(request.dest))
     found = storeroom.look(stores, request.dest)
     reserve = (found.capacity_bytes or 0) * request.reserve_percent // 100
     room = {

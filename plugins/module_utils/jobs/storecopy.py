@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
@@ -67,7 +67,11 @@ class Order:
             ),
             reach,
         )
-        self.journal.note(DONE, point=fed.point.point, store=self.location, told=dict(fed.told))
+        try:
+            self.journal.note(DONE, point=fed.point.point, store=self.location, told=dict(fed.told))
+        except StowageError as error:
+            # The intent names the point, and it is there: whoever looks finds it.
+            fed = replace(fed, left="; ".join(filter(None, (fed.left, error.message))))
         return fed
 
     def config(self) -> dict[str, bytes]:
@@ -142,7 +146,7 @@ def disk_results(location: str, fed: Fed, sources: Sequence[Source]) -> list[dic
             "rate": one.rate,
             "verified": one.verified,
             "method": one.method,
-            "notes": list(one.notes),
+            "notes": [*one.notes, *([f"the restore point is there, but: {fed.left}"] if fed.left else [])],
         }
         for one in fed.disks
     ]

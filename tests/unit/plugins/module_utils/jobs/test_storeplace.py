@@ -380,7 +380,22 @@ def test_no_secret_is_shown_by_what_holds_it() -> None:
     assert Access.of(None) == Access()
 
 
+def test_of_a_bucket_without_its_key_only_what_the_journal_knows_is_told(host: Host) -> None:
+    job, point = job_in("s3://bucket/esxi"), "20261122T200000.000000Z-abcdef"
+    place, path = places.of("dedup", Stores()), f"s3://bucket/esxi::{point}"
+    assert place.made(host, job, noted((INTENT, point), (DONE, point))) == path
+    assert storeplace.unsure(job, noted((INTENT, point), (DONE, point))) == ""
+    assert (
+        place.made(host, job, noted((INTENT, point))) == "" and storeplace.unsure(job, noted((INTENT, point))) == path
+    )
+    assert storeplace.unsure(job, noted()) == storeplace.unsure(job_in("/srv/s"), noted((INTENT, point))) == ""
+
+
 def test_a_path_in_a_store_is_taken_apart() -> None:
+    point = "20261122T200000.000000Z-abcdef"
+    for store in ("/srv/a::b", "/srv/s", "/srv/::"):
+        assert storeplace.parse_path(f"{store}::{point}/web::1.vmx") == (store, point, "web::1.vmx")
+        assert storeplace.parse_path(f"{store}::{point}") == (store, point, "")
     assert storeplace.parse_path("/srv/s::P1/web 1.vmx") == ("/srv/s", "P1", "web 1.vmx")
     assert storeplace.parse_path("s3://b/x") == ("s3://b/x", "", "")
 

@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, changes, prefixes
+from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, changes, collect, prefixes
 from ansible_collections.stowage.esxi.plugins.module_utils.store import feed as feeding
 from ansible_collections.stowage.esxi.plugins.module_utils.store import known as known_chunks
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import HashUnfit, SourceFailed, SourceLied
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    BackendFailed,
+    HashUnfit,
+    SourceFailed,
+    SourceLied,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import Hash, Piece, RawDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from hypothesis import given, settings
@@ -543,6 +548,24 @@ def test_before_the_commit_all_packs_are_there_and_no_index(plain: Store, tmp_pa
             assert point.facts == {"proof": "held"}
         assert plain.point("vm-1", point.point).facts == point.facts
     assert len(seen) == 2
+
+
+def test_what_cannot_be_put_away_after_the_commit_does_not_unmake_the_point(
+    plain: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str) -> None:
+        raise BackendFailed(name=name, store=plain.name, done="deleted", reason="the network is down")
+
+    disk = image(tmp_path / "disk", [1, 2])
+    with monkeypatch.context() as patched:
+        patched.setattr(plain.backend, "delete", refuse)
+        point, _told = feed(plain, HashedFile(disk))
+    assert plain.points() == [point] and restored(plain, point, tmp_path) == disk.read_bytes()
+    assert list(plain.backend.list("writers/"))
+    # It is taken for a writer that has died, and given up in vain.
+    collect.run(plain, observe_seconds=0.1)
+    assert not list(plain.backend.list("writers/")) and plain.points() == [point]
+    assert restored(plain, point, tmp_path) == disk.read_bytes()
 
 
 def test_what_is_raised_before_the_commit_leaves_nothing(plain: Store, tmp_path: Path) -> None:
