@@ -9,7 +9,6 @@ that follows one which never happened, knows it from the job folder and not from
 
 from __future__ import annotations
 
-import posixpath
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,15 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.info import describe_vms
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import heldstill, names, places, proving, record, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
+    configfiles,
+    heldstill,
+    names,
+    places,
+    proving,
+    record,
+    survey,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
@@ -47,8 +54,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.recover import (
     waits_its_turn,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
-
-CONFIG = ("nvram", "extendedConfigFile")
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,7 @@ def start(context: Context) -> tuple[Job, bool]:
     boot = vm.boot_id() or ""
     if how.stop and not boot:
         raise BootUnknown(vm=vm.name, reason=f"{vm.directory}/vmware.log cannot be read")
+    config = configfiles.files_of(vm)
     place = context.place
     job = _new_job(context, vm, how, state, boot)
     if asked:
@@ -168,7 +174,7 @@ def start(context: Context) -> tuple[Job, bool]:
     jobs.write_mirror(context.state_dir, job)
     log = IntentLog(context.host.session, context.folder, context.host.clock)
     log.note("started", job=job.job, how=job.how, power_before=state, boot_id=boot)
-    _copy_config(context, vm, job, place.prepare(context.host, job, context.folder, log))
+    _copy_config(context, vm, config, place.prepare(context.host, job, context.folder, log))
     if job.how == "cold" and not job.stop:
         heldstill.write_before(context.host.session, context.folder, seen)
     return job, True
@@ -280,12 +286,9 @@ def _with_cids(disk: Mapping[str, Any], seen: heldstill.SourceState) -> dict[str
     return {**disk, "source": state.links[0], "cids": list(state.cids)}
 
 
-def _copy_config(context: Context, vm: VirtualMachine, job: Job, folder: str) -> None:
+def _copy_config(context: Context, vm: VirtualMachine, files: Sequence[str], folder: str) -> None:
     """Before the snapshot: the vmx then names the disks that a restore can mean."""
-    vmx = vm.reload_vmx()
-    files = [vm.vmx_path, vm.vmsd_path]
-    files += [posixpath.join(vm.directory, posixpath.basename(vmx[key])) for key in CONFIG if vmx.get(key)]
-    copied = points.copy_files(context.host.session, vm.name, list(dict.fromkeys(files)), folder)
+    copied = points.copy_files(context.host.session, vm.name, files, folder)
     if vm.vmx_path not in copied:
         # All else may be absent; without its .vmx nothing could be restored.
         raise ConfigNotCopied(path=vm.vmx_path, vm=vm.name, target=folder, reason="it is not there")

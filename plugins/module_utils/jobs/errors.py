@@ -162,6 +162,16 @@ class ConfigNotCopied(JobError):
     exit_code = 58
 
 
+class BadConfigFile(JobError):
+    id = "config-file-unfit"
+    template = "The configuration file {file} of VM {vm!r} cannot be kept in a restore point: {reason}"
+    hint = (
+        "Look into the VM's folder on the host and at the lines nvram and extendedConfigFile of its .vmx; rename the"
+        " file there while the VM is off, or move out what is not its own."
+    )
+    exit_code = 58
+
+
 class PointExists(JobError):
     id = "point-exists"
     template = "The restore point {path} is already there"

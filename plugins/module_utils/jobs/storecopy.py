@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import configfiles, proving
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import proving
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import ConfigNotCopied
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
@@ -78,10 +78,14 @@ class Order:
         """What was kept of the VM before anything was done to it."""
         folder = posixpath.join(self.journal.folder, CONFIG)
         session = self.host.session
-        found = {
-            name: session.read_text(posixpath.join(folder, name)).encode("utf-8", "surrogateescape")
-            for name in points.folder_files(session, folder)
-        }
+        there = {name: size for name, (size, _allocated) in points.folder_files(session, folder).items()}
+        # Before a byte of a disk is read: what a store cannot keep would end the backup at its end.
+        configfiles.check(self.job.vm, there)
+        found = {}
+        for name in there:
+            found[name] = session.read_text(posixpath.join(folder, name)).encode("utf-8", "surrogateescape")
+        # What was said to be small may have become large.
+        configfiles.check(self.job.vm, {name: len(data) for name, data in found.items()})
         if posixpath.basename(self.job.vmx_path) not in found:
             # Nobody could restore from it: better no point than one that looks whole.
             raise ConfigNotCopied(

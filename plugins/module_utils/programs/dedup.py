@@ -30,6 +30,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
 
 VERIFIED = "every chunk by its SHA-256, as hashed on the host; each that came was hashed again here"
+OF_CLONE = "of a clone that the host has made, {verified}. The clone and its source: {proof}"
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class DiskFed:
     sent_bytes: int
     seconds: float
     method: str
-    notes: tuple[str, ...] = ()
-    verified: str = VERIFIED
+    notes: tuple[str, ...]
+    verified: str
 
     @property
     def rate(self) -> int:
@@ -86,6 +87,11 @@ class _Open:
     @property
     def method(self) -> str:
         return "clone" if self.reading.way == "clone" else self.way.method
+
+    @property
+    def verified(self) -> str:
+        """Of a clone no more is proven than of the clone."""
+        return OF_CLONE.format(verified=VERIFIED, proof=self.reading.proof) if self.reading.proof else VERIFIED
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -161,6 +167,7 @@ class _Disks:
                 round(self._ended[disk.key] - self._began.get(disk.key, began), 3),
                 one.method,
                 one.notes,
+                one.verified,
             )
             for one, disk in zip(self._opened, self.metered)
         )

@@ -17,6 +17,7 @@ import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import dedup, errors, watching
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.ladder import Reading
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
@@ -56,7 +57,7 @@ SOURCE = Source("scsi0:0", Grown.path, Grown.size, MIB)
 def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """What is opened; whatever is put into the list is raised when it is closed."""
     monkeypatch.setattr(watching, "LOOK_SECONDS", 0.01)
-    parts: Any = (Grown(), SimpleNamespace(way="direct"), SimpleNamespace(method="agent"))
+    parts: Any = (Grown(), SimpleNamespace(way="direct", proof=""), SimpleNamespace(method="agent"))
     errors_at_the_end: list[Any] = []
 
     @contextlib.contextmanager
@@ -154,7 +155,7 @@ def test_what_stays_on_the_host_after_the_commit_is_told_with_the_point(store: S
 
 def test_a_disk_that_has_another_size_by_now_makes_no_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source("scsi0:0", Grown.path, 2 * MIB, MIB)
-    parts: Any = (Grown(), SimpleNamespace(way="direct"), SimpleNamespace(method="agent"))
+    parts: Any = (Grown(), SimpleNamespace(way="direct", proof=""), SimpleNamespace(method="agent"))
     one = dedup._Open(source, *parts)
     monkeypatch.setattr(dedup, "_opened", lambda *_: contextlib.nullcontext([one]))
     reach = reach_of()
@@ -163,3 +164,14 @@ def test_a_disk_that_has_another_size_by_now_makes_no_point(tmp_path: Path, monk
         with pytest.raises(errors.DiskNotCopyable, match="scsi0:0 of VM 'web01'.*2097152 bytes, and .* has 3145728"):
             dedup.feed(store, feeding, reach)
         assert store.points() == []
+
+
+def test_of_a_clone_no_more_is_told_than_is_proven_of_the_clone() -> None:
+    way: Any = SimpleNamespace(method="agent")
+    proof = "the same 3145728 bytes, 100 of them occupied, its source 200; not compared: its source is locked"
+    read = [Reading("direct", Grown.path), Reading("clone", "/vmfs/volumes/bk/x.vmdk", "busy", "bk", 3.0, proof)]
+    disk: Any = Grown()
+    direct, clone = (dedup._Open(SOURCE, disk, one, way) for one in read)
+    assert direct.verified == dedup.VERIFIED
+    assert clone.verified.startswith("of a clone that the host has made, every chunk") and proof in clone.verified
+    assert clone.notes[0] == "read from a clone on bk: busy"
