@@ -120,6 +120,16 @@ class LockLost(JobError):
     exit_code = 57
 
 
+class JobAltered(JobError):
+    id = "job-altered"
+    template = "The job file of {job} on the hypervisor of VM {vm!r} is not what was written when it began: {reason}"
+    hint = (
+        "Nothing was done by what it says now. Whoever has changed it can do anything on that host: look at it, run"
+        " recover, and the backup again."
+    )
+    exit_code = 57
+
+
 class VmGone(JobError):
     id = "vm-gone"
     template = "VM {vm!r} ({identity}) is no longer registered on {host}"

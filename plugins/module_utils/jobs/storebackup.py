@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import storeroom
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import JobAltered
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order, disk_results
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import path_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
@@ -45,6 +47,10 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     _refuse_encrypted(host, request, sources)
     room = _room(host, request, sources, stores)
     assert stores.access is not None
+    if not jobs.is_begun(settings.state_dir, frame.job):
+        # Whose points it may be told of, and whose it adds to, goes by what stands here, not on the hypervisor.
+        reason = f"{jobs.mirror_path(settings.state_dir, frame.job.job)} is not there, or says otherwise"
+        raise JobAltered(job=frame.job.job, vm=frame.job.vm, reason=reason)
     order = Order(host, frame.job, frame.journal, store, request.dest, stores.access, tuple(sources))
     fed = order.run(
         Reach(
