@@ -121,10 +121,12 @@ def add_copies(entry: dict[str, Any], copies: Iterable[Mapping[str, Any]]) -> No
 
 
 def add_told(entry: dict[str, Any], told: Mapping[str, Any]) -> None:
-    """What a store says of a whole restore point: what came to it, what of that was new, and what it took there."""
-    entry["bytes"] = int(told.get("stored") or 0)
-    entry["bytes_sent"] = int(told.get("sent") or 0)
-    entry["bytes_new"] = int(told.get("new") or 0)
+    """What a store says of a whole restore point: what came to it, what of that was new, and what it took there.
+
+    It comes by the journal, which lies on the hypervisor: what is no number there is none here."""
+    for name, word in (("bytes", "stored"), ("bytes_sent", "sent"), ("bytes_new", "new")):
+        value = told.get(word) if isinstance(told, Mapping) else None
+        entry[name] = value if isinstance(value, int) and 0 <= value < 1 << 62 else 0
 
 
 def error_of(error: Any) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     backup,
+    copying,
     ending,
     names,
     record,
@@ -133,3 +134,19 @@ def test_a_recovered_job_that_was_altered_writes_over_nobodys_entry_and_forgets_
     assert closed is not None and closed["status"] == "interrupted"
     jobs.forget(state, theirs)
     assert jobs.mirrors(state) == []
+
+
+def test_a_copy_keeps_no_other_run_alive_and_believes_no_figures(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(context)
+    settings = Settings(state_dir=context.state_dir, journal=context.folder, job_id="run9-b0123456789ab")
+    monkeypatch.setattr(copying, "request_from", lambda *_words: Request("/srv/store"))
+    with pytest.raises(JobAltered, match="it says that it is run1-b"), copying.around(context.host, {}, settings, None):
+        pass
+    entry = record.new_entry("run1", "esx1", "web01", "id-web01", "backup", ())
+    for told in ({"stored": "much", "sent": -1, "new": [1]}, "x", [1]):
+        record.add_told(entry, told)  # type: ignore[arg-type]
+        assert (entry["bytes"], entry["bytes_sent"], entry["bytes_new"]) == (0, 0, 0)
+    record.add_told(entry, {"stored": 3, "sent": 2, "new": 1})
+    assert (entry["bytes"], entry["bytes_sent"], entry["bytes_new"]) == (3, 2, 1)
