@@ -72,6 +72,8 @@ options:
     description:
       - What of O(quota_bytes) no backup takes, so that a collection can work; less than all of it. A new store has 0,
         which means a twentieth.
+      - So much also stays free of the file system of a store that is a folder, with a quota or without one. V(0) means
+        a twentieth of it there, and no more than 1 GiB.
     type: int
   repack_percent:
     description: A pack of which less is needed is written anew by a collection. A new store has 50.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,6 +208,8 @@ def test_a_disk_that_the_host_keeps_locked_is_cloned_read_and_left_clean(desk: A
         assert (reading.way, reading.datastore) == ("clone", "backup") and "resource busy" in reading.reason
         assert "/.stowage-clone-job-1-" in reading.path
         assert content(disk) == expected(found, reading.path)
+        size = f"the same {source.capacity_bytes} bytes, "
+        assert reading.proof.startswith(size) and f"its source {source.bytes_to_read}; not compared: " in reading.proof
         clone = found.outside(reading.path)
         assert clone.exists()
         temps = [one["path"] for one in found.noted if one["event"] == "temp"]
@@ -223,9 +226,28 @@ def test_a_clone_can_be_asked_for_where(desk: Any) -> None:
     ladder = Ladder(found.host, "job-2", way="clone", datastore="spare")
     with ladder.opened(source, found.open) as (disk, reading):
         assert (reading.way, reading.datastore, reading.reason) == ("clone", "spare", "it was asked for")
+        assert "; not compared: its source is a chain of 2 links" in reading.proof
         assert content(disk) == expected(found, source.path)
     with Ladder(found.host, "job-2").opened(source, found.open) as (disk, reading):
         assert reading.way == "direct" and disk.size == 64 * MIB
+
+
+def test_a_clone_that_is_not_its_source_is_not_read(desk: Any) -> None:
+    """The host says of both that they are whole; found out where the source can be read."""
+    found, _source, _snapshot = desk("esx67")
+    folder = f"{found.host.datastore('spare').path}/alone"
+    found.machine.run(f"mkdir {folder}; vmkfstools -c 8M -d thin {folder}/d.vmdk")
+    found.outside(f"{folder}/d-flat.vmdk").write_bytes(os.urandom(8 * MIB))
+    source = Source("scsi0:0", f"{folder}/d.vmdk", 8 * MIB, 8 * MIB, flat=f"{folder}/d-flat.vmdk")
+    ladder = Ladder(found.host, "job-4", way="clone", datastore="spare")
+    with ladder.opened(source, found.open) as (_disk, reading):
+        assert reading.proof.endswith("its source 8388608; compared: sample of 128 blocks of 64 KiB")
+    found.machine.fault("clone_short", bytes="1M", hole="true")
+    with pytest.raises(errors.CopyDiffers, match="other bytes at or after offset"), ladder.opened(source, found.open):
+        pass
+    found.machine.clear()
+    said = found.machine.run(f"ls -a /vmfs/volumes/spare; vmkfstools -U {folder}/d.vmdk; rmdir {folder}").stdout
+    assert "alone" in said and "stowage-clone" not in said
 
 
 @pytest.mark.parametrize("name", ["esx80"])

@@ -34,7 +34,9 @@ def _settings_arguments(parser: Any) -> None:
     parser.add_argument("--level", type=int, metavar="N", help="how hard: zstd -7 to 19 (1), zlib 1 to 9")
     parser.add_argument("--pack-size", type=size, metavar="SIZE", help="size of a pack (64MiB)")
     parser.add_argument("--quota", type=size, metavar="SIZE", help="room that the store may take; 0: no limit (0)")
-    parser.add_argument("--reserve", type=size, metavar="SIZE", help="of the quota, for collections (0: a twentieth)")
+    parser.add_argument(
+        "--reserve", type=size, metavar="SIZE", help="of quota and file system, for collections (0: a twentieth)"
+    )
     parser.add_argument(
         "--repack-percent", type=int, metavar="N", help="a pack of which less is needed is written anew (50)"
     )

@@ -42,6 +42,8 @@ TRIES = 5
 RETRY_SECONDS = 5.0
 # Questions in one script: the lock is given back between scripts, so that nobody waits for a whole fleet's listing.
 BATCH_SIZE = 60
+# Files read by one script. A manifest of a restore point has a few thousand bytes.
+READ_SIZE = 1000
 _PORT_GROUPS = ("network", "vswitch", "standard", "portgroup", "list")
 
 
@@ -191,12 +193,17 @@ class Host:
         return text
 
     def read_texts(self, paths: Iterable[str]) -> dict[str, str | Reply]:
-        """Many small files in one command; a file that cannot be read is its failed reply."""
-        batch, wanted = Batch(), list(dict.fromkeys(paths))
-        for path in wanted:
-            batch.read(path)
-        replies = self.run_batch(batch, timeout_seconds=60.0 + len(wanted))
-        return {path: reply.stdout if reply.rc == 0 else reply for path, reply in zip(wanted, replies)}
+        """Many small files in few commands; a file that cannot be read is its failed reply."""
+        found: dict[str, str | Reply] = {}
+        wanted = list(dict.fromkeys(paths))
+        # An answer has a limit to its length, what an honest host has to tell has none.
+        for start in range(0, len(wanted), READ_SIZE):
+            part, batch = wanted[start : start + READ_SIZE], Batch()
+            for path in part:
+                batch.read(path)
+            replies = self.run_batch(batch, timeout_seconds=60.0 + len(part))
+            found.update((path, reply.stdout if reply.rc == 0 else reply) for path, reply in zip(part, replies))
+        return found
 
     def read_folders(self, folders: Iterable[str]) -> dict[str, FileEntry]:
         """Every .vmdk file of these folders by its path."""

@@ -9,6 +9,7 @@ that follows one which never happened, knows it from the job folder and not from
 
 from __future__ import annotations
 
+import json
 import posixpath
 import socket
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,15 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.info import describe_vms
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import heldstill, names, places, proving, record, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
+    configfiles,
+    heldstill,
+    names,
+    places,
+    proving,
+    record,
+    survey,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
@@ -28,6 +37,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import A
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     BootUnknown,
     ConfigNotCopied,
+    JobAltered,
     LockLost,
     NotStill,
     PendingQuestion,
@@ -47,8 +57,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.recover import (
     waits_its_turn,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
-
-CONFIG = ("nvram", "extendedConfigFile")
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,30 @@ def job_view(job: Job, folder: str) -> dict[str, Any]:
 def held_job(context: Context) -> Job | None:
     """The job of this run if it holds the lock."""
     job = lock.read_job(context.host.session, context.folder)
-    return job if job is not None and job.job == context.job_id else None
+    if job is None or job.job != context.job_id:
+        return None
+    _as_planned(context, job)
+    return job
+
+
+def _as_planned(context: Context, job: Job) -> None:
+    """The job file is in the hands of its hypervisor; whose store, identity and rules these are says the plan."""
+    entry, wrong = context.entry, []
+    if job.kind != context.kind or job.host != context.label:
+        wrong.append(f"it is the {job.kind} of {job.host}")
+    if context.kind == "backup":
+        if job.identity != entry["identity"]:
+            wrong.append(f"it names the identity {job.identity}")
+        if _plain(job.policy) != _plain(entry["policy"]):
+            wrong.append("it has other rules")
+        if entry["target"] not in (job.final, posixpath.dirname(job.final)):
+            wrong.append(f"it names the backup point {job.final}")
+    if wrong:
+        raise JobAltered(job=context.job_id, vm=entry["vm"], reason="; ".join(wrong))
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def must_hold(context: Context) -> Job:
@@ -153,6 +184,7 @@ def start(context: Context) -> tuple[Job, bool]:
     boot = vm.boot_id() or ""
     if how.stop and not boot:
         raise BootUnknown(vm=vm.name, reason=f"{vm.directory}/vmware.log cannot be read")
+    config = configfiles.files_of(vm)
     place = context.place
     job = _new_job(context, vm, how, state, boot)
     if asked:
@@ -164,11 +196,12 @@ def start(context: Context) -> tuple[Job, bool]:
     job = replace(job, disks=tuple(_with_cids(disk, seen) for disk in job.disks))
     if not lock.acquire(context.host.session, vm.directory):
         raise _locked(context, lock.look(context.host.session, [vm.directory]))
-    lock.write_job(context.host.session, context.folder, job)
+    # First here: what has no mirror is nobody's that this backup server has begun.
     jobs.write_mirror(context.state_dir, job)
+    lock.write_job(context.host.session, context.folder, job)
     log = IntentLog(context.host.session, context.folder, context.host.clock)
     log.note("started", job=job.job, how=job.how, power_before=state, boot_id=boot)
-    _copy_config(context, vm, job, place.prepare(context.host, job, context.folder, log))
+    _copy_config(context, vm, config, place.prepare(context.host, job, context.folder, log))
     if job.how == "cold" and not job.stop:
         heldstill.write_before(context.host.session, context.folder, seen)
     return job, True
@@ -200,6 +233,7 @@ def _others(context: Context, vm: VirtualMachine) -> tuple[Job | None, str]:
     session, asked = context.host.session, ""
     for found in lock.look(session, [vm.directory], touch=not context.check):
         if found.job is not None and found.job.job == context.job_id and found.path == context.folder:
+            _as_planned(context, found.job)
             return found.job, ""
         if found.unreadable:
             raise UndoIncomplete(job="(unknown)", vm=vm.name, left=UNREADABLE, folder=found.path)
@@ -280,12 +314,9 @@ def _with_cids(disk: Mapping[str, Any], seen: heldstill.SourceState) -> dict[str
     return {**disk, "source": state.links[0], "cids": list(state.cids)}
 
 
-def _copy_config(context: Context, vm: VirtualMachine, job: Job, folder: str) -> None:
+def _copy_config(context: Context, vm: VirtualMachine, files: Sequence[str], folder: str) -> None:
     """Before the snapshot: the vmx then names the disks that a restore can mean."""
-    vmx = vm.reload_vmx()
-    files = [vm.vmx_path, vm.vmsd_path]
-    files += [posixpath.join(vm.directory, posixpath.basename(vmx[key])) for key in CONFIG if vmx.get(key)]
-    copied = points.copy_files(context.host.session, vm.name, list(dict.fromkeys(files)), folder)
+    copied = points.copy_files(context.host.session, vm.name, files, folder)
     if vm.vmx_path not in copied:
         # All else may be absent; without its .vmx nothing could be restored.
         raise ConfigNotCopied(path=vm.vmx_path, vm=vm.name, target=folder, reason="it is not there")
@@ -317,7 +348,12 @@ def commit(context: Context, copies: Sequence[Mapping[str, Any]]) -> tuple[dict[
     log = IntentLog(host.session, context.folder, host.clock)
     events = Events(tuple(log.read()))
     if events.committed:
-        return place.read(host, events.made or job.final).summary(), False
+        found = place.read(host, events.made or job.final)
+        if found.manifest.get("job") != job.job:
+            raise JobAltered(
+                job=job.job, vm=job.vm, reason=f"its journal names {found.path}, which another job has made"
+            )
+        return found.summary(), False
     point = place.commit(host, find_vm(context), job, log, events, copies)
     log.note("commit-done", final=point.path)
     return point.summary(), True

@@ -19,6 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limits
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import JobAltered
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.room import RoomWatch
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.runlife import RunLife
@@ -210,6 +211,9 @@ def around(host: Host, params: Mapping[str, Any], settings: Settings, journal: I
     sink = _sink(settings.progress_file)
     beat = CallerBeat(settings.beat_file) if settings.beat_file else None
     job = lock.read_job(host.session, settings.journal) if settings.journal else None
+    if job is not None and settings.job_id and job.job != settings.job_id:
+        # Its run would be kept alive here by what a hypervisor says.
+        raise JobAltered(job=settings.job_id, vm=job.vm, reason=f"it says that it is {job.job}")
     life = RunLife(settings.state_dir, job.run) if job is not None else None
     request = request_from(host, params)
     frame = Frame(request, job, journal, sink, beat, life)

@@ -111,6 +111,9 @@ def _finish_entry(
 ) -> None:
     """Fills in how it went; `ok` only with a commit and without an error."""
     now = context.host.clock.now()
+    if problem is not None and events.committed and job.kind == "backup":
+        there = f"{problem['message']}. The restore point {_restore_point(job, events)} was made all the same"
+        problem = {**problem, "message": there}
     status = "ok" if events.committed and outcome == "ok" else "failed" if outcome == "ok" else outcome
     entry.update(
         status=status,

@@ -120,6 +120,16 @@ class LockLost(JobError):
     exit_code = 57
 
 
+class JobAltered(JobError):
+    id = "job-altered"
+    template = "The job file of {job} on the hypervisor of VM {vm!r} is not what was written when it began: {reason}"
+    hint = (
+        "Nothing was done by what it says now. Whoever has changed it can do anything on that host: look at it, run"
+        " recover, and the backup again."
+    )
+    exit_code = 57
+
+
 class VmGone(JobError):
     id = "vm-gone"
     template = "VM {vm!r} ({identity}) is no longer registered on {host}"
@@ -159,6 +169,16 @@ class ConfigNotCopied(JobError):
     id = "config-not-copied"
     template = "The configuration file {path} of VM {vm!r} could not be copied to {target}: {reason}"
     hint = "Check that both datastores are mounted and writable."
+    exit_code = 58
+
+
+class BadConfigFile(JobError):
+    id = "config-file-unfit"
+    template = "The configuration file {file} of VM {vm!r} cannot be kept in a restore point: {reason}"
+    hint = (
+        "Look into the VM's folder on the host and at the lines nvram and extendedConfigFile of its .vmx; rename the"
+        " file there while the VM is off, or move out what is not its own."
+    )
     exit_code = 58
 
 

@@ -120,6 +120,22 @@ def write_mirror(state_dir: str, job: Job) -> None:
     state.write(mirror_path(state_dir, job.job), job.as_dict())
 
 
+def is_begun(state_dir: str, job: Job) -> bool:
+    """Whether this backup server began the job, and it still says on its hypervisor what was written then."""
+    try:
+        with state.kept(state_dir), open(mirror_path(state_dir, job.job), encoding="utf-8") as file:
+            mirror = parse_job(file.read())
+    except FileNotFoundError:
+        return False
+    return mirror is not None and mirror.render() == job.render()
+
+
+def forget(state_dir: str, job: Job) -> None:
+    """Removes the mirror of a job whose file on the hypervisor says the same; of another one that is not its affair."""
+    if is_begun(state_dir, job):
+        remove_mirror(state_dir, job.job)
+
+
 def remove_mirror(state_dir: str, job: str) -> None:
     path = mirror_path(state_dir, job)
     with contextlib.suppress(FileNotFoundError), state.kept(path):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.info import describe_vms
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, record, storeroom, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, record, storeroom, storetwins, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy, NothingSelected
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import valid_run_id
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import HostPlan, VmFacts, plan_host
@@ -53,7 +53,8 @@ def plan_backup(
     strangers = policy.without_vm([(one.name, *one.uuids) for one in found])
     if any(not one.uuids for one in found):
         strangers = tuple(key for key in strangers if uuid_of(key) is None)
-    return plan_host(run_id, label, selection, facts, policy, targets, survey.volumes(host), strangers, rooms)
+    plan = plan_host(run_id, label, selection, facts, policy, targets, survey.volumes(host), strangers, rooms)
+    return storetwins.noticed(plan, stores)
 
 
 def _targets(host: Host, wanted: Mapping[int, tuple[VmPolicy, VmFacts]], stores: Stores) -> dict[int, str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -121,10 +121,12 @@ def add_copies(entry: dict[str, Any], copies: Iterable[Mapping[str, Any]]) -> No
 
 
 def add_told(entry: dict[str, Any], told: Mapping[str, Any]) -> None:
-    """What a store says of a whole restore point: what came to it, what of that was new, and what it took there."""
-    entry["bytes"] = int(told.get("stored") or 0)
-    entry["bytes_sent"] = int(told.get("sent") or 0)
-    entry["bytes_new"] = int(told.get("new") or 0)
+    """What a store says of a whole restore point: what came to it, what of that was new, and what it took there.
+
+    It comes by the journal, which lies on the hypervisor: what is no number there is none here."""
+    for name, word in (("bytes", "stored"), ("bytes_sent", "sent"), ("bytes_new", "new")):
+        value = told.get(word) if isinstance(told, Mapping) else None
+        entry[name] = value if isinstance(value, int) and 0 <= value < 1 << 62 else 0
 
 
 def error_of(error: Any) -> dict[str, Any] | None:
@@ -204,7 +206,10 @@ def merge(
     planned = {plan["host"]: plan for plan in _plans(os.path.join(folder, "hosts"))}
     errors = dict(host_errors or {})
     names = sorted({*hosts, *planned, *errors, *(entry["host"] for entry in entries)})
-    nowhere, twins = _policies_without_vm(names, planned), _twins(planned)
+    made = {
+        (entry["host"], entry["identity"]) for entry in entries if entry["kind"] == "backup" and entry["restore_point"]
+    }
+    nowhere, twins = _policies_without_vm(names, planned), _twins(planned, made)
     host_entries = []
     for name in names:
         error = error_of(errors.get(name))
@@ -242,21 +247,24 @@ def merge(
     }
 
 
-def _twins(planned: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """VMs of different hosts that are copies with one UUID: to a backup point they are one VM. By host, in words."""
-    known: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
+def _twins(planned: Mapping[str, Mapping[str, Any]], made: Collection[tuple[str, str]]) -> dict[str, list[str]]:
+    """VMs of different hosts that have one UUID: to a backup point they are one VM. By host, in words.
+
+    `made`: hosts and identities of which this run has a restore point."""
+    known: dict[tuple[str, str], list[tuple[str, Mapping[str, Any]]]] = {}
     for host, plan in sorted(planned.items()):
         for vm in plan.get("vms") or ():
-            place = (str(vm.get("identity")), str(vm.get("target")))
-            known.setdefault(place, []).append((host, str(vm.get("vm")), str(vm.get("vmx_path"))))
+            known.setdefault((str(vm.get("identity")), str(vm.get("target"))), []).append((host, vm))
     told: dict[str, list[str]] = {}
     for (identity, target), vms in known.items():
-        if len({vmx_path for _host, _vm, vmx_path in vms}) > 1:
-            listed = " and ".join(f"{vm!r} of {host}" for host, vm, _vmx_path in vms)
-            text = (
-                f"{listed} have one UUID ({identity}): their restore points are mixed in {target}; give one a new UUID"
-            )
-            told.setdefault(vms[0][0], []).append(text)
+        listed = " and ".join(f"{str(vm.get('vm'))!r} of {host}" for host, vm in vms)
+        # A VM that is registered on two hosts is backed up by the one that gets its lock.
+        twice = len({host for host, _vm in vms if (host, identity) in made}) > 1
+        if len({vm.get("vmx_path") for _host, vm in vms}) > 1 or twice:
+            apart = all((vm.get("policy") or {}).get("program") == "dedup" for _host, vm in vms)
+            how = "kept apart by their hypervisors" if apart else "mixed"
+            text = f"{listed} have one UUID ({identity}): their restore points are {how} in {target}"
+            told.setdefault(vms[0][0], []).append(f"{text}; give one a new UUID")
     return told
 
 

@@ -16,7 +16,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, record, runlife, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, record, runlife, storeplace, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
     ASKED_BEFORE,
@@ -231,11 +231,11 @@ def _undo(
     undoer = Undoer(host, job, folder, consolidation_timeout=consolidation_timeout)
     undone = undoer.run(vm)
     events = Events(tuple(undoer.log.read()))
-    left = undone.left
+    left, ours = undone.left, jobs.is_begun(state_dir, job)
     if undone.clean:
         left = (*left, *undoer.close(undone))
-        jobs.remove_mirror(state_dir, job.job)
-    close_record(host, job, state_dir, events, undone, found.let_go)
+        jobs.forget(state_dir, job)
+    close_record(host, job, state_dir, events, undone, found.let_go, ours)
     if undone.waiting:
         undoer.let_go()
         return _outcome(found, "waiting", done=undone.done, left=(*left, undone.wait))
@@ -245,9 +245,15 @@ def _undo(
     return _outcome(found, "failed", done=undone.done, left=(*left, *undone.failed), error=error)
 
 
-def close_record(host: Host, job: Job, state_dir: str, events: Events, undone: Undone, ended: bool = False) -> None:
-    """The entry of the run that was killed: interrupted, whatever it had reached, and what was undone when."""
+def close_record(
+    host: Host, job: Job, state_dir: str, events: Events, undone: Undone, ended: bool = False, ours: bool = True
+) -> None:
+    """The entry of the run that was killed: interrupted, whatever it had reached, and what was undone when.
+
+    A job that is not `ours`, or that a hypervisor has altered, writes over no entry that is here."""
     entry = record.read_entry(state_dir, job.run, job.host, job.identity, job.kind)
+    if entry is not None and not ours:
+        return
     if entry is None:
         # Another backup server began it; this one keeps its own note of what it did.
         entry = record.new_entry(job.run, job.host, job.vm, job.identity, job.kind, job.disks)
@@ -261,10 +267,13 @@ def close_record(host: Host, job: Job, state_dir: str, events: Events, undone: U
         return
     if entry["status"] == "ok":
         return
-    past = "restored" if job.kind == "restore" else "backed up"
+    past, open_point = "restored" if job.kind == "restore" else "backed up", storeplace.unsure(job, events)
+    if open_point:
+        unknown = f"whether its restore point {open_point} came to be can only be seen in the store (dedup_store_info)"
+        undone = replace(undone, left=(*undone.left, unknown))
     entry.update(
         status="interrupted",
-        restore_point=events.made or job.final if events.committed and job.kind == "backup" else None,
+        restore_point=events.made or job.final if events.committed and job.kind == "backup" else entry["restore_point"],
         ended_at=iso(host.clock.now()),
         downtime_seconds=downtime_seconds(events.entries),
         done=[f"recovered: {step}" for step in undone.done],
@@ -292,7 +301,7 @@ def hand_on(host: Host, found: lock.Found, state_dir: str) -> str:
     asked = str(intent.get("boot_id") or job.extra.get(ASKED_BEFORE) or "")
     if asked:
         lock.release(host.session, folder, job.job)
-        jobs.remove_mirror(state_dir, job.job)
+        jobs.forget(state_dir, job)
     return asked
 
 
@@ -348,7 +357,7 @@ def _without_folder(host: Host, job: Job, state_dir: str, vms: Sequence[VirtualM
         return Outcome(job.job, job.vm, job.kind, job.directory, "vanished", left=left)
     # The folder is gone although the VM is there: the job was ended, or undone by another backup server.
     if not check:
-        jobs.remove_mirror(state_dir, job.job)
+        jobs.forget(state_dir, job)
     return Outcome(job.job, job.vm, job.kind, job.directory, "recovered", done=("forgot a job that left no trace",))
 
 
@@ -365,7 +374,7 @@ def _unnamed(host: Host, job: Job, state_dir: str, check: bool) -> Outcome:
         reason = result.output.strip() if result.rc != 0 else "its datastore is not there"
         return Outcome(*what, "vanished", left=(f"{job.directory} cannot be looked at: {reason}",))
     if not check:
-        jobs.remove_mirror(state_dir, job.job)
+        jobs.forget(state_dir, job)
     done = f"removed {unnamed}" if said == "removed" else "forgot a job that left no trace"
     kept = said.partition("kept ")[2]
     return Outcome(*what, "recovered", done=(done,), left=(f"{kept} holds files that are not ours",) if kept else ())

@@ -159,7 +159,31 @@ def choose(found: Sequence[RestorePoint], place: str, vm: str | None, at: dateti
         times = ", ".join(sorted(point.time for point in mine))
         wanted = f"of VM {mine[0].vm!r} at or before {iso(at) if at else ''}"
         raise NoRestorePoint(wanted=wanted, point=place, found=f"There are: {times}. Give a later restore_at.")
+    _one_vm(early, place, vm)
     return max(early, key=lambda point: point.time)
+
+
+def _one_vm(points: Sequence[RestorePoint], place: str, vm: str | None) -> None:
+    """An identity is what a hypervisor says. Hosts that take turns, each with files of its own, have a VM each."""
+    turns = [point.host for point in sorted(points, key=lambda point: (point.time, point.path))]
+    turns = [host for number, host in enumerate(turns) if number == 0 or host != turns[number - 1]]
+    lasts = {point.host: point for point in sorted(points, key=lambda point: point.time)}
+    files = {str((point.manifest.get("vm") or {}).get("vmx_path")) for point in lasts.values()}
+    if len(turns) > len(lasts) and len(files) == len(lasts):
+        listed = "; ".join(f"that of {host}, the newest {point.path}" for host, point in sorted(lasts.items()))
+        raise AmbiguousRestorePoint(
+            wanted=vm or "(no VM named)", count=len(lasts), point=place, candidates=f"one UUID, {listed}"
+        )
+
+
+def _of_others(found: Sequence[RestorePoint], chosen: RestorePoint) -> tuple[str, ...]:
+    """That other hosts have made restore points of the same identity, for whoever expects theirs."""
+    mine = sorted((point for point in found if point.identity == chosen.identity), key=lambda point: point.time)
+    others = {point.host: point.path for point in mine if point.host != chosen.host}
+    if not others:
+        return ()
+    listed = "; ".join(f"{host}, the newest {path}" for host, path in sorted(others.items()))
+    return (f"this restore point was made by {chosen.host}; of the same identity there are others, made by {listed}",)
 
 
 def parse_at(text: str) -> datetime:
@@ -433,7 +457,9 @@ def answer(host: Host, params: Mapping[str, Any], stores: Stores | None = None) 
         reserve_percent=params["reserve_percent"],
     )
     plan = plan_restore(point, vmx, wish, read_target(host, label, wish, vmx, point.identity))
-    plan = replace(plan, program=params.get("program") or places.DEFAULT)
+    plan = replace(
+        plan, program=params.get("program") or places.DEFAULT, notes=(*plan.notes, *_of_others(found, point))
+    )
     if plan.problems:
         raise refuse(plan)
     return {

@@ -11,7 +11,14 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, ending, names, record, restoring
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
+    backup,
+    ending,
+    names,
+    record,
+    restoring,
+    storeplace,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.runlife import RunLife
@@ -68,6 +75,9 @@ def run(host: Host, params: Mapping[str, Any], check: bool, stores: Stores | Non
         if not check:
             # The entry knows why, even if the playbook dies before its last step, or that one cannot reach the host.
             entry = backup.entry_of(context)
+            if state == "committed":
+                # Into a store the copy itself commits: its point is there, whatever became of the host since.
+                entry["restore_point"] = entry["restore_point"] or storeplace.made_by(params["copies"] or ())
             if state != "ended" or entry["status"] == "interrupted":
                 entry["error"] = record.error_of(params["error"]) or error.as_dict()
                 record.write_entry(context.state_dir, entry)

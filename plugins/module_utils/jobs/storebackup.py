@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import storeroom
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import JobAltered
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order, disk_results
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import path_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
@@ -45,6 +47,10 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     _refuse_encrypted(host, request, sources)
     room = _room(host, request, sources, stores)
     assert stores.access is not None
+    if not jobs.is_begun(settings.state_dir, frame.job):
+        # Whose points it may be told of, and whose it adds to, goes by what stands here, not on the hypervisor.
+        reason = f"{jobs.mirror_path(settings.state_dir, frame.job.job)} is not there, or says otherwise"
+        raise JobAltered(job=frame.job.job, vm=frame.job.vm, reason=reason)
     order = Order(host, frame.job, frame.journal, store, request.dest, stores.access, tuple(sources))
     fed = order.run(
         Reach(
@@ -60,6 +66,8 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
             reserve_percent=request.reserve_percent,
         )
     )
+    if fed.left:
+        warnings.append(f"the restore point is there, but: {fed.left}")
     result = _result(request, sources, left_out, room, warnings)
     result["disks"] = disk_results(request.dest, fed, sources)
     result["files"] = [file.name for file in fed.point.files]
@@ -86,6 +94,9 @@ def _refuse_encrypted(host: Host, request: Request, sources: tuple[Source, ...])
 
 def _room(host: Host, request: Request, sources: tuple[Source, ...], stores: Stores) -> dict[str, Any]:
     """How much is new is known when it has been looked at; a store without any room need not be begun with."""
+    from ansible_collections.stowage.esxi.plugins.module_utils.store import quota
+
+    quota.must_have_room(stores.open(request.dest))
     found = storeroom.look(stores, request.dest)
     reserve = (found.capacity_bytes or 0) * request.reserve_percent // 100
     room = {

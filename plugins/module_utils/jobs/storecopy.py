@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import configfiles, proving
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import proving
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import ConfigNotCopied
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
@@ -62,22 +62,30 @@ class Order:
                 files=files,
                 facts=facts,
                 before_commit=before_commit,
-                parent=newest(self.store, self.job.identity),
+                parent=newest(self.store, self.job.identity, self.access.scope, facts),
                 scope=self.access.scope,
             ),
             reach,
         )
-        self.journal.note(DONE, point=fed.point.point, store=self.location, told=dict(fed.told))
+        try:
+            self.journal.note(DONE, point=fed.point.point, store=self.location, told=dict(fed.told))
+        except StowageError as error:
+            # The intent names the point, and it is there: whoever looks finds it.
+            fed = replace(fed, left="; ".join(filter(None, (fed.left, error.message))))
         return fed
 
     def config(self) -> dict[str, bytes]:
         """What was kept of the VM before anything was done to it."""
         folder = posixpath.join(self.journal.folder, CONFIG)
         session = self.host.session
-        found = {
-            name: session.read_text(posixpath.join(folder, name)).encode("utf-8", "surrogateescape")
-            for name in points.folder_files(session, folder)
-        }
+        there = {name: size for name, (size, _allocated) in points.folder_files(session, folder).items()}
+        # Before a byte of a disk is read: what a store cannot keep would end the backup at its end.
+        configfiles.check(self.job.vm, there)
+        found = {}
+        for name in there:
+            found[name] = session.read_text(posixpath.join(folder, name)).encode("utf-8", "surrogateescape")
+        # What was said to be small may have become large.
+        configfiles.check(self.job.vm, {name: len(data) for name, data in found.items()})
         if posixpath.basename(self.job.vmx_path) not in found:
             # Nobody could restore from it: better no point than one that looks whole.
             raise ConfigNotCopied(
@@ -113,10 +121,16 @@ class Order:
         )
 
 
-def newest(store: Store, machine: str) -> Point | None:
-    """What is most like the VM. One that cannot be read is no parent; this very backup heals what it can."""
+def newest(store: Store, machine: str, scope: str, facts: Mapping[str, Any]) -> Point | None:
+    """What is most like the VM, of what its hypervisor may be told of: another one may use its identity, too.
+
+    One that cannot be read is no parent; this very backup heals what it can."""
+    from ansible_collections.stowage.esxi.plugins.module_utils.store.known import Scope, leant_on
+
+    within = Scope.of(scope, facts)
     found = [point for _name, point in store.look_at_points(machine) if not isinstance(point, StowageError)]
-    return max(found, key=lambda point: point.point, default=None)
+    near = [point for point in found if leant_on(within, facts, point) is not None]
+    return max(near, key=lambda point: point.point, default=None)
 
 
 def disk_results(location: str, fed: Fed, sources: Sequence[Source]) -> list[dict[str, Any]]:
@@ -136,7 +150,7 @@ def disk_results(location: str, fed: Fed, sources: Sequence[Source]) -> list[dic
             "rate": one.rate,
             "verified": one.verified,
             "method": one.method,
-            "notes": list(one.notes),
+            "notes": [*one.notes, *([f"the restore point is there, but: {fed.left}"] if fed.left else [])],
         }
         for one in fed.disks
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 MARK = "::"
+_POINT = re.compile(r"::\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{6}(?=/|\Z)")
 #: Journalled when all bytes are in the store and the source has proven still, before the point is there.
 INTENT = "store-commit-intent"
 #: Journalled when it is there.
@@ -48,9 +50,29 @@ def path_of(location: str, point: str) -> str:
 
 def parse_path(path: str) -> tuple[str, str, str]:
     """Store, id of the restore point, and the name of what is in it; ids and names that are not there are empty."""
-    location, _mark, rest = path.partition(MARK)
+    # A store's own path may hold the mark, too; an id has a form of its own.
+    found = _POINT.search(path)
+    at = found.start() if found else path.find(MARK)
+    location, rest = (path[:at], path[at + len(MARK) :]) if at >= 0 else (path, "")
     point, _slash, name = rest.partition("/")
     return location, point, name
+
+
+def made_by(copies: Iterable[Mapping[str, Any]]) -> str | None:
+    """The restore point that these copies of disks are in; None where they went elsewhere."""
+    for copy in copies:
+        location, point, _name = parse_path(str(copy.get("dest") or ""))
+        if point and copy.get("format") == "store":
+            return path_of(location, point)
+    return None
+
+
+def unsure(job: Job, events: Events) -> str:
+    """The point of a commit that was begun and never answered, in a bucket: without its key nobody can look."""
+    begun = events.last(INTENT)
+    if begun is None or events.last(DONE) is not None or events.committed or job.final.startswith("/"):
+        return ""
+    return path_of(job.final, str(begun["point"]))
 
 
 class StorePlace:
@@ -102,8 +124,10 @@ class StorePlace:
     def made(self, host: Host, job: Job, events: Events) -> str:
         """Whether the point of that name is there needs no key, only the store's own folder; a bucket's needs one."""
         begun = events.last(INTENT)
-        if begun is None or (self.stores.access is None and not job.final.startswith("/")):
+        if begun is None or unsure(job, events) and self.stores.access is None:
             return ""
+        if self.stores.access is None and not job.final.startswith("/"):
+            return path_of(job.final, str((events.last(DONE) or begun)["point"]))
         from ansible_collections.stowage.esxi.plugins.module_utils.store import points, registry
         from ansible_collections.stowage.esxi.plugins.module_utils.store.location import backend_at
 

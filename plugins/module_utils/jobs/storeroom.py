@@ -32,6 +32,7 @@ def look(stores: Stores, location: str) -> StoreRoom:
 
     try:
         store = stores.open(location)
+        quota.must_have_room(store)
         left = quota.room_left(store)
         reserve = quota.reserve(store) if left is not None else 0
     except NoStore as error:

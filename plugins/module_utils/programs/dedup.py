@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The program ``dedup``: joins the reading of a hypervisor's disks with the store that they go into.
 
-When it returns, or raises, no process of ours on the hypervisor holds a disk open any more, or the error says which
-does.
+When it returns, or raises, no process of ours on the hypervisor holds a disk open any more, or it says which does. It
+raises only where there is no restore point.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Meter, Progress
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.ladder import Ladder, Reading
@@ -29,6 +30,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
 
 VERIFIED = "every chunk by its SHA-256, as hashed on the host; each that came was hashed again here"
+OF_CLONE = "of a clone that the host has made, {verified}. The clone and its source: {proof}"
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class DiskFed:
     sent_bytes: int
     seconds: float
     method: str
-    notes: tuple[str, ...] = ()
-    verified: str = VERIFIED
+    notes: tuple[str, ...]
+    verified: str
 
     @property
     def rate(self) -> int:
@@ -65,9 +67,12 @@ class DiskFed:
 
 @dataclass(frozen=True)
 class Fed:
+    """`left`: what could not be put away on the hypervisor when the restore point was there."""
+
     point: Point
     disks: tuple[DiskFed, ...]
     told: Mapping[str, int]
+    left: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,11 @@ class _Open:
     @property
     def method(self) -> str:
         return "clone" if self.reading.way == "clone" else self.way.method
+
+    @property
+    def verified(self) -> str:
+        """Of a clone no more is proven than of the clone."""
+        return OF_CLONE.format(verified=VERIFIED, proof=self.reading.proof) if self.reading.proof else VERIFIED
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -157,6 +167,7 @@ class _Disks:
                 round(self._ended[disk.key] - self._began.get(disk.key, began), 3),
                 one.method,
                 one.notes,
+                one.verified,
             )
             for one, disk in zip(self._opened, self.metered)
         )
@@ -170,32 +181,51 @@ class _Disks:
 
 def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
     """One restore point from the disks of a hypervisor."""
+    found: list[tuple[Point, backup.Told, tuple[DiskFed, ...]]] = []
+    left = ""
+    try:
+        with _opened(feeding.sources, reach) as opened:
+            _must_fit(opened, feeding, reach)
+            found.append(_fed(store, feeding, reach, opened))
+    except StowageError as error:
+        if not found:
+            raise
+        # The restore point is there. What stays on the hypervisor is journalled, and the undoing of the job ends it.
+        left = error.message
+    ((point, told, disks),) = found
+    return Fed(point, disks, {name: int(value) for name, value in vars(told).items()}, left)
+
+
+def _fed(
+    store: Store, feeding: Feeding, reach: Reach, opened: Sequence[_Open]
+) -> tuple[Point, backup.Told, tuple[DiskFed, ...]]:
     began = reach.clock.monotonic()
-    with _opened(feeding.sources, reach) as opened:
-        _must_fit(opened, feeding, reach)
-        disks = _Disks(reach, opened)
-        fed: tuple[DiskFed, ...] = ()
+    disks = _Disks(reach, opened)
+    fed: tuple[DiskFed, ...] = ()
 
-        def before_commit(point: str) -> Mapping[str, Any]:
-            nonlocal fed
-            with disks.watch.paused():
-                fed = disks.finish(began)
-                return feeding.before_commit(point, fed)
+    def before_commit(point: str) -> Mapping[str, Any]:
+        nonlocal fed
+        with disks.watch.at_rest():
+            fed = disks.finish(began)
+            facts = feeding.before_commit(point, fed)
+        # What becomes of the host from here on cannot unmake a restore point that is proven.
+        disks.watch.decided()
+        return facts
 
-        with disks.watch:
-            point, told = backup.run(
-                store,
-                feeding.machine_id,
-                feeding.machine_name,
-                [backup.DiskInput(disk.key, disk) for disk in disks.metered],
-                feeding.files,
-                parent=feeding.parent,
-                facts=feeding.facts,
-                threads=reach.connections,
-                scope=feeding.scope,
-                before_commit=before_commit,
-            )
-    return Fed(point, fed, {name: int(value) for name, value in vars(told).items()})
+    with disks.watch:
+        point, told = backup.run(
+            store,
+            feeding.machine_id,
+            feeding.machine_name,
+            [backup.DiskInput(disk.key, disk) for disk in disks.metered],
+            feeding.files,
+            parent=feeding.parent,
+            facts=feeding.facts,
+            threads=reach.connections,
+            scope=feeding.scope,
+            before_commit=before_commit,
+        )
+    return point, told, fed
 
 
 def _must_fit(opened: Sequence[_Open], feeding: Feeding, reach: Reach) -> None:
@@ -235,6 +265,7 @@ def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
     with contextlib.ExitStack() as stack:
         starter = stack.enter_context(KeptLinks(host, reach.connections + len(sources)))
         for source in sources:
+            reach.alive()
             disk, reading = stack.enter_context(ladder.opened(source, open_disk, reach.progress))
             if opened:
                 # The limit holds for all of them together, and the wire is the same.

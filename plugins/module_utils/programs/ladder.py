@@ -17,7 +17,12 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.datastore import Datastore
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors, stall
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import CopyTask, DiskTask, Note
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import (
+    CopyTask,
+    DiskResult,
+    DiskTask,
+    Note,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import file_name
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import Vmkfstools, no_note
@@ -44,6 +49,8 @@ class Reading:
     reason: str = ""
     datastore: str = ""
     clone_seconds: float = 0.0
+    proof: str = ""
+    """What is known of a clone's being what its source is, beside the word of the host that made it."""
 
 
 class Ladder:
@@ -80,8 +87,8 @@ class Ladder:
             clock=self.clock,
             window_seconds=window_seconds,
             stall_seconds=stall_seconds,
-            # What cannot be read cannot be compared with.
-            verify="none",
+            # What is locked for us may be locked for the host's own commands, too; then that is what is told.
+            verify="sample",
         )
 
     @contextlib.contextmanager
@@ -106,10 +113,10 @@ class Ladder:
                 return
         store = self._store(source, reason, cause)
         began = self.clock.monotonic()
-        with self._clone(source, store, progress) as path:
+        with self._clone(source, store, progress) as (path, made):
             seconds = round(self.clock.monotonic() - began, 3)
             with open_disk(path) as disk:
-                yield disk, Reading("clone", path, reason, store.name, seconds)
+                yield disk, Reading("clone", path, reason, store.name, seconds, _proof(source, made))
 
     def _store(self, source: Source, reason: str, cause: StowageError | None) -> Datastore:
         own = self.host.datastore(source.path)
@@ -132,7 +139,9 @@ class Ladder:
         return store.free_bytes - store.capacity_bytes * self.reserve_percent // 100
 
     @contextlib.contextmanager
-    def _clone(self, source: Source, store: Datastore, progress: Callable[[Progress], None]) -> Iterator[str]:
+    def _clone(
+        self, source: Source, store: Datastore, progress: Callable[[Progress], None]
+    ) -> Iterator[tuple[str, DiskResult]]:
         token = secrets.token_hex(8)
         folder = posixpath.join(store.path, f".stowage-clone-{self.label}-{token[:6]}")
         path = posixpath.join(folder, file_name(source))
@@ -146,6 +155,8 @@ class Ladder:
                     capacity_bytes=source.capacity_bytes,
                     bytes_to_read=source.bytes_to_read,
                     source_kind=source.kind,
+                    flat=source.flat,
+                    not_flat=source.not_flat,
                 ),
             ),
             files=(),
@@ -156,9 +167,9 @@ class Ladder:
             lease=self.lease,
         )
         self.note("temp", path=folder)
-        self._clones.copy(self.host, task, progress, self.alive)
+        (made,) = self._clones.copy(self.host, task, progress, self.alive).disks
         try:
-            yield path
+            yield path, made
         except BaseException as error:
             left = self._removed(folder, path)
             if left and isinstance(error, StowageError):
@@ -175,3 +186,11 @@ class Ladder:
         except StowageError as error:
             return error.message
         return "" if answer.rc == 0 else answer.output or f"status {answer.rc}"
+
+
+def _proof(source: Source, made: DiskResult) -> str:
+    """Its descriptor, size and extents were looked at when it was made (`vmkfstools.inspect`), and refused if wrong."""
+    found = (
+        f"the same {made.capacity_bytes} bytes, {made.copied_bytes} of them occupied, its source {source.bytes_to_read}"
+    )
+    return f"{found}; {made.verified if made.verified.startswith('not compared') else f'compared: {made.verified}'}"

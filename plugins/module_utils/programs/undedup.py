@@ -128,7 +128,7 @@ def bring(
             with watch:
                 told = restore.to_target(store, disk, target, threads=reach.connections, tally=tally)
                 if verify != "none":
-                    verified = _compared(store, disk, target, verify == "full", watch, count)
+                    verified = _compared(reach.host.name, store, disk, target, verify == "full", watch, count)
         copied = _looked_at(task, reach)
     return DiskBrought(
         copied_bytes=copied,
@@ -212,7 +212,9 @@ def _made(task: DiskTask, folders: Sequence[str], reach: Reach) -> Iterator[None
         raise
 
 
-def _compared(store: Store, disk: DiskMap, target: DiskTarget, whole: bool, watch: Watch, count: list[int]) -> str:
+def _compared(
+    host: str, store: Store, disk: DiskMap, target: DiskTarget, whole: bool, watch: Watch, count: list[int]
+) -> str:
     """What the host hashes of the disk that it now has must be what the restore point says of it."""
     compared = 0
     with target.lane() as lane:
@@ -226,7 +228,7 @@ def _compared(store: Store, disk: DiskMap, target: DiskTarget, whole: bool, watc
                 if named != _id_of(store, disk, slot):
                     place = f"the {disk.length_of(slot)} bytes at {slot * disk.chunk_bytes}"
                     raise errors.CopyDiffers(
-                        host="", source=disk.key, target=target.path, reason=f"{place} are not those of the store"
+                        host=host, source=disk.key, target=target.path, reason=f"{place} are not those of the store"
                     )
                 compared += 1
             count[0] += len(span)

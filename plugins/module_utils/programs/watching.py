@@ -35,6 +35,7 @@ class Watch:
         self._stall_seconds = stall_seconds
         self._clock: Clock = clock or SystemClock()
         self._turn = threading.Lock()
+        self._rests = self._decided = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
         self.error: BaseException | None = None
@@ -45,28 +46,38 @@ class Watch:
             raise self.error
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Nobody looks meanwhile: one thread at a time talks to the host, and the time does not count."""
+    def at_rest(self) -> Iterator[None]:
+        """Nothing moves meanwhile, and that time does not count. The signs of life go on: it may be long."""
+        self.check()
+        self._rests = True
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._rests, self._since = False, self._clock.monotonic()
+
+    def decided(self) -> None:
+        """Raises what has ended the work by now; after that nothing does. Who looks on still gives signs of life."""
         with self._turn:
             self.check()
-            yield
-            self._since = self._clock.monotonic()
+            self._decided = True
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
-            with self._turn:
-                try:
-                    self._look()
-                    self._judge()
-                except BaseException as error:
-                    self.error = error
+            try:
+                self._look()
+                self._judge()
+            except BaseException as error:
+                with self._turn:
+                    if not self._decided:
+                        self.error = error
             if self.error is not None:
                 self._end()
                 return
 
     def _judge(self) -> None:
         now, count = self._clock.monotonic(), self._moved()
-        if count != self._count:
+        if count != self._count or self._rests:
             self._count, self._since = count, now
         elif now - self._since >= self._stall_seconds:
             raise NothingMoves(what=self._what, seconds=int(now - self._since))

@@ -75,6 +75,13 @@ class CommandTimeout(SshError):
     exit_code = 16
 
 
+class AnswerTooLong(SshError):
+    id = "ssh-answer-too-long"
+    template = "On {host} this printed more than {limit} bytes, and was ended: {command}"
+    hint = "No command of ours has so much to say: look at what answers for it on that host"
+    exit_code = 16
+
+
 class ProgramMissing(SshError):
     id = "ssh-program-missing"
     template = "There is no way to speak SSH to {host}: {reason}"

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import IO
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import SystemClock
@@ -27,6 +28,7 @@ REFUSED_SECONDS = 60
 
 # For a login after the key exchange, which the connect timeout covers.
 _LOGIN_SECONDS = 30
+_MOST_WORDS = 1 << 20
 
 
 class Master:
@@ -312,8 +314,7 @@ def run_ssh(words: list[str], endpoint: Endpoint, extra: dict[str, str]) -> tupl
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
             return 255, f"Connection timed out: no login within {limit} seconds"
-        words_file.seek(0)
-        return rc, words_file.read().decode("utf-8", "replace")
+        return rc, _tail(words_file)
 
 
 @contextlib.contextmanager
@@ -355,5 +356,12 @@ def _log(folder: str) -> Iterator[str]:
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read()
+    with open(path, "rb") as file:
+        return _tail(file)
+
+
+def _tail(file: IO[bytes]) -> str:
+    """The end of what ssh said, where its own words are: before it a server may have sent a banner of any length."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _MOST_WORDS))
+    return file.read(_MOST_WORDS).decode("utf-8", "replace")

@@ -9,18 +9,21 @@ import contextlib
 import os
 import re
 import secrets
+import selectors
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh import options, quoting
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import CommandTimeout, ConnectionLost, SshError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.master import Master, environment
-from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session, too_long
 
 # One connection carries ten sessions on ESXi. Four connections are forty commands at a time: more is a defect.
 _SLOTS = 4
+_READ = 1 << 16
 
 
 class OpenSshSession(Session):
@@ -84,8 +87,8 @@ class OpenSshSession(Session):
             start_new_session=True,
         )
         try:
-            return process.communicate(stdin, timeout=timeout_seconds)
-        except subprocess.TimeoutExpired:
+            return self._exchange(process, stdin or b"", time.monotonic() + timeout_seconds, line)
+        except TimeoutError:
             raise CommandTimeout(
                 host=self.endpoint.host,
                 port=self.endpoint.port,
@@ -102,6 +105,44 @@ class OpenSshSession(Session):
                 if pipe is not None:
                     with contextlib.suppress(OSError):
                         pipe.close()
+
+    def _exchange(
+        self, process: subprocess.Popen[bytes], stdin: bytes, deadline: float, line: str
+    ) -> tuple[bytes, bytes]:
+        """Feeds and reads all three streams until both outputs have ended, and the client with them."""
+        found = {process.stdout: bytearray(), process.stderr: bytearray()}
+        rest = memoryview(stdin)
+        with selectors.DefaultSelector() as ready:
+            for stream in found:
+                if stream is not None:
+                    ready.register(stream, selectors.EVENT_READ)
+            if process.stdin is not None:
+                os.set_blocking(process.stdin.fileno(), False)
+                ready.register(process.stdin, selectors.EVENT_WRITE)
+            while ready.get_map():
+                left = deadline - time.monotonic()
+                # A command that prints for ever has a limit, too.
+                if left <= 0:
+                    raise TimeoutError
+                for key, _events in ready.select(left):
+                    if key.fileobj is process.stdin:
+                        rest = _fed(key.fd, rest)
+                        if not rest:
+                            ready.unregister(key.fileobj)
+                            with contextlib.suppress(OSError):
+                                process.stdin.close()
+                        continue
+                    data = os.read(key.fd, _READ)
+                    if not data:
+                        ready.unregister(key.fileobj)
+                    found[key.fileobj] += data  # type: ignore[index]
+                if sum(map(len, found.values())) > self.most_bytes:
+                    raise too_long(self.endpoint, line, self.most_bytes)
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+        return bytes(found[process.stdout]), bytes(found[process.stderr])
 
     def _lost(self, line: str, words: str) -> ConnectionLost:
         lines = [text.strip() for text in words.splitlines() if text.strip() and options.NO_MASTER not in text]
@@ -122,6 +163,16 @@ def never_started(words: str) -> bool:
         return False
     doubts = [line for line in words.splitlines() if line.startswith("mux_client")]
     return all("refused by peer" in line or "hello_exchange" in line for line in doubts)
+
+
+def _fed(handle: int, data: memoryview) -> memoryview:
+    """What is still to be written; nothing where nobody reads it any more."""
+    try:
+        return data[os.write(handle, data[:_READ]) :] if data else data
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:
+        return data[:0]
 
 
 def _text(data: bytes) -> str:

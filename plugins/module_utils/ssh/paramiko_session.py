@@ -15,7 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh import paramiko_l
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import CommandTimeout, ConnectionLost
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.options import ALIVE_INTERVAL_SECONDS
-from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session, too_long
 
 _READ = 65536
 # The library has waits without a limit: past the command's own, the connection is closed.
@@ -38,7 +38,7 @@ class ParamikoSession(Session):
             try:
                 # The same parentheses as over OpenSSH: one way for a command to reach the shell.
                 channel.exec_command(f"({line})".encode("utf-8", "surrogateescape"))
-                stdout, stderr, rc = self._exchange(channel, stdin or b"", deadline)
+                stdout, stderr, rc = self._exchange(channel, stdin or b"", deadline, line)
             except (paramiko_login.library().SSHException, OSError, EOFError) as error:
                 if isinstance(error, TimeoutError) or expired.is_set():
                     raise CommandTimeout(
@@ -76,7 +76,7 @@ class ParamikoSession(Session):
         except (paramiko_login.library().SSHException, OSError, EOFError) as error:
             raise self._lost(line, str(error) or type(error).__name__) from error
 
-    def _exchange(self, channel: Any, stdin: bytes, deadline: float) -> tuple[bytes, bytes, int | None]:
+    def _exchange(self, channel: Any, stdin: bytes, deadline: float, line: str) -> tuple[bytes, bytes, int | None]:
         """Feeds and reads without blocking on any one of the three streams, until the channel is closed."""
         out = bytearray()
         err = bytearray()
@@ -99,7 +99,9 @@ class ParamikoSession(Session):
             if channel.recv_stderr_ready():
                 err += channel.recv_stderr(_READ)
                 moved = True
-            # A command that prints for ever has a limit, too.
+            # A command that prints for ever has a limit, too, and one that prints fast another one.
+            if len(out) + len(err) > self.most_bytes:
+                raise too_long(self.endpoint, line, self.most_bytes)
             if time.monotonic() >= deadline:
                 raise TimeoutError
             if not moved:

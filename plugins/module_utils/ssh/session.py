@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh import quoting
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
-from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import RemoteCommandFailed, RemoteFileError
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import (
+    AnswerTooLong,
+    RemoteCommandFailed,
+    RemoteFileError,
+)
+
+# Of both streams. The longest answer of an honest host, a thousand manifests at once, stays far below.
+MOST_BYTES = 64 << 20
 
 # The size check is the point: a connection cut in the middle looks like the end of the data to cat.
 _WRITE = (
@@ -48,8 +55,11 @@ class Session(ABC):
     """A way to run commands on one machine. Each call is on its own: no state is kept on the other side.
 
     Every call raises the errors of ``ssh.errors`` for what the connection does, never for what the command returns.
-    A call that raised ``ConnectionLost`` or ``CommandTimeout`` may have run on the other side, in whole or in part.
+    A call that raised ``ConnectionLost``, ``CommandTimeout`` or ``AnswerTooLong`` may have run on the other side, in
+    whole or in part. No answer takes more memory than ``most_bytes``: the other side may print for ever.
     """
+
+    most_bytes = MOST_BYTES
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -111,6 +121,11 @@ class Session(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def too_long(endpoint: Endpoint, line: str, limit: int) -> AnswerTooLong:
+    """What a session raises that has read more than it will keep."""
+    return AnswerTooLong(host=endpoint.host, port=endpoint.port, command=quoting.shorten(line), limit=limit)
 
 
 def open_session(endpoint: Endpoint) -> Session:

@@ -22,7 +22,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.changes import 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.feed import Feed, Shared
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
-from ansible_collections.stowage.esxi.plugins.module_utils.store.known import Known, Scope
+from ansible_collections.stowage.esxi.plugins.module_utils.store.known import Known, Scope, leant_on
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import FILE, PAGE
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import (
     PAGE_SLOTS,
@@ -74,7 +74,7 @@ def run(
 
     Of a disk that is hashed where it lies, `threads` are connections, and what the store has is taken from it without
     its bytes as far as the `scope` goes: `host`, `group` (restore points with the same hypervisor or group in their
-    facts as `facts` has) or `store`.
+    facts as `facts` has) or `store`. Of a parent that lies outside of it such a disk is told nothing.
 
     `before_commit` is called with the point's id, when every byte is durable and nothing else is: by raising it
     prevents the restore point; what it returns is added to its facts."""
@@ -82,8 +82,10 @@ def run(
         writer = stack.enter_context(Writer(store, machine_id, machine_name, like))
         if any(not isinstance(disk.source, DiskSource) for disk in disks):
             writer.tell_of(facts or {})
-        shared = stack.enter_context(_shared(writer, Scope.of(scope, facts or {}), parent))
-        job = _Job(writer, disks, parent, trust_check, threads or len(os.sched_getaffinity(0)), tally, shared)
+        within = Scope.of(scope, facts or {})
+        near = leant_on(within, facts or {}, parent)
+        shared = stack.enter_context(_shared(writer, within, near))
+        job = _Job(writer, disks, parent, near, trust_check, threads or len(os.sched_getaffinity(0)), tally, shared)
         maps = job.disks()
         stored = job.files(files or {})
         point = Point(
@@ -120,13 +122,14 @@ class _Job:
         writer: Writer,
         disks: Sequence[DiskInput],
         parent: Point | None,
+        near: Point | None,
         trust_check: bool,
         threads: int,
         tally: Tally | None,
         shared: Shared,
     ) -> None:
         self.writer, self.store = writer, writer.store
-        self.inputs, self.parent = disks, parent
+        self.inputs, self.parent, self.near = disks, parent, near
         self.trust_check = trust_check
         self.threads = threads
         self.tally = tally or Tally()
@@ -168,8 +171,9 @@ class _Job:
                 yield from self._spans(number, disk, plan, old, page, slots, touched)
 
     def _old(self, disk: DiskInput, plan: DiskMap) -> DiskMap | None:
-        """The parent's map of this disk, where its grid is ours."""
-        old = self.parent.disk(disk.key) if self.parent else None
+        """The parent's map of this disk, where its grid is ours, and whoever hashes the disk may be told of it."""
+        parent = self.parent if isinstance(disk.source, DiskSource) else self.near
+        old = parent.disk(disk.key) if parent else None
         return old if old is not None and old.chunk_bytes == plan.chunk_bytes else None
 
     def _spans(

@@ -185,7 +185,7 @@ def _announce(store: Store, needed: Needed, packs: Collection[str], report: Repo
 def _candidates(store: Store, found: Usage, rewrite: Collection[str]) -> list[str]:
     """Those that free most for what they cost first, as long as there is room for the copies."""
     wanted = {*found.partly(store.settings["repack_percent"]), *(pack for pack in rewrite if found.live.get(pack))}
-    room = quota.room_left(store)
+    room = quota.room_for_copies(store)
     chosen = []
     for pack in sorted(wanted & found.sizes.keys(), key=lambda pack: (found.live[pack], pack)):
         if room is not None:

@@ -258,6 +258,19 @@ class QuotaReached(StoreError):
     exit_code = 68
 
 
+class NoRoomLeft(StoreError):
+    id = "store-no-room"
+    template = (
+        "The backup was given up: the file system of the store {store} has {free} bytes free, and {reserve} of them "
+        "stay for commits and collections"
+    )
+    hint = (
+        "Nothing was committed, and no restore point was touched. Prune and collect, make room beside the store, or"
+        " move it to a larger file system; a quota (quota_bytes) ends a backup earlier."
+    )
+    exit_code = 68
+
+
 class KeeperBusy(StoreError):
     id = "store-keeper-busy"
     template = "Another collection or repair works on the store {store}"

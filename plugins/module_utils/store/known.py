@@ -53,6 +53,15 @@ class Scope:
         return self.name is not None and _text(facts, _fact(self.kind)) == self.name
 
 
+def leant_on(scope: Scope, facts: Mapping[str, Any], parent: Point | None) -> Point | None:
+    """The parent, where a source may be told of it: one of the scope, or one that the same hypervisor has made.
+
+    Whose disk it is proves nothing: a machine's id is what a hypervisor says."""
+    if parent is None or scope.holds(parent.facts) or Scope.of("host", facts).holds(parent.facts):
+        return parent
+    return None
+
+
 def _fact(kind: str) -> str:
     return HYPERVISOR if kind == "host" else GROUP
 
@@ -68,7 +77,7 @@ class Known:
     Serves several threads."""
 
     def __init__(self, store: Store, scope: Scope, parent: Point | None = None) -> None:
-        """The chunks of `parent` are always known."""
+        """The chunks of `parent` are known in any case: see `leant_on`."""
         self._store, self._scope, self._parent = store, scope, parent
         self._guard = threading.Lock()
         self._table: Prefixes | None = None

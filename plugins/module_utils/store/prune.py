@@ -4,7 +4,7 @@
 """Old restore points go by rules, and then by room; each one with the reasons for which it stays or goes.
 
 What a rule counts are restore points that were committed, and that verify has not found damaged: a backup that failed
-takes no other one's place.
+takes no other one's place. Each hypervisor's of one machine are counted apart.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base import retention
 from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Aged, Keep
 from ansible_collections.stowage.esxi.plugins.module_utils.store import capacity, collect, find, removal, verified
+from ansible_collections.stowage.esxi.plugins.module_utils.store.known import HYPERVISOR
 from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_point_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import Needed
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import FOLDER, Point
@@ -127,16 +128,17 @@ def decide(store: Store, keep: Keep, machines: Collection[str] | None = None, mi
     held = removal.held(store.backend)
     going = frozenset().union(*(one.points for one in removal.under_way(store.backend))) - held
     findings = verified.findings(store)
-    groups: dict[str, list[Point]] = {}
+    # An identity is what a hypervisor says: of two that have the same, none may push out what the other has made.
+    groups: dict[tuple[str, str], list[Point]] = {}
     everything = list(Needed(store).points())
     for point in everything:
-        groups.setdefault(point.machine_id, []).append(point)
+        groups.setdefault((point.machine_id, str(point.facts.get(HYPERVISOR) or "")), []).append(point)
     if machines is not None:
         machines = find.machine_ids(store, everything, machines)
     newest = max((moment_of(point) for point in everything), default=None)
     found: list[Decision] = []
     for machine in sorted(groups, key=lambda one: (groups[one][0].machine_name, one)):
-        if machines is None or machine in machines:
+        if machines is None or machine[0] in machines:
             good = {name for name, one in findings.items() if one.good}
             bad = {name for name, one in findings.items() if not one.good}
             found += _of_machine(store, groups[machine], keep, newest, min_verified, held, going, good, bad)

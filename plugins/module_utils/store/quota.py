@@ -1,16 +1,22 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The room that a store may take. A backup that meets it is given up before it takes what a collection needs."""
+"""The room that a store may take, and the room that there is. A backup that meets either is given up before it takes
+what a commit and a collection need."""
 
 from __future__ import annotations
 
 import threading
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import QuotaReached
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoRoomLeft, QuotaReached
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
 
 _SHARE = 20
+# Of a large file system: the index of ten million chunks, written anew, and some packs.
+_MOST_KEPT = 1 << 30
+# What others write there meanwhile is not seen for so many bytes of ours.
+_LOOK = 64 << 20
+_LEAST_LOOK = 1 << 20
 
 
 def reserve(store: Store) -> int:
@@ -23,6 +29,25 @@ def room_left(store: Store) -> int | None:
     """Bytes below the quota, the reserve among them; None without a quota."""
     quota: int = store.settings["quota_bytes"]
     return max(0, quota - used(store)) if quota else None
+
+
+def room_for_copies(store: Store) -> int | None:
+    """Bytes that a collection may write before it gives any back."""
+    room = store.backend.room()
+    found = [left for left in (room_left(store), None if room is None else room[1]) if left is not None]
+    return min(found, default=None)
+
+
+def must_have_room(store: Store) -> int | None:
+    """`NoRoomLeft` where the file system has no more than its reserve; else what it has besides, None for no limit."""
+    room = store.backend.room()
+    if room is None:
+        return None
+    capacity, free = room
+    kept = int(store.settings["reserve_bytes"]) or min(capacity // _SHARE, _MOST_KEPT)
+    if free <= kept:
+        raise NoRoomLeft(store=store.name, free=free, reserve=kept)
+    return free - kept
 
 
 def used(store: Store, without_writer: str | None = None) -> int:
@@ -42,14 +67,20 @@ class Quota:
         self._guard = threading.Lock()
         self._quota: int = store.settings["quota_bytes"]
         self._own = 0
+        # Of the file system, until it is looked at again.
+        self._left = 0
         if self._quota:
             self._measure()
 
     def take(self, count: int) -> None:
-        """So many bytes more; `QuotaReached`."""
-        if not self._quota:
-            return
+        """So many bytes more, which are written by now; `QuotaReached`, `NoRoomLeft`."""
         with self._guard:
+            self._left -= count
+            if self._left < 0:
+                room = must_have_room(self._store)
+                self._left = _LOOK if room is None else min(_LOOK, max(_LEAST_LOOK, room // 2))
+            if not self._quota:
+                return
             self._own += count
             if self._own > self._look_at:
                 self._measure()

@@ -230,7 +230,9 @@ class Writer(Registered):
             raise WriterRevoked(point=self.point) from error
         if self._teller is not None:
             self._teller.withdraw()
-        self.unregister()
+        # The point is there. A registration that stays is that of a silent writer, whom a collection gives up in vain.
+        with contextlib.suppress(StoreError):
+            self.unregister()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:

@@ -67,7 +67,13 @@ stowage_read() { said=$(stowage_dd "$@" 3>&4); stowage_end "$1" "$said"; }
 stowage_open() {
     if [ -e "$2" ] && ! [ -f "$2" ]; then stowage_end "$1" "dd: can't open: Invalid argument"; return; fi
     said=$(dd if="$2" bs=512 count=1 2>&1 >/dev/null) || { stowage_end "$1" "$said"; return; }
-    real=$(readlink -f "$2" 2>/dev/null) || real=$2
+    real=$(readlink -f "$2" 2>/dev/null)
+    if [ -z "$real" ]; then
+        # Where nothing follows a link, one is not read: it may lead anywhere.
+        if [ -L "$2" ]; then stowage_end "$1" "dd: can't open: Invalid argument"; return; fi
+        real=$(cd -P "${2%/*}/" 2>/dev/null && pwd -P) || real=${2%/*}
+        real=$real/${2##*/}
+    fi
     stowage_end "$1" "facts $(stat -L -c '%s %Y %b %B %d %i' "$2") $real"
 }
 exec 4>&1

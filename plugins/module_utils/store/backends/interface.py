@@ -103,6 +103,10 @@ class Backend(ABC):
         """Whether both are one place, by whatever words it was named."""
         return self is other
 
+    def room(self) -> tuple[int, int] | None:
+        """All bytes of the file system that it lies on, and those that are free; None where there is none to fill."""
+        return None
+
     def check(self) -> None:  # noqa: B027  most places cannot but keep it
         """Proves that the place gives a name only once; before the first store is made there."""
 

@@ -224,6 +224,11 @@ class LocalBackend(Backend):
         except OSError:
             return False
 
+    def room(self) -> tuple[int, int] | None:
+        with self.told("its file system", "looked at"):
+            found = os.statvfs(self.root)
+        return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+
     def check(self) -> None:
         """A new store's folder is made; the one above it must be there."""
         above = os.path.dirname(os.path.abspath(self.root))

@@ -41,6 +41,20 @@ def test_a_restored_vm_that_did_not_start_is_failed_and_its_disks_are_back(conte
     assert [disk["status"] for disk in entry["disks"]] == ["ok"]
 
 
+def test_a_backup_that_failed_when_its_point_was_there_names_it_with_the_reason(tmp_path: Path) -> None:
+    """A commit whose answer was lost has happened all the same."""
+    host: Any = SimpleNamespace(clock=FakeClock())
+    plan = {**PLAN, "identity": "id-1"}
+    context = Context(host, plan, "run1", str(tmp_path), "esx1", "tests")
+    entry = record.start_entry(ending.entry_of(context), context.host.clock)
+    events = Events(({"event": "commit-done", "final": "/srv/store::P"},))
+    ending._finish_entry(context, entry, make_job(), events, Undone((), ()), None, PROBLEM, "failed", None)
+    assert (entry["status"], entry["restore_point"]) == ("failed", "/srv/store::P")
+    assert entry["error"]["message"] == "it is poweredOff. The restore point /srv/store::P was made all the same"
+    ending._finish_entry(context, entry, make_job(), Events(), Undone((), ()), None, PROBLEM, "failed", None)
+    assert (entry["error"], entry["restore_point"]) == (PROBLEM, None)
+
+
 def test_one_that_had_been_there_before_is_failed_too(context: Context) -> None:
     entry = ending.entry_of(context)
     entry.update(status="ok", why="already restored")

@@ -228,6 +228,18 @@ def test_copies_of_one_machine_on_two_hosts_are_told_and_one_that_two_hosts_show
     for host, one in (("esx1", vm("/v/a")), ("esx3", vm("/v/a"))):
         record.write_plan(state, {**plan, "run_id": "run2", "host": host, "vms": [one]}, FakeClock().now())
     assert record.merge(state, "run2", ["esx1", "esx3"])["summary"]["warnings"] == []
+    # Whoever has the lock backs it up. That both have done so, with one path, is what only two machines can.
+    for host in ("esx1", "esx3"):
+        entry = record.read_entry(state, "run2", host, "id-1")
+        assert entry is not None
+        record.write_entry(state, {**entry, "status": "ok", "restore_point": f"/bk/web01-aa/{host}"})
+    (warning,) = record.merge(state, "run2", ["esx1", "esx3"])["summary"]["warnings"]
+    assert "'web01' of esx1 and 'web01' of esx3 have one UUID (id-1): their restore points are mixed in" in warning
+    stored = {**vm("/v/a", "/srv/store"), "policy": {"program": "dedup"}}
+    for host, one in (("esx1", stored), ("esx2", {**stored, "vmx_path": "/v/b"})):
+        record.write_plan(state, {**plan, "run_id": "run3", "host": host, "vms": [one]}, FakeClock().now())
+    (warning,) = record.merge(state, "run3", ["esx1", "esx2"])["summary"]["warnings"]
+    assert "kept apart by their hypervisors in /srv/store" in warning
 
 
 def test_what_is_left_of_a_backup_that_went_well_is_told() -> None:

@@ -26,6 +26,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.restore import (
     RestorePlan,
     Target,
     Wish,
+    _of_others,
     check_request,
     choose,
     mark_of,
@@ -148,6 +149,35 @@ def test_a_name_that_two_machines_share_is_ambiguous() -> None:
     assert "id-1" in caught.value.message and "id-3" in caught.value.message
     with pytest.raises(AmbiguousRestorePoint):
         choose(POINTS, "/p", None, None)
+
+
+def made_by(host: str, day: int, folder: str) -> RestorePoint:
+    vm = {"name": "web01", "identity": "id-1", "uuid": "uuid-1", "vmx_path": f"/vmfs/volumes/{folder}/web01/web01.vmx"}
+    time = f"202611{day:02d}T200000Z"
+    return parse_manifest(render_manifest(manifest(time=time, vm=vm, host=host)), path_of(time=time))
+
+
+def test_hosts_that_take_turns_with_files_of_their_own_have_a_machine_each() -> None:
+    """A machine's identity is what a hypervisor says: the newest restore point may be that of another one."""
+    turns = [made_by(host, day, host) for day, host in enumerate(("esx1", "esx2", "esx1", "esx2"), start=1)]
+    with pytest.raises(
+        AmbiguousRestorePoint, match=r"names 2 different VMs .*esx1, the newest .*03T20.*esx2"
+    ) as caught:
+        choose(turns, "/p", "web01", None)
+    assert "one restore point in restore_point" in caught.value.hint_text
+    # One of them is meant by its path, or by a time at which there were no others.
+    assert choose(turns[1:2], "/p", "web01", None) == turns[1]
+    assert choose(turns, "/p", "web01", parse_at("2026-11-01T23:00:00Z")) == turns[0]
+    # One that moved, also to and fro with its datastore, is one machine.
+    moved = [made_by("esx1", 1, "esx1"), made_by("esx1", 2, "esx1"), made_by("esx2", 3, "esx2")]
+    assert choose(moved, "/p", "web01", None) == moved[-1]
+    shared = [made_by(host, day, "nfs") for day, host in enumerate(("esx1", "esx2", "esx1"), start=1)]
+    assert choose(shared, "/p", "web01", None) == shared[-1]
+    assert _of_others(moved, moved[-1]) == (
+        f"this restore point was made by esx2; of the same identity there are others, made by esx1, the newest "
+        f"{moved[1].path}",
+    )
+    assert _of_others(POINTS, POINTS[0]) == ()
 
 
 def test_what_is_not_there_is_told_with_what_is() -> None:

@@ -55,6 +55,20 @@ def test_a_last_step_that_cannot_reach_the_host_leaves_the_reason_in_the_record(
     assert (entry["status"], entry["error"]["id"]) == ("interrupted", told)
 
 
+def test_a_host_that_goes_after_the_copy_into_a_store_leaves_the_point_in_the_record(tmp_path: Path) -> None:
+    begun = record.start_entry(record.entry_of_plan("run-1", "esx1", PLAN), FakeClock())
+    for dest, format_of, told in (
+        ("/srv/a::20261122T200000.000000Z-abcdef/scsi0:0", "store", "/srv/a::20261122T200000.000000Z-abcdef"),
+        ("/vmfs/volumes/backup/web-1/.partial/scsi0-0.vmdk", "thin", None),
+    ):
+        record.write_entry(str(tmp_path), begun)
+        with pytest.raises(HostUnreachable):
+            ended(tmp_path, state="committed", copies=[{"key": "scsi0:0", "format": format_of, "dest": dest}])
+        (entry,) = record.merge(str(tmp_path), "run-1", ["esx1"])["vms"]
+        assert (entry["status"], entry["restore_point"]) == ("interrupted", told)
+        assert entry["error"]["id"] == "ssh-host-unreachable"
+
+
 def test_a_verdict_that_stands_is_not_touched_by_a_last_step_that_is_repeated_in_vain(tmp_path: Path) -> None:
     done = record.start_entry(record.entry_of_plan("run-1", "esx1", PLAN), FakeClock())
     done["status"] = "ok"

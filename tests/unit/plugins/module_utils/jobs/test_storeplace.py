@@ -16,7 +16,7 @@ import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, storeplace, storeroom
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, storeplace, storeroom, storetwins
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     BadManifest,
@@ -26,8 +26,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import marked
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import StoreRoom, check_room, plan_vm
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import HostPlan, StoreRoom, check_room, plan_vm
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import parse_policy, vm_policy_from_dict
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import newest
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE, INTENT
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
@@ -253,6 +254,47 @@ def test_a_machine_of_the_same_identity_on_another_host_pushes_nothing_out(
     assert [point.point for point in stores.open(location).points(IDENTITY)] == [*ours, theirs[1]]
 
 
+def plan_of(location: str, host: str, identity: str = IDENTITY) -> Any:
+    policy = vm_policy_from_dict({"point": location, "program": "dedup"})
+    vm = plan_vm(make_vm(identity=identity), policy, location, host)
+    return HostPlan("run1", host, (vm,), (), (), {})
+
+
+def test_a_plan_tells_who_else_makes_points_of_that_identity(stores: Stores, location: str, tmp_path: Path) -> None:
+    def warned(host: str) -> str:
+        (vm,) = storetwins.noticed(plan_of(location, host), stores).vms
+        return " ".join(vm.warnings)
+
+    assert warned("esx-a") == ""
+    for host in ("esx-a", "esx-a", "esx-b"):
+        fill(stores, location, job_in(location, host=host), tmp_path)
+    # It has moved from one to the other, and is told of both: which of them tells the truth nobody can know.
+    assert warned("esx-b") == "" and "take turns" in warned("esx-a")
+    assert "made by esx-a (the newest 20" in warned("esx-c") and "none by esx-c yet" in warned("esx-c")
+    fill(stores, location, job_in(location, host="esx-a"), tmp_path)
+    assert "esx-a (the newest" in warned("esx-b") and "take turns" in warned("esx-b")
+    assert "esx-b (the newest" in warned("esx-a") and "one UUID" in warned("esx-a")
+    # A move of long ago is no news, and a store that is not there yet has none.
+    for _night in range(2):
+        fill(stores, location, job_in(location, host="esx-d"), tmp_path)
+    assert warned("esx-d") == ""
+    plan = plan_of(str(tmp_path / "absent"), "esx-a")
+    assert storetwins.noticed(plan, stores) == plan
+
+
+def test_the_parent_is_one_that_the_hypervisor_may_be_told_of(stores: Stores, location: str, tmp_path: Path) -> None:
+    ours = fill(stores, location, job_in(location, host="esx-a"), tmp_path)
+    theirs = fill(stores, location, job_in(location, host="esx-b"), tmp_path)
+    store = stores.open(location)
+    for scope, host, parent in (
+        ("host", "esx-a", ours),
+        ("host", "esx-b", theirs),
+        ("host", "esx-c", None),
+        ("store", "esx-a", theirs),
+    ):
+        assert newest(store, IDENTITY, scope, {"hypervisor": host}) == parent
+
+
 def test_a_rotation_that_fails_is_told_and_fails_nothing(host: Host, tmp_path: Path) -> None:
     job = job_in(str(tmp_path / "gone"))
     policy = vm_policy_from_dict(job.policy)
@@ -338,7 +380,22 @@ def test_no_secret_is_shown_by_what_holds_it() -> None:
     assert Access.of(None) == Access()
 
 
+def test_of_a_bucket_without_its_key_only_what_the_journal_knows_is_told(host: Host) -> None:
+    job, point = job_in("s3://bucket/esxi"), "20261122T200000.000000Z-abcdef"
+    place, path = places.of("dedup", Stores()), f"s3://bucket/esxi::{point}"
+    assert place.made(host, job, noted((INTENT, point), (DONE, point))) == path
+    assert storeplace.unsure(job, noted((INTENT, point), (DONE, point))) == ""
+    assert (
+        place.made(host, job, noted((INTENT, point))) == "" and storeplace.unsure(job, noted((INTENT, point))) == path
+    )
+    assert storeplace.unsure(job, noted()) == storeplace.unsure(job_in("/srv/s"), noted((INTENT, point))) == ""
+
+
 def test_a_path_in_a_store_is_taken_apart() -> None:
+    point = "20261122T200000.000000Z-abcdef"
+    for store in ("/srv/a::b", "/srv/s", "/srv/::"):
+        assert storeplace.parse_path(f"{store}::{point}/web::1.vmx") == (store, point, "web::1.vmx")
+        assert storeplace.parse_path(f"{store}::{point}") == (store, point, "")
     assert storeplace.parse_path("/srv/s::P1/web 1.vmx") == ("/srv/s", "P1", "web 1.vmx")
     assert storeplace.parse_path("s3://b/x") == ("s3://b/x", "", "")
 

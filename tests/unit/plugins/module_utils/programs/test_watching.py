@@ -36,7 +36,7 @@ def test_what_ends_the_work_is_raised_in_its_place_and_frees_who_waits() -> None
     def work() -> None:
         # A thread that waits for an answer is freed by the end of its connection, and then says only that.
         assert ended.wait(10)
-        raise StowageError("the link was closed")
+        raise StowageError(reason="the link was closed")
 
     watch = Watch("a copy", lambda: 1, look, ended.set, 900)
     with pytest.raises(CallerGone) as caught, watch:
@@ -61,21 +61,41 @@ def test_work_that_stands_still_is_ended_and_work_that_moves_is_not() -> None:
         watch.check()
 
 
-def test_nobody_looks_while_it_is_paused_and_that_time_does_not_count() -> None:
-    looks: list[str] = []
+def test_while_nothing_can_move_the_signs_of_life_go_on_and_that_time_does_not_count() -> None:
+    looks = threading.Semaphore(0)
     clock = iter(range(0, 10**9, 1000))
 
     class Clock:
         def monotonic(self) -> float:
             return next(clock)
 
-    paused = threading.Event()
-    watch = Watch("a copy", lambda: len(looks), lambda: looks.append("look"), nothing, 5000, Clock())  # type: ignore[arg-type]
-    with watch, watch.paused():
-        before = len(looks)
-        paused.wait(0.1)
-        assert len(looks) == before
+    watch = Watch("a copy", lambda: 7, looks.release, nothing, 5000, Clock())  # type: ignore[arg-type]
+    with watch, watch.at_rest():
+        for _look in range(20):
+            assert looks.acquire(timeout=10)
+        watch.decided()
     assert watch.error is None
+
+
+def test_what_is_decided_is_ended_by_nothing_any_more_and_the_signs_of_life_go_on() -> None:
+    looks, ended, gone = threading.Semaphore(0), threading.Event(), threading.Event()
+
+    def look() -> None:
+        looks.release()
+        if gone.is_set():
+            raise StowageError(reason="hostd is gone")
+
+    with Watch("a copy", lambda: 7, look, ended.set, 900) as watch:
+        watch.decided()
+        gone.set()
+        for _look in range(20):
+            assert looks.acquire(timeout=10)
+        watch.check()
+    assert watch.error is None and not ended.is_set()
+    # What came before counts: there is no deciding then.
+    with pytest.raises(StowageError, match="hostd is gone"), Watch("a copy", lambda: 7, look, ended.set, 900) as watch:
+        assert ended.wait(10)
+        watch.decided()
 
 
 def test_an_error_of_the_work_itself_is_not_covered_up() -> None:

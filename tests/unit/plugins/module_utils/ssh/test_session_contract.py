@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import threading
 import time
@@ -180,6 +181,27 @@ def test_a_command_that_does_not_end_is_a_timeout_in_time_and_the_session_lives_
         shell.run(["sh", "-c", command], timeout_seconds=1)
     assert time.monotonic() - begun < 10
     assert shell.run(["echo", "here"]).stdout == "here\n"
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_an_answer_without_an_end_is_cut_with_little_memory_and_the_session_lives_on(shell: Any, stream: str) -> None:
+    """A host may print what it likes, and as fast as the wire takes it."""
+    assert shell.most_bytes == session.MOST_BYTES == 64 << 20
+    shell.most_bytes = 4 << 20
+    begun, before = time.monotonic(), peak_bytes()
+    with pytest.raises(
+        errors.AnswerTooLong, match=r"127\.0\.0\.\d+ this printed more than 4194304 bytes.*yes"
+    ) as caught:
+        shell.run(["sh", "-c", f"yes 'a name of a file' >&{stream}"], timeout_seconds=60)
+    assert "what answers for it on that host" in caught.value.hint_text
+    assert time.monotonic() - begun < 20 and peak_bytes() - before < 40 << 20
+    assert shell.run(["echo", "here"]).stdout == "here\n"
+    # What is as long as it may be comes whole.
+    assert len(shell.run(["head", "-c", str(shell.most_bytes - 100), "/dev/zero"]).stdout) == shell.most_bytes - 100
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def test_a_server_that_never_says_whether_it_runs_the_command_is_a_timeout_in_time(tmp_path: Path) -> None:

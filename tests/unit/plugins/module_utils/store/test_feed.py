@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, changes, prefixes
+from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, changes, collect, prefixes
 from ansible_collections.stowage.esxi.plugins.module_utils.store import feed as feeding
 from ansible_collections.stowage.esxi.plugins.module_utils.store import known as known_chunks
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import HashUnfit, SourceFailed, SourceLied
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    BackendFailed,
+    HashUnfit,
+    SourceFailed,
+    SourceLied,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import Hash, Piece, RawDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from hypothesis import given, settings
@@ -344,24 +349,54 @@ def test_a_chunk_is_known_within_the_scope_only(store: Store, tmp_path: Path, sc
     sound(store)
 
 
-def test_a_host_without_a_name_knows_its_parent_only(plain: Store, tmp_path: Path) -> None:
+def test_a_host_without_a_name_knows_nothing(plain: Store, tmp_path: Path) -> None:
     disk = image(tmp_path / "disk", [1, 2])
     first, _told = feed(plain, HashedFile(disk), host=None)
-    source = HashedFile(disk)
-    feed(plain, source, host=None, machine="another")
-    assert source.fetched_bytes == 2 * CHUNK
+    for more in ({"machine": "another"}, {"parent": first}):
+        source = HashedFile(disk)
+        feed(plain, source, host=None, **more)
+        assert source.fetched_bytes == 2 * CHUNK
+
+
+def test_what_its_own_hypervisor_has_made_is_known_also_where_its_group_is_another_now(
+    plain: Store, tmp_path: Path
+) -> None:
+    disk = image(tmp_path / "disk", [1, 2])
+    first, _told = feed(plain, HashedFile(disk), group="before")
     # Also where it has moved on the disk.
     source = HashedFile(image(tmp_path / "moved", [2, 1]))
-    feed(plain, source, host=None, machine="another", parent=first)
+    feed(plain, source, group="now", scope="group", parent=first)
     assert source.fetched == []
 
 
-def test_a_machine_that_moved_to_another_host_knows_its_parent(plain: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", [None, []])
+def test_a_machine_that_moved_to_another_host_is_sent_anew_unless_the_scope_has_it(
+    plain: Store, tmp_path: Path, changed: Sequence[Piece] | None
+) -> None:
+    """Also where a map says that nothing has changed: who has the bytes can send them."""
     disk = image(tmp_path / "disk", [1, 2])
-    first, _told = feed(plain, HashedFile(disk), host="esx1")
+    first, _told = feed(plain, HashedFile(disk), host="esx1", group="ours")
     source = HashedFile(disk)
-    feed(plain, source, host="esx2", parent=first)
+    point, told = feed(plain, source, host="esx2", parent=first, changed=changed)
+    assert source.fetched_bytes == told.known == 2 * CHUNK and told.unchanged == told.new == 0
+    assert (point.parent, restored(plain, point, tmp_path)) == (first.point, disk.read_bytes())
+    source = HashedFile(disk)
+    feed(plain, source, host="esx3", group="ours", scope="group", parent=first, changed=changed)
     assert source.fetched == []
+
+
+@pytest.mark.parametrize("changed", [None, []])
+def test_who_claims_to_be_anothers_machine_is_told_nothing_of_it(
+    store: Store, tmp_path: Path, changed: Sequence[Piece] | None
+) -> None:
+    """A machine's id is what a hypervisor says: it proves nothing of whose chunks these are."""
+    secret, _told = feed(store, HashedFile(image(tmp_path / "secret", [41, 42])), machine="vm-1", host="esx2")
+    thief = Claims(image(tmp_path / "disk", [1, 2]))
+    for stolen in ([41, 42], [42, 41]):
+        thief.stolen = stolen
+        with pytest.raises(SourceLied, match="other content"):
+            feed(store, thief, machine="vm-1", host="esx1", parent=secret, changed=changed)
+    assert [point.point for point in store.points()] == [secret.point]
 
 
 def test_an_unknown_scope_is_refused(plain: Store, tmp_path: Path) -> None:
@@ -513,6 +548,24 @@ def test_before_the_commit_all_packs_are_there_and_no_index(plain: Store, tmp_pa
             assert point.facts == {"proof": "held"}
         assert plain.point("vm-1", point.point).facts == point.facts
     assert len(seen) == 2
+
+
+def test_what_cannot_be_put_away_after_the_commit_does_not_unmake_the_point(
+    plain: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str) -> None:
+        raise BackendFailed(name=name, store=plain.name, done="deleted", reason="the network is down")
+
+    disk = image(tmp_path / "disk", [1, 2])
+    with monkeypatch.context() as patched:
+        patched.setattr(plain.backend, "delete", refuse)
+        point, _told = feed(plain, HashedFile(disk))
+    assert plain.points() == [point] and restored(plain, point, tmp_path) == disk.read_bytes()
+    assert list(plain.backend.list("writers/"))
+    # It is taken for a writer that has died, and given up in vain.
+    collect.run(plain, observe_seconds=0.1)
+    assert not list(plain.backend.list("writers/")) and plain.points() == [point]
+    assert restored(plain, point, tmp_path) == disk.read_bytes()
 
 
 def test_what_is_raised_before_the_commit_leaves_nothing(plain: Store, tmp_path: Path) -> None:

@@ -43,6 +43,19 @@ def names(points: list[Point]) -> list[str]:
     return [point.point for point in points]
 
 
+def test_of_one_machine_no_hypervisor_pushes_out_what_another_one_has_made(plain: Store, tmp_path: Path) -> None:
+    """That it is the same machine is only what each of them says."""
+    made: dict[str, list[str]] = {"esx1": [], "esx2": []}
+    for day in range(4):
+        for number, host in enumerate(made):
+            plain.clock = FakeClock(BEGIN + timedelta(days=day, hours=number))
+            disk = image(tmp_path / "disk", [10 * day + number + 1])
+            made[host].append(back_up(plain, disk, facts={"hypervisor": host})[0].point)
+    plain.clock = FakeClock(BEGIN + timedelta(days=30))
+    prune.run(plain, Keep(last=2), machines=["vm-1"])
+    assert sorted(left(plain)) == sorted(made["esx1"][2:] + made["esx2"][2:])
+
+
 def test_what_no_rule_keeps_goes_with_its_room_and_the_dry_run_said_so(
     store: Store, again: Callable[[], Store], root: Path, tmp_path: Path
 ) -> None:

@@ -260,3 +260,26 @@ def arguments(value: Any) -> Any:
 )
 def test_its_methods_are_those_of_the_agents_link(name: str) -> None:
     assert arguments(getattr(ShellLink, name)) == arguments(getattr(AgentLink, name))
+
+
+def test_a_host_that_cannot_follow_links_tells_where_the_folder_is_and_reads_no_link(tmp_path: Path) -> None:
+    """As 6.0 would be without readlink: a datastore's name is a link to its UUID."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("dd", "stat", "tr"):
+        os.symlink(shutil.which(name) or name, tools / name)
+    (tmp_path / "5704a6e0").mkdir()
+    os.symlink(tmp_path / "5704a6e0", tmp_path / "datastore1")
+    (tmp_path / "5704a6e0" / "web 01-flat.vmdk").write_bytes(b"x" * 5000)
+    os.symlink("/etc/passwd", tmp_path / "5704a6e0" / "link-flat.vmdk")
+    pipe = ProcessPipe([shutil.which("sh") or "sh", "-s", "--", "mark"], "sh", "here", 0, {"PATH": str(tools)})
+    link = ShellLink(pipe, "here", stall_seconds=20)
+    try:
+        link.greet()
+        file = link.open(str(tmp_path / "datastore1" / "web 01-flat.vmdk")).result()
+        assert file.real == str(tmp_path / "5704a6e0" / "web 01-flat.vmdk")
+        assert link.read(file, 0, 5000).result() == b"x" * 5000
+        with pytest.raises(errors.FileRefused, match="link-flat.vmdk"):
+            link.open(str(tmp_path / "datastore1" / "link-flat.vmdk")).result()
+    finally:
+        link.close()
