@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import storeroom
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import hinting, storeroom
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order, disk_results
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import path_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
@@ -46,7 +46,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     room = _room(host, request, sources, stores)
     assert stores.access is not None
     order = Order(host, frame.job, frame.journal, store, request.dest, stores.access, tuple(sources))
-    fed = order.run(
+    fed, hint = order.run(
         Reach(
             host=host,
             note=frame.journal.note,
@@ -60,7 +60,9 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
             reserve_percent=request.reserve_percent,
         )
     )
+    warnings += filter(None, [hinting.words(frame.job.vm, hint)])
     result = _result(request, sources, left_out, room, warnings)
+    result["hint"] = dict(hint)
     result["disks"] = disk_results(request.dest, fed, sources)
     result["files"] = [file.name for file in fed.point.files]
     result["restore_point"] = path_of(request.dest, fed.point.point)

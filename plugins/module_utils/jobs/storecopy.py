@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import hinting, proving
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import proving
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import ConfigNotCopied
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
@@ -44,14 +45,20 @@ class Order:
     access: Access
     sources: tuple[Source, ...]
 
-    def run(self, reach: Reach) -> Fed:
+    def run(self, reach: Reach) -> tuple[Fed, Mapping[str, Any]]:
+        """What went into the store, and what came of a hint (see `hinting`)."""
         files = self.config()
         facts: dict[str, Any] = {"hypervisor": self.job.host}
         if self.access.group:
             facts["group"] = self.access.group
 
+        events = Events(tuple(self.journal.read()))
+        hinted = hinting.decide(self.host, self.job, events, self.store, self.location, self.sources)
+        outcome: dict[str, Any] = {}
+
         def before_commit(point: str, fed: Sequence[DiskFed]) -> Mapping[str, Any]:
-            return self.proven(point, files, fed)
+            outcome.update(hinted.outcome(fed, iso(self.host.clock.now())))
+            return {**self.proven(point, files, fed), "hint": dict(outcome)}
 
         fed = feed(
             self.store,
@@ -62,13 +69,14 @@ class Order:
                 files=files,
                 facts=facts,
                 before_commit=before_commit,
-                parent=newest(self.store, self.job.identity),
+                parent=hinted.parent or newest(self.store, self.job.identity),
                 scope=self.access.scope,
+                hints=hinted.hints,
             ),
             reach,
         )
-        self.journal.note(DONE, point=fed.point.point, store=self.location, told=dict(fed.told))
-        return fed
+        self.journal.note(DONE, point=fed.point.point, store=self.location, told=dict(fed.told), hint=outcome)
+        return fed, outcome
 
     def config(self) -> dict[str, bytes]:
         """What was kept of the VM before anything was done to it."""

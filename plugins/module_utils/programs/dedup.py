@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Meter, Progress
-from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors, hints
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.hints import Hint, Hints
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.ladder import Ladder, Reading
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.metered import Metered
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
@@ -29,6 +30,10 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
 
 VERIFIED = "every chunk by its SHA-256, as hashed on the host; each that came was hashed again here"
+VERIFIED_HINTED = (
+    "every chunk written since the reference snapshot by its SHA-256, as hashed on the host; each that came was hashed "
+    "again here; the others are those of the restore point before"
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Feeding:
     before_commit: Callable[[str, Sequence[DiskFed]], Mapping[str, Any]]
     parent: Point | None = None
     scope: str = "host"
+    hints: Hints = field(default_factory=Hints)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class DiskFed:
     method: str
     notes: tuple[str, ...] = ()
     verified: str = VERIFIED
+    hint: str = hints.NONE
 
     @property
     def rate(self) -> int:
@@ -78,6 +85,8 @@ class _Open:
     disk: RemoteDisk
     reading: Reading
     way: Way
+    hint: Hint = field(default_factory=Hint)
+    chunk_bytes: int = 0
 
     @property
     def method(self) -> str:
@@ -92,7 +101,12 @@ class _Open:
             found.append(f"slower than it could be: {self.way.describe()}")
         if self.disk.renewals:
             found.append(f"{self.disk.renewals} connections were lost and made again")
-        return tuple(found)
+        return (*found, *filter(None, [self.hint.note(self.chunk_bytes)]))
+
+    @property
+    def to_read(self) -> int:
+        most = self.hint.bytes
+        return self.source.bytes_to_read if most is None else min(most, self.source.bytes_to_read)
 
 
 class _Disks:
@@ -102,9 +116,7 @@ class _Disks:
         self._reach = reach
         self._opened = opened
         self._clock = reach.clock
-        self._meters = {
-            one.source.key: Meter("copy", one.source.key, one.source.bytes_to_read, reach.clock) for one in opened
-        }
+        self._meters = {one.source.key: Meter("copy", one.source.key, one.to_read, reach.clock) for one in opened}
         self._began: dict[str, float] = {}
         self._ended: dict[str, float] = {}
         self.metered = [Metered(one.source.key, one.disk, self.check) for one in opened]
@@ -157,6 +169,8 @@ class _Disks:
                 round(self._ended[disk.key] - self._began.get(disk.key, began), 3),
                 one.method,
                 one.notes,
+                VERIFIED_HINTED if one.hint.outcome == hints.HINTED else VERIFIED,
+                one.hint.outcome,
             )
             for one, disk in zip(self._opened, self.metered)
         )
@@ -173,6 +187,7 @@ def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
     began = reach.clock.monotonic()
     with _opened(feeding.sources, reach) as opened:
         _must_fit(opened, feeding, reach)
+        opened = [_hinted(one, feeding, store.chunk_bytes) for one in opened]
         disks = _Disks(reach, opened)
         fed: tuple[DiskFed, ...] = ()
 
@@ -187,7 +202,10 @@ def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
                 store,
                 feeding.machine_id,
                 feeding.machine_name,
-                [backup.DiskInput(disk.key, disk) for disk in disks.metered],
+                [
+                    backup.DiskInput(disk.key, disk, one.hint.areas, proof=one.hint.proof)
+                    for one, disk in zip(opened, disks.metered)
+                ],
                 feeding.files,
                 parent=feeding.parent,
                 facts=feeding.facts,
@@ -196,6 +214,13 @@ def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
                 before_commit=before_commit,
             )
     return Fed(point, fed, {name: int(value) for name, value in vars(told).items()})
+
+
+def _hinted(one: _Open, feeding: Feeding, chunk_bytes: int) -> _Open:
+    cloned = one.reading.way == "clone"
+    return replace(
+        one, hint=hints.of(one.disk, one.source.key, cloned, feeding.hints, chunk_bytes), chunk_bytes=chunk_bytes
+    )
 
 
 def _must_fit(opened: Sequence[_Open], feeding: Feeding, reach: Reach) -> None:
