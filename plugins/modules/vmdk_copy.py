@@ -408,7 +408,13 @@ hint:
       gone by hints, V(proven_at), and where it was wrong V(doubtful), the restore points that may lack changes.
   returned: O(program=dedup), into a store
   type: dict
-  sample: {way: hinted, reason: "", unproven: 3, proven_at: "2026-11-20T20:05:00Z", snapshot: 7, parent: 20261122T200000.000000Z-0a1b2c}
+  sample:
+    way: hinted
+    reason: ""
+    unproven: 3
+    proven_at: "2026-11-20T20:05:00Z"
+    snapshot: 7
+    parent: 20261122T200000.000000Z-0a1b2c
 room:
   description: What the copy needed on the destination's datastore, and what was there before.
   returned: success

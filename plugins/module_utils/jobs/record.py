@@ -131,7 +131,7 @@ def add_told(entry: dict[str, Any], told: Mapping[str, Any]) -> None:
 
 def add_hint(entry: dict[str, Any], hint: Mapping[str, Any], words: str) -> None:
     """What came of the reference snapshot of the backup before, and what the operator has to know of that."""
-    entry["hint"] = dict(hint) if hint and hint.get("way") != "off" else None
+    entry["hint"] = {**hint, "told": words} if hint and hint.get("way") != "off" else None
     if words and words not in entry["warnings"]:
         entry["warnings"].append(words)
 
@@ -307,7 +307,10 @@ def summary(run_id: str, hosts: Sequence[Mapping[str, Any]], entries: Sequence[M
         "seconds": round(sum(entry["seconds"] or 0 for entry in entries), 3),
         "failed_vms": failed_vms,
         "failed_hosts": failed_hosts,
-        "warnings": sorted({warning for host in hosts for warning in host.get("warnings") or ()}),
+        "warnings": sorted(
+            {warning for host in hosts for warning in host.get("warnings") or ()}
+            | {f"{entry['host']}: {told}" for entry in entries if (told := (entry.get("hint") or {}).get("told"))}
+        ),
         "green": not failed_vms and not failed_hosts,
     }
     value["text"] = _text(value, entries)
@@ -342,7 +345,7 @@ def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str
 
 def _hint_words(entry: Mapping[str, Any]) -> list[str]:
     hint, kept = entry.get("hint") or {}, entry.get("reference")
-    told = [f"{hint['way']}{': ' if hint.get('reason') else ''}{hint.get('reason') or ''}"] if hint else []
+    told = [hint["way"]] if hint else []
     if kept:
         limits = kept["limits"]
         told.append(

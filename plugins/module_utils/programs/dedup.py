@@ -187,7 +187,7 @@ def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
     began = reach.clock.monotonic()
     with _opened(feeding.sources, reach) as opened:
         _must_fit(opened, feeding, reach)
-        opened = [_hinted(one, feeding, store.chunk_bytes) for one in opened]
+        opened = _hinted(opened, feeding, store.chunk_bytes, reach)
         disks = _Disks(reach, opened)
         fed: tuple[DiskFed, ...] = ()
 
@@ -216,11 +216,31 @@ def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
     return Fed(point, fed, {name: int(value) for name, value in vars(told).items()})
 
 
-def _hinted(one: _Open, feeding: Feeding, chunk_bytes: int) -> _Open:
-    cloned = one.reading.way == "clone"
-    return replace(
-        one, hint=hints.of(one.disk, one.source.key, cloned, feeding.hints, chunk_bytes), chunk_bytes=chunk_bytes
+def _hinted(opened: Sequence[_Open], feeding: Feeding, chunk_bytes: int, reach: Reach) -> list[_Open]:
+    """With what is told of each disk. The tables of a large delta take their time, and the lease has to be kept."""
+
+    def cut() -> None:
+        for one in opened:
+            with contextlib.suppress(Exception):
+                one.disk.close()
+
+    def told(one: _Open) -> _Open:
+        cloned = one.reading.way == "clone"
+        found = hints.of(one.disk, one.source.key, cloned, feeding.hints, chunk_bytes)
+        return replace(one, hint=found, chunk_bytes=chunk_bytes)
+
+    if not feeding.hints.links:
+        return list(opened)
+    watch = Watch(
+        f"Reading what has changed of {feeding.machine_name} on {reach.host.name}",
+        lambda: sum(int(one.disk.metadata["bytes"]) for one in opened),
+        reach.alive,
+        cut,
+        reach.stall_seconds,
+        reach.clock,
     )
+    with watch:
+        return [told(one) for one in opened]
 
 
 def _must_fit(opened: Sequence[_Open], feeding: Feeding, reach: Reach) -> None:

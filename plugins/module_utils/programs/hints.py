@@ -9,9 +9,10 @@ was written since. That is a hint: it is told by the hypervisor, and proven now 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.fileerrors import ExtentUnusable
@@ -32,11 +33,31 @@ class Hints:
     prove: bool = False
 
 
+class Areas(Sequence[tuple[int, int]]):
+    """(offset, length), in sixteen bytes each: of a large disk there may be millions."""
+
+    def __init__(self, areas: Iterable[tuple[int, int]]) -> None:
+        self._numbers = array("Q")
+        for area in areas:
+            self._numbers.extend(area)
+
+    def __len__(self) -> int:
+        return len(self._numbers) // 2
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        if not -len(self) <= at < len(self):
+            raise IndexError(at)
+        place = at % len(self) * 2
+        return self._numbers[place], self._numbers[place + 1]
+
+
 @dataclass(frozen=True)
 class Hint:
     """Of one disk: (offset, length) of the chunks to look at, ascending, or the reason why that is not known."""
 
-    areas: tuple[tuple[int, int], ...] | None = None
+    areas: Areas | None = None
     reason: str = ""
     proof: Proof | None = None
 
@@ -79,7 +100,7 @@ def of(disk: RemoteDisk, key: str, cloned: bool, hints: Hints, chunk_bytes: int)
     if cloned:
         return Hint(reason="it is read from a clone, which has no delta")
     try:
-        areas = tuple(aligned(disk.above(link), chunk_bytes))
+        areas = Areas(aligned(disk.above(link), chunk_bytes))
     except ExtentUnusable as error:
         return Hint(reason=error.message)
     except ValueError:

@@ -31,6 +31,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import P
 from jobs_values import make_job
 
 JOB = make_job()
+MIB = 1 << 20
 DS = "/vmfs/volumes/ds/web01"
 NOW = datetime(2026, 11, 23, 20, 0, 0, tzinfo=timezone.utc)
 FROZEN = DiskState(
@@ -267,7 +268,12 @@ class Chain:
 def test_what_was_written_is_told_in_chunks() -> None:
     disk: Any = Chain()
     hint = hints.of(disk, "scsi0:0", False, hints.Hints({"scsi0:0": "/base.vmdk"}), 1 << 20)
-    assert hint.areas == ((0, 1 << 20), (3 << 20, 1 << 20), (5 << 20, 2 << 20))
+    assert hint.areas is not None and list(hint.areas) == hint.areas[:] == [
+        (0, MIB),
+        (3 * MIB, MIB),
+        (5 * MIB, 2 * MIB),
+    ]
+    assert hint.areas[-1] == hint.areas[2] and len(hint.areas) == 3
     assert (hint.outcome, hint.bytes, hint.proof) == (hints.HINTED, 4 << 20, None)
     assert hints.of(disk, "scsi0:1", False, hints.Hints({"scsi0:0": "/base.vmdk"}), 1 << 20) == hints.Hint()
     cloned = hints.of(disk, "scsi0:0", True, hints.Hints({"scsi0:0": "/base.vmdk"}), 1 << 20)
