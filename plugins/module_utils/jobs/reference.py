@@ -96,7 +96,7 @@ def parse(text: str) -> Reference | None:
         {str(key): int(size) for key, size in found.sizes.items()}
         _moment(found.created_at)
         _moment(found.proven_at)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     kinds = {"str": str, "int": int, "bool": bool}
     plain = [(one, part) for part in (found, found.rules) for one in fields(part) if one.type in kinds]

@@ -19,7 +19,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import In
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import hinting, reference, references
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import ReferenceNotKept
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.reference import Reference
@@ -84,8 +83,9 @@ def _settle(
     ours = events.snapshot_id() if wants_ours(job, events, ok) else None
     old = reference.parse(references.text(vm.host.session, vm.directory))
     if ours is None and old is not None and _wants_old(job, events, ok):
-        settled.kept = old
-        return
+        if references.is_there(vm, old.snapshot, old.name):
+            settled.kept = old
+            return
     doomed = references.ours(vm.snapshots(), job.identity, job.host)
     if old is not None and old.identity == job.identity:
         # Of a VM that has come from another host they bear that host's mark.
@@ -101,7 +101,7 @@ def _settle(
     try:
         made = hinting.fresh(job, hint_of(events), ours, job.final, point, vm.host)
         settled.kept = references.keep(vm, made, job.disk_keys, log)
-    except ReferenceNotKept as error:
+    except StowageError as error:
         settled.warnings.append(error.message)
         references.remove(vm, ours, job.snapshot_name, waiter, log)
         settled.done.append(f"removed snapshot {ours}")

@@ -92,6 +92,7 @@ def test_what_was_written_down_is_read_again() -> None:
         ("disks", [{"key": "scsi0:0"}]),
         ("sizes", {"scsi0:0": "many"}),
         ("sizes", []),
+        ("sizes", {"scsi0:0": 1e400}),
         ("rules", {"enabled": "yes"}),
         ("rules", {"max_age": 1}),
         ("more", 1),
@@ -101,7 +102,7 @@ def test_what_nobody_of_us_has_written_is_none(part: str, value: Any) -> None:
     assert parse(json.dumps({**json.loads(REFERENCE.render()), part: value})) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", REFERENCE.render()[:200]])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, REFERENCE.render()[:200]])
 def test_what_is_cut_is_none(text: str) -> None:
     assert parse(text) is None
 
