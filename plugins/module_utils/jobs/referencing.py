@@ -82,10 +82,10 @@ def _settle(
 ) -> None:
     ours = events.snapshot_id() if wants_ours(job, events, ok) else None
     old = reference.parse(references.text(vm.host.session, vm.directory))
-    if ours is None and old is not None and _wants_old(job, events, ok):
-        if references.is_there(vm, old.snapshot, old.name):
-            settled.kept = old
-            return
+    stays = ours is None and _wants_old(job, events, ok)
+    if stays and old is not None and references.is_there(vm, old.snapshot, old.name):
+        settled.kept = old
+        return
     doomed = references.ours(vm.snapshots(), job.identity, job.host)
     if old is not None and old.identity == job.identity:
         # Of a VM that has come from another host they bear that host's mark.
