@@ -304,11 +304,11 @@ def test_whatever_the_end_was_doing_when_it_was_killed_recover_leaves_one_refere
     job.commit()
     note = IntentLog.note
 
-    def dies(log: IntentLog, name: str, **data: Any) -> None:
-        if name == event and not after:
+    def dies(log: IntentLog, what: str, **data: Any) -> None:
+        if what == event and not after:
             os.kill(os.getpid(), signal.SIGKILL)
-        note(log, name, **data)
-        if name == event:
+        note(log, what, **data)
+        if what == event:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def rest() -> None:
