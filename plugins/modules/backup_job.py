@@ -174,6 +174,10 @@ job:
       description: The name that our snapshot must have.
       type: str
       returned: success
+    snapshot_description:
+      description: What the host's own client shall say of it; empty unless it may stay as a reference snapshot.
+      type: str
+      returned: success
     stop:
       description: Whether the VM must be shut down.
       type: bool

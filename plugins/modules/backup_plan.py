@@ -158,6 +158,15 @@ options:
         description: Share of the VM's own datastores that must be free before a snapshot is taken.
         type: int
         default: 5
+      reference:
+        description:
+          - Whether our snapshot stays until the next backup, which then looks only at what was written since; for the
+            program V(dedup). What O(policy.vms) says for a VM changes only what it names.
+          - V(enabled) (false); the limits V(max_age_hours) (72), V(max_size_percent) of the VM's capacity (20) and
+            V(reserve_percent) of its datastores (10), beyond which M(stowage.esxi.backup_recover) removes it;
+            V(prove_backups) (7) and V(prove_days) (30), after which a backup hashes everything, as a proof.
+        type: dict
+        default: {}
   run_id:
     description:
       - Name of the run, the same on all hosts; letters, digits, dots, dashes and underscores.

@@ -122,6 +122,52 @@ summary:
   returned: always
   type: dict
   sample: {found: 1, recovered: 1, live: 0, waiting: 0, vanished: 0, elsewhere: 0, failed: 0}
+references:
+  description:
+    - The reference snapshots of this host's VMs, which backups with V(reference.enabled) keep between them. Those that
+      are older or larger than their policy allows, or in the way of the datastore's room, are removed.
+    - A VM in whose folder a job is at work is not looked at.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    vm:
+      description: The VM.
+      type: str
+      returned: success
+      sample: web01
+    snapshot:
+      description: Id of the snapshot.
+      type: int
+      returned: success
+      sample: 7
+    point:
+      description: The restore point that it belongs to.
+      type: str
+      returned: success
+    created_at:
+      description: When it became a reference.
+      type: str
+      returned: success
+      sample: "2026-11-22T20:54:03Z"
+    bytes:
+      description: What the deltas above it occupy.
+      type: int
+      returned: success
+      sample: 268435456
+    removed:
+      description: Whether it was removed, in check mode whether it would be.
+      type: bool
+      returned: success
+    reason:
+      description: Why.
+      type: str
+      returned: success
+      sample: it is 73 hours old, and may be 72
+    error:
+      description: What kept it from being looked at or removed; empty otherwise.
+      type: str
+      returned: success
 error:
   description: What failed, for programs; with O(fail_incomplete=false), also the jobs that could not be recovered.
   returned: failure, or something was left
@@ -159,20 +205,20 @@ def main():
     try:
         with open_host(params) as host:
             label = params["inventory_host"] or host.name
-            report = recover.report(
+            outcomes = recover.recover_host(
+                host,
                 label,
-                recover.recover_host(
-                    host,
-                    label,
-                    params["state_dir"],
-                    params["observe_seconds"],
-                    params["consolidation_timeout"],
-                    module.check_mode,
-                ),
+                params["state_dir"],
+                params["observe_seconds"],
+                params["consolidation_timeout"],
+                module.check_mode,
             )
+            kept = recover.keep_up(host, label, outcomes, params["consolidation_timeout"], module.check_mode)
+            report = recover.report(label, outcomes, kept)
     except StowageError as error:
-        fail(module, error, jobs=[], summary=recover.summary([]))
+        fail(module, error, jobs=[], summary=recover.summary([]), references=[])
     result = {"changed": report.changed, "jobs": report.jobs, "summary": report.summary}
+    result["references"] = [one.as_dict() for one in report.references]
     if report.error is not None and params["fail_incomplete"]:
         fail(module, report.error, **result)
     if report.error is not None:

@@ -398,6 +398,23 @@ told:
     new: 104857600
     sent: 104857600
     stored: 52428800
+hint:
+  description:
+    - What came of the reference snapshot of the backup before. In V(way), V(off) (not asked for), V(first) (there is
+      none yet), V(hinted) (only what was written since was looked at), V(proven) (all was hashed, and the hint was
+      right), V(wrong) (all was hashed, and it was not), V(dropped) (it was wrong before) or V(hashed) (it could not be
+      relied on, for the V(reason)).
+    - Also V(snapshot) and V(parent), the restore point that it belongs to, V(unproven), how many backups in a row have
+      gone by hints, V(proven_at), and where it was wrong V(doubtful), the restore points that may lack changes.
+  returned: O(program=dedup), into a store
+  type: dict
+  sample:
+    way: hinted
+    reason: ""
+    unproven: 3
+    proven_at: "2026-11-20T20:05:00Z"
+    snapshot: 7
+    parent: 20261122T200000.000000Z-0a1b2c
 room:
   description: What the copy needed on the destination's datastore, and what was there before.
   returned: success

@@ -177,6 +177,52 @@ def _second(bench: Bench, images: Sequence[Image], ours: Ours, borg: PipedBorg, 
     bench.pair("second day", mine, lambda: clone.fetch(all_disks), 0.0, Clone.name)
 
 
+def hinted(bench: Bench) -> None:
+    """The second day with a reference snapshot: what its delta does not tell of is neither read nor hashed."""
+    days = bench.days()
+    sizes = [os.path.getsize(path) for path in days[0]]
+    data = sum(os.stat(path).st_blocks * 512 for path in days[0])
+    with bench.lab(sizes, 2 * data + (512 << 20)) as lab:
+        adopt_orphans()
+        reach = lab.past_the_wire()
+        images = [Image(lab.flat(number), [day[number] for day in days]) for number in range(len(sizes))]
+        for number, image in enumerate(images):
+            image.fill()
+            lab.make_delta(number, days[0][number], days[1][number])
+        all_disks = list(range(len(sizes)))
+        ours = Ours(lab, reach, bench.work / "store")
+        borg = PipedBorg(lab, reach, bench.work / "borg")
+        rsync = Rsync(lab, reach, bench.work / "rsync", days)
+
+        def on(day: int) -> None:
+            for image in images:
+                image.on(day)
+
+        def mine() -> Measured:
+            on(1)
+            ours.clear()
+            ours.backup(all_disks)
+            measured = ours.hinted(all_disks)
+            for number in all_disks:
+                ours.proves(number, days[1][number], bench.work / "proof.raw")
+            return measured
+
+        def other() -> Measured:
+            on(1)
+            borg.clear()
+            borg.backup("day1", all_disks)
+            on(2)
+            return borg.backup("day2", all_disks)
+
+        def synced(setting: str) -> Measured:
+            on(2)
+            return rsync.fetch(2, setting)
+
+        bench.pair("second day, hinted", mine, other, 15.0, PipedBorg.name)
+        best = min(rsync.settings, key=lambda setting: synced(setting).wall)
+        bench.pair("second day, hinted", mine, lambda: synced(best), 15.0, f"{Rsync.name}, {best}")
+
+
 def restoring(bench: Bench) -> None:
     """A disk out of the store to a new one of the host; and over one of which 1 % differs."""
     source = bench.days()[0][0]
@@ -368,6 +414,7 @@ def huge(bench: Bench) -> None:
 
 ROWS: dict[str, Callable[[Bench], None]] = {
     "loopback": loopback,
+    "hinted": hinted,
     "restore": restoring,
     "capped": capped,
     "line": line,

@@ -18,11 +18,16 @@ import measure
 from measure import STEP, Failed
 
 LAB = Path(__file__).resolve().parents[1] / "lab" / "lab"
+sys.path.insert(0, str(LAB.parent))
+
+from esxilab import disks as esx  # noqa: E402  the lab's package lies beside its script
+
 HOST = "esx"
 PORT_BEHIND = 20000
 """The host's sshd itself listens so much above the port of the lab's wire."""
 _PUNCH = 3
 _UNIT = 1 << 16
+_GRAIN = 4096
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
 
@@ -169,6 +174,20 @@ class WireLab:
 
     def descriptor(self, number: int) -> str:
         return f"/vmfs/volumes/{self.uuid}/machine/{self._stem(number)}.vmdk"
+
+    def delta(self, number: int) -> str:
+        """The descriptor of a snapshot's delta above a disk, once there is one."""
+        return f"/vmfs/volumes/{self.uuid}/machine/{self._stem(number)}-000001.vmdk"
+
+    def make_delta(self, number: int, before: str, after: str) -> None:
+        """A snapshot's delta above a disk that is as `before`, which makes it as `after`: what a guest has written."""
+        folder = self.volume / "machine"
+        child = str(folder / f"{self._stem(number)}-000001.vmdk")
+        esx.create_delta(str(folder / f"{self._stem(number)}.vmdk"), child, "sesparse")
+        with esx.open_chain(child, writable=True) as disk, open(after, "rb", buffering=0) as source:
+            for begin, length in measure.differences(before, after, _GRAIN):
+                for at in range(begin, begin + length, STEP):
+                    disk.write(at, os.pread(source.fileno(), min(STEP, begin + length - at), at))
 
     @staticmethod
     def _stem(number: int) -> str:

@@ -22,6 +22,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import newest
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.dedup import DiskFed, Feeding, Reach, feed
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.hints import Hints
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import DiskTask
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.undedup import bring
@@ -48,7 +49,11 @@ def _reach(given: argparse.Namespace) -> Iterator[Reach]:
 
 
 def _disks(given: argparse.Namespace) -> list[tuple[str, str]]:
-    return [(key, path) for key, _equals, path in (one.partition("=") for one in given.disk)]
+    return _pairs(given.disk)
+
+
+def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+    return [(key, path) for key, _equals, path in (one.partition("=") for one in words)]
 
 
 def backup(given: argparse.Namespace) -> Mapping[str, Any]:
@@ -60,11 +65,12 @@ def backup(given: argparse.Namespace) -> Mapping[str, Any]:
         feeding = Feeding(
             machine_id=MACHINE,
             machine_name=MACHINE,
-            sources=[Source(key, path, 0, 0) for key, path in _disks(given)],
+            sources=[Source(key, path, size, size) for (key, path), size in zip(_disks(given), given.size)],
             files={},
             facts={"hypervisor": reach.host.name},
             before_commit=before_commit,
             parent=newest(store, MACHINE),
+            hints=Hints(dict(_pairs(given.hint))),
         )
         return feed(store, feeding, reach).told
 
@@ -121,6 +127,8 @@ def main() -> None:
     parser.add_argument("--known-hosts")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--disk", action="append", default=[])
+    parser.add_argument("--size", action="append", type=int, default=[], help="of each disk, for a backup")
+    parser.add_argument("--hint", action="append", default=[], help="key and descriptor of what the newest point holds")
     parser.add_argument("--connections", type=int, default=0)
     given = parser.parse_args()
     print(json.dumps(ACTS[given.act](given)))

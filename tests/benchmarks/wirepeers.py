@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import measure
 import wiremeasure
 from measure import Failed
 from peers import CLI, SECRET, found
@@ -50,7 +51,27 @@ class Ours:
             raise Failed(f"the store cannot be made: {done.stderr}")
 
     def backup(self, disks: Sequence[int], connections: int = 0) -> Measured:
-        return self._run("backup", [f"{key(number)}={self.lab.descriptor(number)}" for number in disks], connections)
+        named = [f"{key(number)}={self.lab.descriptor(number)}" for number in disks]
+        return self._run("backup", named, connections, self._sizes(disks))
+
+    def hinted(self, disks: Sequence[int]) -> Measured:
+        """From the deltas above the disks, which the newest point holds."""
+        named = [f"{key(number)}={self.lab.delta(number)}" for number in disks]
+        hints = [word for n in disks for word in ("--hint", f"{key(n)}={self.lab.descriptor(n)}")]
+        return self._run("backup", named, 0, [*self._sizes(disks), *hints])
+
+    def _sizes(self, disks: Sequence[int]) -> list[str]:
+        return [word for number in disks for word in ("--size", str(os.path.getsize(self.lab.flat(number))))]
+
+    def proves(self, number: int, wanted: str, target: Path) -> None:
+        """The newest point's disk is this file, byte for byte; `Failed` where it is not."""
+        command = [sys.executable, "-m", CLI, "restore", str(self.folder), "latest"]
+        command += ["--disk", f"{key(number)}={target}", "--quiet"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **SECRET})
+        if done.returncode:
+            raise Failed(f"the point cannot be restored: {done.stderr}")
+        measure.same(wanted, str(target))
+        target.unlink()
 
     def look(self, disks: Sequence[int]) -> Measured:
         return self._run("look", [f"{key(number)}={self.lab.descriptor(number)}" for number in disks], 0)
@@ -59,8 +80,8 @@ class Ours:
         """`target`: the descriptor to make, or the flat extent that is there."""
         return self._run("in-place" if in_place else "restore", [f"{key(number)}={target}"], 0)
 
-    def _run(self, act: str, disks: Sequence[str], connections: int) -> Measured:
-        given = [word for disk in disks for word in ("--disk", disk)]
+    def _run(self, act: str, disks: Sequence[str], connections: int, more: Sequence[str] = ()) -> Measured:
+        given = [*(word for disk in disks for word in ("--disk", disk)), *more]
         command = [sys.executable, OURS, act, str(self.folder), *self.reach.words(), *given]
         command += ["--connections", str(connections)] if connections else []
         # A folder of its own: no connection of the run before is still there to be shared. Its path must be short.

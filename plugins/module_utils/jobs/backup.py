@@ -100,6 +100,7 @@ def job_view(job: Job, folder: str) -> dict[str, Any]:
         "final": job.final,
         "how": job.how,
         "snapshot_name": job.snapshot_name,
+        "snapshot_description": _description(job),
         "stop": job.stop,
         "snapshot": job.snapshot,
         "restart": job.restart,
@@ -109,6 +110,17 @@ def job_view(job: Job, folder: str) -> dict[str, Any]:
         "boot_id": job.boot_id,
         "policy": dict(job.policy),
     }
+
+
+def _description(job: Job) -> str:
+    """Who finds the snapshot in the host's own client is told what it is."""
+    policy = vm_policy_from_dict(job.policy) if job.kind == "backup" else None
+    if policy is None or not policy.keeps_reference:
+        return ""
+    return (
+        "Stowage: the next backup goes by this snapshot, which stays until then, for "
+        f"{policy.reference.max_age_hours} hours at most. It may be removed: then the next backup hashes everything."
+    )
 
 
 def held_job(context: Context) -> Job | None:

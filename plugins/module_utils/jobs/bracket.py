@@ -24,6 +24,10 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer import start
 #: In a job's `extra`: the start in which an earlier job had asked the guest to shut down, and been given up for it.
 ASKED_BEFORE = "asked_before"
 SHUTDOWN_GRACE_SECONDS = 600
+#: Journalled around the end of the reference snapshot of an earlier backup, and when ours has become the next one's.
+REFERENCE_REMOVE_INTENT = "reference-remove-intent"
+REFERENCE_REMOVE_DONE = "reference-remove-done"
+REFERENCE_KEPT = "reference-kept"
 # What begins the words by which processes of ours are known in the host's list: watchdogs, and readers of both kinds.
 _MARKS = (watchdog.mark(""), starting.mark(""), "stowage-shell-")
 # A guest that installs updates, or hangs in a service, may go down long after we gave up on it. For that long nobody
@@ -133,30 +137,48 @@ class Events:
             "snapshot-remove-done"
         )
 
+    @property
+    def kept(self) -> bool:
+        """Whether our snapshot is no longer this job's, but the next backup's reference."""
+        return self.index(REFERENCE_KEPT) > self.index("snapshot-intent")
+
+    @property
+    def begun_removal(self) -> tuple[int, str] | None:
+        """Id and name of an earlier backup's reference snapshot whose removal was begun and not ended."""
+        begun = self.last(REFERENCE_REMOVE_INTENT)
+        if begun is None or self.index(REFERENCE_REMOVE_DONE) > self.index(REFERENCE_REMOVE_INTENT):
+            return None
+        return int(begun["id"]), str(begun["name"])
+
     def snapshot_id(self) -> int | None:
         done = self.last("snapshot-done")
         return int(done["id"]) if done and done.get("id") is not None else None
 
 
-def plan_undo(job: Job, events: Events, now: Situation) -> Undo:
-    """Everything that job may have left, minus what cannot be proven to be its own."""
-    undo = _undo_restore(job, events, now) if job.kind == "restore" else _undo_backup(job, events, now)
+def plan_undo(job: Job, events: Events, now: Situation, spare: bool = False) -> Undo:
+    """Everything that job may have left, minus what cannot be proven to be its own.
+
+    `spare`: our snapshot stays for the moment, as it is about to become a reference."""
+    undo = _undo_restore(job, events, now) if job.kind == "restore" else _undo_backup(job, events, now, spare)
     return replace(undo, unload_module=events.module_loaded)
 
 
-def _undo_backup(job: Job, events: Events, now: Situation) -> Undo:
+def _undo_backup(job: Job, events: Events, now: Situation, spare: bool) -> Undo:
     left: list[str] = []
-    snapshots = _our_snapshots(job, events, now, left)
+    spare = spare or events.kept
+    snapshots = () if spare else _our_snapshots(job, events, now, left)
+    begun = events.begun_removal
+    earlier = (begun[0],) if begun in now.snapshots and begun is not None else ()
     intent_open = events.index("snapshot-intent") > max(events.index("snapshot-done"), events.index("snapshot-failed"))
     power_on, wait = _power(job, events, now, left)
     return Undo(
         kill=_our_processes(job, events, now),
         remove_temps=_our_temps(job, now, left),
         remove_partial=_our_partial(job, now, left),
-        remove_snapshots=snapshots,
-        consolidate=events.delta_open and not snapshots,
+        remove_snapshots=(*snapshots, *earlier),
+        consolidate=(events.delta_open and not snapshots and not spare) or (begun is not None and not earlier),
         power_on=power_on,
-        look_again=intent_open and not snapshots,
+        look_again=intent_open and not snapshots and not spare,
         left=tuple(left),
         wait=wait,
     )

@@ -12,9 +12,10 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import hinting, places, record, referencing
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, record
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context, entry_of, held_job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events, downtime_seconds
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import LockLost, UndoIncomplete
@@ -55,7 +56,9 @@ def end(
     events = Events(tuple(undoer.log.read()))
     ok = outcome == "ok" and events.committed
     vm = _vm_or_none(context)
-    undone = undoer.run(vm)
+    undone = undoer.run(vm, spare=referencing.wants_ours(job, events, ok))
+    if vm is not None and job.kind == "backup" and undone.clean:
+        undone = _settle_reference(entry, undoer, vm, job, undone, ok)
     if vm is None and job.kind == "backup":
         # What lies on this host is gone; the lock stays for the host that has the VM now.
         undone = replace(
@@ -65,6 +68,7 @@ def end(
     told = (events.last(STORED) or {}).get("told")
     if told and events.committed:
         record.add_told(entry, told)
+        record.add_hint(entry, referencing.hint_of(events), hinting.words(job.vm, referencing.hint_of(events)))
     if outcome == "ok" and not events.committed:
         what = f"No restore point of VM {job.vm!r} was committed"
         problem = problem or {
@@ -96,6 +100,18 @@ def end(
     record.write_entry(context.state_dir, entry)
     jobs.remove_mirror(context.state_dir, job.job)
     return Ended(entry, undone.done, kept, turned, True)
+
+
+def _settle_reference(
+    entry: dict[str, Any], undoer: Undoer, vm: VirtualMachine, job: Job, undone: Undone, ok: bool
+) -> Undone:
+    """The bracket is undone; now the snapshots that stay between backups."""
+    waiter = Waiter(undoer.consolidation_timeout, clock=undoer.host.clock, beat=undoer.log.beat)
+    events = Events(tuple(undoer.log.read()))
+    settled = referencing.settle(vm, job, undoer.log, events, ok, waiter)
+    entry["reference"] = settled.kept.view() if settled.kept is not None else None
+    entry["warnings"] += [warning for warning in settled.warnings if warning not in entry["warnings"]]
+    return replace(undone, done=(*undone.done, *settled.done), failed=(*undone.failed, *settled.failed))
 
 
 def _finish_entry(

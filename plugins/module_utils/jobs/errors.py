@@ -290,3 +290,17 @@ class StoreNotForHosts(JobError):
     template = "The store {store} names its chunks by {hash}, which no hypervisor can compute"
     hint = "Make a store with the hash sha256 for backups of hypervisors (stowage.esxi.dedup_store), and use that."
     exit_code = 51
+
+
+class ReferenceNotKept(JobError):
+    id = "reference-not-kept"
+    template = "Snapshot {snapshot} of VM {vm!r} is not kept as the reference of the next backup: {reason}"
+    hint = "The next backup hashes all of the VM's disks. The restore point of this one is there and whole."
+    exit_code = 59
+
+
+class ReferenceStays(JobError):
+    id = "reference-stays"
+    template = "The reference snapshot of VM {vm!r}, which has to go, was left alone: {reason}"
+    hint = "The next recover tries again; or remove the snapshot in the host client, and nothing is lost but time."
+    exit_code = 59

@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Keep
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.reference import Rules
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import keys_of
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
@@ -48,6 +49,12 @@ class VmPolicy:
     rotate: bool = True
     reserve_percent: int = 5
     snapshot_reserve_percent: int = 5
+    reference: Rules = field(default_factory=Rules)
+
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether our snapshot stays after a success. A program that reads all in any case gains nothing by it."""
+        return self.reference.enabled and self.program == "dedup"
 
     def as_dict(self) -> dict[str, Any]:
         value = asdict(self)
@@ -139,6 +146,8 @@ def _merge(base: VmPolicy, changes: Mapping[str, Any], where: str) -> VmPolicy:
             raise BadPolicy(what=f"{where}{key} is not a setting; known are {known}")
         values[key] = _READERS[key](getattr(base, key), value, where + key)
     merged = replace(base, **values)
+    if merged.keeps_reference and merged.memory:
+        raise BadPolicy(what=f"{where}reference and {where}memory: the guest's memory is not kept between backups")
     return replace(merged, point=_point(merged.point, merged.program, f"{where}point"))
 
 
@@ -242,6 +251,27 @@ def _keep(base: Keep, value: Any, name: str) -> Keep:
     return keep
 
 
+def _reference(base: Rules, value: Any, name: str) -> Rules:
+    """What it does not name stays as the wider policy has it."""
+    if not isinstance(value, Mapping):
+        raise BadPolicy(what=f"{name} must be a mapping such as {{enabled: true, max_age_hours: 72}}")
+    read: dict[str, Callable[[Any, Any, str], Any]] = {
+        "enabled": lambda _base, given, where: _flag(given, where),
+        "max_age_hours": _number(1, 8760),
+        "max_size_percent": _number(1, 100),
+        "reserve_percent": _number(0, 90),
+        "prove_backups": _number(1, 1000),
+        "prove_days": _number(1, 366),
+    }
+    changes: dict[str, Any] = {}
+    for key, given in value.items():
+        if key not in read:
+            raise BadPolicy(what=f"{name}.{key} is not a setting; known are {', '.join(read)}")
+        if given is not None:
+            changes[key] = read[key](None, given, f"{name}.{key}")
+    return replace(base, **changes)
+
+
 _READERS: dict[str, Callable[[Any, Any, str], Any]] = {
     "point": _text,
     "how": _choice(HOWS),
@@ -261,4 +291,5 @@ _READERS: dict[str, Callable[[Any, Any, str], Any]] = {
     "rotate": lambda _base, value, name: _flag(value, name),
     "reserve_percent": _number(0, 90),
     "snapshot_reserve_percent": _number(0, 90),
+    "reference": _reference,
 }

@@ -67,6 +67,8 @@ def new_entry(
         "done": [],
         "left": [],
         "rotation": None,
+        "hint": None,
+        "reference": None,
         "disks": [disk_entry(disk) for disk in disks],
     }
 
@@ -127,6 +129,13 @@ def add_told(entry: dict[str, Any], told: Mapping[str, Any]) -> None:
     for name, word in (("bytes", "stored"), ("bytes_sent", "sent"), ("bytes_new", "new")):
         value = told.get(word) if isinstance(told, Mapping) else None
         entry[name] = value if isinstance(value, int) and 0 <= value < 1 << 62 else 0
+
+
+def add_hint(entry: dict[str, Any], hint: Mapping[str, Any], words: str) -> None:
+    """What came of the reference snapshot of the backup before, and what the operator has to know of that."""
+    entry["hint"] = {**hint, "told": words} if hint and hint.get("way") != "off" else None
+    if words and words not in entry["warnings"]:
+        entry["warnings"].append(words)
 
 
 def error_of(error: Any) -> dict[str, Any] | None:
@@ -306,7 +315,10 @@ def summary(run_id: str, hosts: Sequence[Mapping[str, Any]], entries: Sequence[M
         "seconds": round(sum(entry["seconds"] or 0 for entry in entries), 3),
         "failed_vms": failed_vms,
         "failed_hosts": failed_hosts,
-        "warnings": sorted({warning for host in hosts for warning in host.get("warnings") or ()}),
+        "warnings": sorted(
+            {warning for host in hosts for warning in host.get("warnings") or ()}
+            | {f"{entry['host']}: {told}" for entry in entries if (told := (entry.get("hint") or {}).get("told"))}
+        ),
         "green": not failed_vms and not failed_hosts,
     }
     value["text"] = _text(value, entries)
@@ -331,10 +343,24 @@ def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str
         )
         # What of a restored VM is not as it was backed up. What a backup warns of stands in its plan.
         lines.extend(f"    {warning}" for warning in entry["warnings"] if restored)
+        # But what became of a hint is known only when the backup is over.
+        lines.extend(f"    hint: {text}" for text in _hint_words(entry))
         lines.extend(f"    left: {left}" for left in entry["left"])
     lines.extend(f"  {host['host']}  failed  {host['error']['message']}" for host in value["failed_hosts"])
     lines.extend(f"  warning: {warning}" for warning in value["warnings"])
     return "\n".join(lines) + "\n"
+
+
+def _hint_words(entry: Mapping[str, Any]) -> list[str]:
+    hint, kept = entry.get("hint") or {}, entry.get("reference")
+    told = [hint["way"]] if hint else []
+    if kept:
+        limits = kept["limits"]
+        told.append(
+            f"snapshot {kept['snapshot']} stays as the reference of the next backup, for {limits['max_age_hours']} h "
+            f"and {limits['max_size_percent']} % of its disks at most"
+        )
+    return told
 
 
 def _amounts(value: Mapping[str, Any]) -> str:

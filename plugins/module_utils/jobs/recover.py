@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,14 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, record, runlife, storeplace, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
+    names,
+    record,
+    runlife,
+    storeplace,
+    survey,
+    upkeep,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
     ASKED_BEFORE,
@@ -74,6 +82,7 @@ class Report:
     summary: Mapping[str, int]
     changed: bool
     error: RecoverIncomplete | None = None
+    references: tuple[upkeep.Kept, ...] = ()
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, int]:
@@ -81,13 +90,22 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, int]:
     return {"found": len(outcomes), **counts}
 
 
-def report(label: str, outcomes: Sequence[Outcome]) -> Report:
-    failed = [one for one in outcomes if one.outcome == "failed"]
+def report(label: str, outcomes: Sequence[Outcome], kept: Sequence[upkeep.Kept] = ()) -> Report:
+    failed = [one.vm or one.folder for one in outcomes if one.outcome == "failed"]
+    failed += [f"{one.vm} ({one.error})" for one in kept if one.error]
     error = None
     if failed:
-        names = ", ".join(one.vm or one.folder for one in failed)
-        error = RecoverIncomplete(host=label, count=len(failed), vms=names)
-    return Report([one.as_dict() for one in outcomes], summary(outcomes), any(one.changed for one in outcomes), error)
+        error = RecoverIncomplete(host=label, count=len(failed), vms=", ".join(failed))
+    changed = any(one.changed for one in outcomes) or any(one.removed for one in kept)
+    return Report([one.as_dict() for one in outcomes], summary(outcomes), changed, error, tuple(kept))
+
+
+def keep_up(
+    host: Host, label: str, outcomes: Sequence[Outcome], consolidation_timeout: int, check: bool = False
+) -> list[upkeep.Kept]:
+    """Reference snapshots that have to go before the next backup. Where a job is, that one looks after its VM's."""
+    busy = [posixpath.dirname(one.folder) for one in outcomes if one.outcome not in ("recovered", "vanished")]
+    return upkeep.look(host, label, host.vms(), busy, consolidation_timeout, check)
 
 
 def recover_host(
@@ -251,6 +269,8 @@ def close_record(
     """The entry of the run that was killed: interrupted, whatever it had reached, and what was undone when.
 
     A job that is not `ours`, or that a hypervisor has altered, writes over no entry that is here."""
+    if job.extra.get(upkeep.UPKEEP):
+        return
     entry = record.read_entry(state_dir, job.run, job.host, job.identity, job.kind)
     if entry is not None and not ours:
         return

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import hinting, storeroom
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import storeroom
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import JobAltered
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order, disk_results
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import path_of
@@ -52,7 +52,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
         reason = f"{jobs.mirror_path(settings.state_dir, frame.job.job)} is not there, or says otherwise"
         raise JobAltered(job=frame.job.job, vm=frame.job.vm, reason=reason)
     order = Order(host, frame.job, frame.journal, store, request.dest, stores.access, tuple(sources))
-    fed = order.run(
+    fed, hint = order.run(
         Reach(
             host=host,
             note=frame.journal.note,
@@ -68,7 +68,9 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     )
     if fed.left:
         warnings.append(f"the restore point is there, but: {fed.left}")
+    warnings += filter(None, [hinting.words(frame.job.vm, hint)])
     result = _result(request, sources, left_out, room, warnings)
+    result["hint"] = dict(hint)
     result["disks"] = disk_results(request.dest, fed, sources)
     result["files"] = [file.name for file in fed.point.files]
     result["restore_point"] = path_of(request.dest, fed.point.point)

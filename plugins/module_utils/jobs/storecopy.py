@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import configfiles, proving
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import configfiles, hinting, proving
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import ConfigNotCopied
@@ -44,14 +45,20 @@ class Order:
     access: Access
     sources: tuple[Source, ...]
 
-    def run(self, reach: Reach) -> Fed:
+    def run(self, reach: Reach) -> tuple[Fed, Mapping[str, Any]]:
+        """What went into the store, and what came of a hint (see `hinting`)."""
         files = self.config()
         facts: dict[str, Any] = {"hypervisor": self.job.host}
         if self.access.group:
             facts["group"] = self.access.group
 
+        events = Events(tuple(self.journal.read()))
+        hinted = hinting.decide(self.host, self.job, events, self.store, self.location, self.sources)
+        outcome: dict[str, Any] = {}
+
         def before_commit(point: str, fed: Sequence[DiskFed]) -> Mapping[str, Any]:
-            return self.proven(point, files, fed)
+            outcome.update(hinted.outcome(fed, iso(self.host.clock.now())))
+            return {**self.proven(point, files, fed), "hint": dict(outcome)}
 
         fed = feed(
             self.store,
@@ -62,17 +69,18 @@ class Order:
                 files=files,
                 facts=facts,
                 before_commit=before_commit,
-                parent=newest(self.store, self.job.identity, self.access.scope, facts),
+                parent=hinted.parent or newest(self.store, self.job.identity, self.access.scope, facts),
                 scope=self.access.scope,
+                hints=hinted.hints,
             ),
             reach,
         )
         try:
-            self.journal.note(DONE, point=fed.point.point, store=self.location, told=dict(fed.told))
+            self.journal.note(DONE, point=fed.point.point, store=self.location, told=dict(fed.told), hint=outcome)
         except StowageError as error:
             # The intent names the point, and it is there: whoever looks finds it.
             fed = replace(fed, left="; ".join(filter(None, (fed.left, error.message))))
-        return fed
+        return fed, outcome
 
     def config(self) -> dict[str, bytes]:
         """What was kept of the VM before anything was done to it."""

@@ -19,9 +19,10 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, places, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, places, references, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
+    REFERENCE_REMOVE_DONE,
     Events,
     Situation,
     Undo,
@@ -30,6 +31,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RemoteStepFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.reference import parse
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import multiextent
 
@@ -142,17 +144,20 @@ class Undoer:
         self.consolidation_timeout = consolidation_timeout
         self.power_on_timeout = power_on_timeout
         self.stores = stores or Stores()
+        self.spare = False
+        self.begun: tuple[int, str] | None = None
         self.done: list[str] = []
         self.failed: list[str] = []
         self.left: list[str] = []
 
     def plan(self, vm: VirtualMachine | None) -> tuple[Undo, Situation, Events]:
         events = Events(tuple(self.log.read()))
+        self.begun = events.begun_removal
         # An earlier job's request counts from this job's begin: from then on it stands for it.
         asked_by = "power-off-intent" if events.last("power-off-intent") else "started"
         asked = events.seconds_since(asked_by, self.host.clock.now())
         now = survey.situation(self.host, vm, self.job, events, asked)
-        return plan_undo(self.job, events, now), now, events
+        return plan_undo(self.job, events, now, self.spare), now, events
 
     def _settle_commit(self) -> None:
         """A commit whose answer was lost has happened all the same: the restore point is there and says whose it is."""
@@ -163,7 +168,9 @@ class Undoer:
         if made:
             self.log.note("commit-done", final=made)
 
-    def run(self, vm: VirtualMachine | None) -> Undone:
+    def run(self, vm: VirtualMachine | None, spare: bool = False) -> Undone:
+        """`spare`: our snapshot stays, as it is about to become the reference of the next backup."""
+        self.spare = spare
         self._settle_commit()
         undo, now, events = self.plan(vm)
         if undo.look_again and vm is not None:
@@ -278,15 +285,26 @@ class Undoer:
             self._consolidate(vm)
 
     def _remove_snapshot(self, vm: VirtualMachine, number: int) -> None:
-        waiter = Waiter(self.consolidation_timeout, clock=self.host.clock, beat=self.log.beat)
-        snapshots.remove(vm, number, False, waiter, self.log)
+        if self.begun is not None and self.begun[0] == number:
+            references.remove(vm, *self.begun, self._waiter(), self.log)
+            return
+        if (self.job.policy.get("reference") or {}).get("enabled"):
+            # It was about to become a reference, and may have been written down as one.
+            found = parse(references.text(self.host.session, vm.directory))
+            if found is not None and found.snapshot == number:
+                references.forget(self.host.session, vm.directory)
+        snapshots.remove(vm, number, False, self._waiter(), self.log)
+
+    def _waiter(self) -> Waiter:
+        return Waiter(self.consolidation_timeout, clock=self.host.clock, beat=self.log.beat)
 
     def _consolidate(self, vm: VirtualMachine) -> None:
         """What a reader kept from being merged when our snapshot was removed: its entry went, its delta stayed."""
-        waiter = Waiter(self.consolidation_timeout, clock=self.host.clock, beat=self.log.beat)
         try:
-            merged = snapshots.consolidate(vm, waiter)
+            merged = snapshots.consolidate(vm, self._waiter())
             self.log.note("snapshot-remove-done")
+            if self.begun is not None:
+                self.log.note(REFERENCE_REMOVE_DONE)
         except StowageError as error:
             self.failed.append(f"consolidated its disks: not done: {error.message}")
         else:

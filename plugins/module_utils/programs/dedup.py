@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Meter, Progress
-from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors, hints
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.hints import Hint, Hints
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.ladder import Ladder, Reading
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.metered import Metered
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
@@ -31,6 +32,10 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk i
 
 VERIFIED = "every chunk by its SHA-256, as hashed on the host; each that came was hashed again here"
 OF_CLONE = "of a clone that the host has made, {verified}. The clone and its source: {proof}"
+VERIFIED_HINTED = (
+    "every chunk written since the reference snapshot by its SHA-256, as hashed on the host; each that came was hashed "
+    "again here; the others are those of the restore point before"
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Feeding:
     before_commit: Callable[[str, Sequence[DiskFed]], Mapping[str, Any]]
     parent: Point | None = None
     scope: str = "host"
+    hints: Hints = field(default_factory=Hints)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class DiskFed:
     method: str
     notes: tuple[str, ...]
     verified: str
+    hint: str = hints.NONE
 
     @property
     def rate(self) -> int:
@@ -83,6 +90,8 @@ class _Open:
     disk: RemoteDisk
     reading: Reading
     way: Way
+    hint: Hint = field(default_factory=Hint)
+    chunk_bytes: int = 0
 
     @property
     def method(self) -> str:
@@ -91,7 +100,8 @@ class _Open:
     @property
     def verified(self) -> str:
         """Of a clone no more is proven than of the clone."""
-        return OF_CLONE.format(verified=VERIFIED, proof=self.reading.proof) if self.reading.proof else VERIFIED
+        verified = VERIFIED_HINTED if self.hint.outcome == hints.HINTED else VERIFIED
+        return OF_CLONE.format(verified=verified, proof=self.reading.proof) if self.reading.proof else verified
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -102,7 +112,12 @@ class _Open:
             found.append(f"slower than it could be: {self.way.describe()}")
         if self.disk.renewals:
             found.append(f"{self.disk.renewals} connections were lost and made again")
-        return tuple(found)
+        return (*found, *filter(None, [self.hint.note(self.chunk_bytes)]))
+
+    @property
+    def to_read(self) -> int:
+        most = self.hint.bytes
+        return self.source.bytes_to_read if most is None else min(most, self.source.bytes_to_read)
 
 
 class _Disks:
@@ -112,9 +127,7 @@ class _Disks:
         self._reach = reach
         self._opened = opened
         self._clock = reach.clock
-        self._meters = {
-            one.source.key: Meter("copy", one.source.key, one.source.bytes_to_read, reach.clock) for one in opened
-        }
+        self._meters = {one.source.key: Meter("copy", one.source.key, one.to_read, reach.clock) for one in opened}
         self._began: dict[str, float] = {}
         self._ended: dict[str, float] = {}
         self.metered = [Metered(one.source.key, one.disk, self.check) for one in opened]
@@ -168,6 +181,7 @@ class _Disks:
                 one.method,
                 one.notes,
                 one.verified,
+                one.hint.outcome,
             )
             for one, disk in zip(self._opened, self.metered)
         )
@@ -200,6 +214,7 @@ def _fed(
     store: Store, feeding: Feeding, reach: Reach, opened: Sequence[_Open]
 ) -> tuple[Point, backup.Told, tuple[DiskFed, ...]]:
     began = reach.clock.monotonic()
+    opened = _hinted(opened, feeding, store.chunk_bytes, reach)
     disks = _Disks(reach, opened)
     fed: tuple[DiskFed, ...] = ()
 
@@ -217,7 +232,10 @@ def _fed(
             store,
             feeding.machine_id,
             feeding.machine_name,
-            [backup.DiskInput(disk.key, disk) for disk in disks.metered],
+            [
+                backup.DiskInput(disk.key, disk, one.hint.areas, proof=one.hint.proof)
+                for one, disk in zip(opened, disks.metered)
+            ],
             feeding.files,
             parent=feeding.parent,
             facts=feeding.facts,
@@ -226,6 +244,33 @@ def _fed(
             before_commit=before_commit,
         )
     return point, told, fed
+
+
+def _hinted(opened: Sequence[_Open], feeding: Feeding, chunk_bytes: int, reach: Reach) -> list[_Open]:
+    """With what is told of each disk. The tables of a large delta take their time, and the lease has to be kept."""
+
+    def cut() -> None:
+        for one in opened:
+            with contextlib.suppress(Exception):
+                one.disk.close()
+
+    def told(one: _Open) -> _Open:
+        cloned = one.reading.way == "clone"
+        found = hints.of(one.disk, one.source.key, cloned, feeding.hints, chunk_bytes)
+        return replace(one, hint=found, chunk_bytes=chunk_bytes)
+
+    if not feeding.hints.links:
+        return list(opened)
+    watch = Watch(
+        f"Reading what has changed of {feeding.machine_name} on {reach.host.name}",
+        lambda: sum(int(one.disk.metadata["bytes"]) for one in opened),
+        reach.alive,
+        cut,
+        reach.stall_seconds,
+        reach.clock,
+    )
+    with watch:
+        return [told(one) for one in opened]
 
 
 def _must_fit(opened: Sequence[_Open], feeding: Feeding, reach: Reach) -> None:

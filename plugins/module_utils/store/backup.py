@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any, Callable, Optional
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.changes import Slots
+from ansible_collections.stowage.esxi.plugins.module_utils.store.claim import Claim
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.store.feed import Feed, Shared
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
@@ -135,6 +136,7 @@ class _Job:
         self.tally = tally or Tally()
         self.told = Told()
         self.pages: list[list[bytes | None]] = [[] for _disk in disks]
+        self.claims: dict[int, Claim] = {}
         self._zeros = bytes(self.store.chunk_bytes)
         self._guard = threading.Lock()
         self._failed = threading.Event()
@@ -156,6 +158,8 @@ class _Job:
                 # Also an interrupt from the keyboard: the threads are not to finish the disks first.
                 self._failed.set()
                 raise
+        for claim in self.claims.values():
+            claim.rest(self._page_before)
         return tuple(
             DiskMap(plan.key, plan.size, chunk, tuple(found), plan.facts) for plan, found in zip(plans, self.pages)
         )
@@ -166,6 +170,9 @@ class _Job:
             old = self._old(disk, plan)
             wanted = slots_of(disk.source.allocated(), plan)
             touched = Slots(disk.changed, plan.chunk_bytes) if disk.changed is not None and old is not None else None
+            if disk.proof is not None and touched is not None and old is not None:
+                self.claims[number] = Claim(disk.proof, touched, old, plan)
+                touched = None
             for page in by_page(wanted):
                 slots = plan.slots_of(page[0] // PAGE_SLOTS)
                 yield from self._spans(number, disk, plan, old, page, slots, touched)
@@ -288,7 +295,9 @@ class _Job:
             page.left -= 1
             if page.left:
                 return
-        data = bytes(page.slots)
+            data = bytes(page.slots)
+            if page.disk in self.claims:
+                self.claims[page.disk].hold(page.number, data, page.before)
         if data.count(0) == len(data):
             return
         name = self._record(lane, data, PAGE)

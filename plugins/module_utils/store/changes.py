@@ -26,18 +26,34 @@ class Slots:
     """The numbers of the chunks that some areas touch, in whatever order those come."""
 
     def __init__(self, areas: Sequence[tuple[int, int]], chunk_bytes: int) -> None:
-        touched = (
-            (begin // chunk_bytes, (begin + length - 1) // chunk_bytes - begin // chunk_bytes + 1)
-            for begin, length in areas
-            if length > 0
-        )
-        runs = _joined(touched)
-        self._begins = array("Q", [begin for begin, _count in runs])
-        self._ends = array("Q", [begin + count for begin, count in runs])
+        self._begins, self._ends = array("Q"), array("Q")
+        if not self._ascending(areas, chunk_bytes):
+            runs = _joined(_touched(areas, chunk_bytes))
+            self._begins = array("Q", [begin for begin, _count in runs])
+            self._ends = array("Q", [begin + count for begin, count in runs])
+
+    def _ascending(self, areas: Sequence[tuple[int, int]], chunk_bytes: int) -> bool:
+        """Takes them one by one, as there may be millions; False where one comes before its predecessor."""
+        for begin, count in _touched(areas, chunk_bytes):
+            if not self._begins or begin > self._ends[-1]:
+                self._begins.append(begin)
+                self._ends.append(begin + count)
+            elif begin < self._begins[-1]:
+                return False
+            else:
+                self._ends[-1] = max(self._ends[-1], begin + count)
+        return True
 
     def __contains__(self, slot: int) -> bool:
         at = bisect_right(self._begins, slot) - 1
         return at >= 0 and slot < self._ends[at]
+
+
+def _touched(areas: Sequence[tuple[int, int]], chunk_bytes: int) -> Iterator[tuple[int, int]]:
+    """First chunk and number of chunks of each."""
+    for begin, length in areas:
+        if length > 0:
+            yield begin // chunk_bytes, (begin + length - 1) // chunk_bytes - begin // chunk_bytes + 1
 
 
 def load(path: str, size: int) -> Areas:

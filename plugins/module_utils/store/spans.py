@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ansible_collections.stowage.esxi.plugins.module_utils.store.claim import Proof
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, SLOT_BYTES, DiskMap
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import DiskSource, HashedSource
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Summed
@@ -21,12 +22,15 @@ SPANS_AHEAD = 4
 
 @dataclass(frozen=True)
 class DiskInput:
-    """A disk to back up. `changed`: (offset, length) of all that may differ from the parent, where that is known."""
+    """A disk to back up. `changed`: (offset, length) of all that may differ from the parent, where that is known.
+
+    With a `proof` all of it is looked at in spite of that, and the proof tells whether it is so."""
 
     key: str
     source: DiskSource | HashedSource
     changed: Sequence[tuple[int, int]] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    proof: Proof | None = None
 
 
 @dataclass

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import heapq
 import posixpath
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk import cowd, hosted, sesparse
@@ -172,17 +173,29 @@ class ChainDisk:
 
     def allocated(self) -> Iterator[tuple[int, int]]:
         """(offset, length) of everything that is not known to be zero, ascending, without overlap."""
-        begin = until = 0
-        for part in self.parts(0, self.size):
-            if part.extent is None:
-                continue
-            if part.offset != until:
-                if until > begin:
-                    yield begin, until - begin
-                begin = part.offset
-            until = part.offset + part.length
-        if until > begin:
-            yield begin, until - begin
+        return _joined((part.offset, part.length) for part in self.parts(0, self.size) if part.extent is not None)
+
+    def above(self, link: str) -> Iterator[tuple[int, int]]:
+        """(offset, length) of all that the links above this one say of the disk, ascending, without overlap.
+
+        So nothing else differs from the disk as that link has it. What was emptied there counts, too. `ValueError`
+        where there is no such link.
+        """
+        depth = self.links.index(link)
+        if any(self._length(level) != self.size for level in range(depth + 1)):
+            # One that is shorter says that there is nothing behind its end.
+            return iter([(0, self.size)])
+        return _joined(heapq.merge(*(self._said(level) for level in range(depth))))
+
+    def _length(self, level: int) -> int:
+        starts, extents = self._levels[level]
+        return starts[-1] + extents[-1].size if starts else 0
+
+    def _said(self, level: int) -> Iterator[tuple[int, int]]:
+        for start, extent in zip(*self._levels[level]):
+            for begin, size, place in extent.pieces(0, extent.size):
+                if place != ABSENT:
+                    yield begin + start, size
 
     def _shut(self) -> None:
         for _starts, extents in self._levels:
@@ -191,3 +204,16 @@ class ChainDisk:
 
     def close(self) -> None:
         self._shut()
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Ascending ranges, those that touch or overlap as one."""
+    begin = until = 0
+    for offset, length in ranges:
+        if offset > until:
+            if until > begin:
+                yield begin, until - begin
+            begin = offset
+        until = max(until, offset + length)
+    if until > begin:
+        yield begin, until - begin

@@ -275,3 +275,43 @@ def test_disks_are_consolidated_where_the_end_of_our_snapshot_was_never_proven(
     undo = plan_undo(job, events, Situation(vmid=1, power_state="poweredOn", snapshots=snapshots))
     assert undo.consolidate is wanted
     assert (undo.remove_snapshots == (4,)) is there
+
+
+# -- reference snapshots -----------------------------------------------------------------------------------------
+
+OLD = "stowage-run0-b0123456789ab"
+KEPT = [*SNAPPED, {"event": "commit-done", "final": "x"}, {"event": "reference-kept", "id": 4}]
+BEGUN = [*SNAPPED, {"event": "reference-remove-intent", "id": 3, "name": OLD}]
+BOTH = ((3, OLD), (4, NAME))
+
+
+def test_a_snapshot_that_has_become_a_reference_is_no_longer_the_jobs() -> None:
+    found = undo(KEPT, snapshots=((4, NAME),))
+    assert (found.remove_snapshots, found.consolidate, found.left) == ((), False, ())
+
+
+def test_one_that_was_not_yet_written_down_as_a_reference_goes() -> None:
+    assert undo(KEPT[:-1], snapshots=((4, NAME),)).remove_snapshots == (4,)
+
+
+def test_while_it_is_about_to_become_one_it_stays() -> None:
+    values: dict[str, Any] = {"vmid": 7, "power_state": "poweredOn", "boot_id": "boot-1", "snapshots": BOTH}
+    found = plan_undo(make_job(), Events(tuple(KEPT[:-1])), Situation(**values), spare=True)
+    assert (found.remove_snapshots, found.consolidate, found.look_again) == ((), False, False)
+
+
+def test_the_end_of_an_earlier_reference_that_was_begun_is_gone_on_with() -> None:
+    assert undo(BEGUN, snapshots=BOTH).remove_snapshots == (4, 3)
+    # Its entry is gone, its delta may not be.
+    assert undo(BEGUN, snapshots=((4, NAME),)).consolidate is True
+    done = [*BEGUN, {"event": "reference-remove-done", "id": 3}]
+    assert undo(done, snapshots=BOTH).remove_snapshots == (4,)
+    assert undo(done, snapshots=((4, NAME),)).consolidate is False
+
+
+def test_a_snapshot_of_that_id_with_another_name_is_somebody_elses() -> None:
+    assert undo(BEGUN, snapshots=((3, "mine"), (4, NAME))).remove_snapshots == (4,)
+
+
+def test_an_earlier_reference_that_nobody_began_to_remove_stays() -> None:
+    assert undo(SNAPPED, snapshots=BOTH).remove_snapshots == (4,)

@@ -90,3 +90,45 @@ def test_the_module_offers_every_setting_with_its_own_default() -> None:
             assert options[field.name]["default"] == getattr(defaults, field.name)
     spec = {name: option["default"] for name, option in options.items() if "default" in option}
     assert parse_policy({**spec, **POINT}).common == vm_policy_from_dict(POINT)
+
+
+DEDUP = {"point": "/srv/stowage", "program": "dedup"}
+
+
+def test_a_reference_is_asked_for_by_a_policy_and_else_there_is_none() -> None:
+    policy = parse_policy({**DEDUP, "vms": {"db01": {"reference": {"enabled": "yes", "max_age_hours": "24"}}}})
+    assert policy.for_vm(["web01"]).keeps_reference is False
+    own = policy.for_vm(["db01"])
+    assert (own.keeps_reference, own.reference.max_age_hours, own.reference.prove_backups) == (True, 24, 7)
+    assert vm_policy_from_dict(own.as_dict()) == own
+
+
+def test_what_a_machine_says_of_its_reference_leaves_the_rest_as_it_is() -> None:
+    common = {"enabled": True, "max_age_hours": 30}
+    policy = parse_policy({**DEDUP, "reference": common, "vms": {"db01": {"reference": {"enabled": False}}}})
+    assert policy.for_vm(["web01"]).keeps_reference and not policy.for_vm(["db01"]).keeps_reference
+    assert policy.for_vm(["db01"]).reference.max_age_hours == 30
+    # Who copies whole disks gains nothing by one.
+    other = parse_policy({**POINT, "reference": common}).common
+    assert not other.keeps_reference
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("yes", "must be a mapping"),
+        ({"max_age": 5}, "reference.max_age is not a setting"),
+        ({"max_age_hours": 0}, "reference.max_age_hours"),
+        ({"prove_backups": 0}, "reference.prove_backups"),
+        ({"max_size_percent": 101}, "reference.max_size_percent"),
+        ({"enabled": "perhaps"}, "reference.enabled"),
+    ],
+)
+def test_a_slip_in_it_is_named(reference: Any, words: str) -> None:
+    with pytest.raises(BadPolicy, match=words):
+        parse_policy({**DEDUP, "reference": reference})
+
+
+def test_the_guests_memory_is_not_kept_between_backups() -> None:
+    with pytest.raises(BadPolicy, match="memory"):
+        parse_policy({**DEDUP, "reference": {"enabled": True}, "memory": True})

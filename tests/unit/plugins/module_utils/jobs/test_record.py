@@ -272,3 +272,27 @@ def test_what_went_into_a_store_is_told_apart_from_what_was_read(state: str) -> 
     assert "8 B read, 4 B sent, 3 B new, 2 B stored" in summary["text"]
     # A machine that went to a datastore, or nowhere, sent nothing that was counted.
     assert "db01  not-run  hot  0 B read, 0 B stored" in summary["text"]
+
+
+def test_what_came_of_a_hint_and_the_reference_that_stays_are_told(state: str) -> None:
+    record.write_plan(state, plan("web01", "web02"), AT)
+    words = {"web01": "", "web02": "VM 'web02': everything was hashed, as the reference snapshot is gone"}
+    for name, way in (("web01", "hinted"), ("web02", "hashed")):
+        entry = record.read_entry(state, "run1", "esx1", f"id-{name}")
+        assert entry is not None and entry["hint"] is None and entry["reference"] is None
+        record.add_hint(entry, {"way": way, "reason": ""}, words[name])
+        record.add_hint(entry, {"way": way, "reason": ""}, words[name])
+        assert entry["warnings"] == ([words[name]] if words[name] else [])
+        entry.update(status="ok", reference={"snapshot": 7, "limits": {"max_age_hours": 72, "max_size_percent": 20}})
+        record.write_entry(state, entry)
+    summary = record.merge(state, "run1")["summary"]
+    assert summary["warnings"] == [f"esx1: {words['web02']}"]
+    assert summary["text"].count("snapshot 7 stays as the reference of the next backup, for 72 h and 20 %") == 2
+    assert "    hint: hinted\n" in summary["text"] and f"  warning: esx1: {words['web02']}\n" in summary["text"]
+
+
+def test_without_a_hint_nothing_is_told_of_one() -> None:
+    entry = record.new_entry("run1", "esx1", "web01", "id-web01", "backup", ())
+    record.add_hint(entry, {"way": "off"}, "")
+    record.add_hint(entry, {}, "")
+    assert (entry["hint"], entry["warnings"]) == (None, [])

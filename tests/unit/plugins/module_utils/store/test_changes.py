@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import changes
+from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, changes
+from ansible_collections.stowage.esxi.plugins.module_utils.store.claim import Proof
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadChanges
+from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, Point
+from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import RawDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from .benches import CHUNK, back_up, edited, image, local, new_store, restored, sound
+from .hashing import HashedFile, feed
 
 SIZE = 1 << 20
 
@@ -150,3 +155,82 @@ def test_a_disk_that_has_grown_in_its_last_chunk_is_whole(plain: Store, tmp_path
         file.truncate(3 * CHUNK)
     second, _told = back_up(plain, disk, parent=first, changed=())
     assert restored(plain, second, tmp_path) == disk.read_bytes()
+
+
+# -- a map that is proven --------------------------------------------------------------------------------------------
+
+
+def proven(
+    store: Store, disk: Path, parent: Point, areas: Sequence[tuple[int, int]], hashed: bool
+) -> tuple[Point, backup.Told, Proof]:
+    proof = Proof()
+    source: Any = HashedFile(disk) if hashed else RawDisk(str(disk))
+    inputs = [backup.DiskInput("scsi0:0", source, areas, proof=proof)]
+    facts = {"hypervisor": "esx1"}
+    point, told = backup.run(store, "vm-1", "name of vm-1", inputs, parent=parent, facts=facts, threads=2)
+    return point, told, proof
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+def test_a_proof_reads_all_and_names_what_the_map_has_not_told(plain: Store, tmp_path: Path, hashed: bool) -> None:
+    seeds = [*range(1, 60), *[0] * PAGE_SLOTS, 7]
+    disk = image(tmp_path / "disk", seeds)
+    first, _told = back_up(plain, disk)
+    # One anew, one gone, and all of what the last page had.
+    image(disk, [*range(1, 41), 99, *range(42, 58), 0, 59, *[0] * PAGE_SLOTS, 0])
+    told_of = [(40 * CHUNK, 1), (57 * CHUNK, CHUNK), ((PAGE_SLOTS + 59) * CHUNK, 5)]
+    second, told, proof = proven(plain, disk, first, told_of, hashed)
+    assert proof == Proof() and told.read == 58 * CHUNK
+    assert restored(plain, second, tmp_path) == disk.read_bytes()
+    for number, left_out in enumerate(told_of):
+        areas = [area for area in told_of if area != left_out]
+        third, _told, proof = proven(plain, disk, first, areas, hashed)
+        assert proof == Proof(1, left_out[0] // CHUNK * CHUNK), number
+        # What was read is what counts, whatever the map says.
+        assert third.disks == second.disks
+    sound(plain)
+
+
+@settings(max_examples=20, deadline=None)
+@given(**disks_that_change, lost=st.integers(0, 4))
+def test_a_proof_finds_exactly_the_chunks_that_differ_and_were_not_told(
+    seeds: list[int],
+    cut: int,
+    edits: list[tuple[int, int, int]],
+    grow: int,
+    lost: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("proof")
+    (folder / "store").mkdir()
+    store = new_store(local(folder / "store"))
+    size = len(seeds) * CHUNK - cut
+    disk = image(folder / "disk", seeds, size)
+    first, _told = back_up(store, disk)
+    old, before = disk.read_bytes(), size
+    size = max(1, size + grow)
+    areas = [area for number, area in enumerate(edited(disk, size, edits)) if number != lost]
+    new = disk.read_bytes()
+    second, _told, proof = proven(store, disk, first, areas, True)
+    touched = changes.Slots(areas, CHUNK)
+    wrong = [
+        at
+        for at in range(0, min(before, size), CHUNK)
+        if min(at + CHUNK, before) == min(at + CHUNK, size)
+        and old[at : at + CHUNK] != new[at : at + CHUNK]
+        and at // CHUNK not in touched
+    ]
+    assert proof == Proof(len(wrong), wrong[0] if wrong else None)
+    assert restored(store, second, folder) == new
+    shutil.rmtree(folder)
+
+
+def test_what_was_a_hole_and_is_one_costs_nothing(plain: Store, tmp_path: Path) -> None:
+    """Neither is it asked for, nor read, nor part of the map, with a map of changes or without."""
+    disk = image(tmp_path / "disk", [1, *[0] * (3 * PAGE_SLOTS), 2])
+    first, _told = feed(plain, HashedFile(disk))
+    for areas in (None, [(0, (3 * PAGE_SLOTS + 2) * CHUNK)]):
+        source = HashedFile(disk)
+        second, told = feed(plain, source, parent=first, changed=areas)
+        assert sorted(source.asked) == [(0, CHUNK), ((3 * PAGE_SLOTS + 1) * CHUNK, CHUNK)] and source.fetched == []
+        assert told.read == 2 * CHUNK and second.disks == first.disks and second.disks[0].pages[1] is None

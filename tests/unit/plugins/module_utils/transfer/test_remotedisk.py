@@ -51,6 +51,9 @@ def same(path: Path, step: int = MIB, host: LocalHost | None = None, **options: 
         assert disk.size == local.size
         if not isinstance(host, LocalShell):
             assert list(disk.allocated()) == list(local.allocated())
+        # What was written since each of the links was frozen.
+        for there, here in zip(disk.links, local.links):
+            assert list(disk.above(there)) == list(local.above(here))
         with disk.lane() as lane:
             spans = [asked[at : at + 7] for at in range(0, len(asked), 7)]
             hashes = [lane.ask(span) for span in spans]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -25,7 +26,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.errors import (
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.extents import FileExtent
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.fileerrors import ExtentUnusable, PathOutside
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.localdisk import LocalDisk, is_vmdk
-from diskbench import MIB, chain, converted, image, mapped, qemu, stream
+from diskbench import MIB, chain, converted, image, mapped, qemu, scribble, stream
 from esxilab import disks
 from esxilab.disks.sesparse import SeSparseExtent
 from hypothesis import HealthCheck, given, settings
@@ -426,3 +427,76 @@ def test_nothing_stays_open_when_opening_fails(tmp_path: Path) -> None:
         with pytest.raises(ExtentUnusable, match="two"):
             LocalDisk(str(tmp_path / "d.vmdk"))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# -- what the links above one say ------------------------------------------------------------------------------------
+
+KINDS = {"vmfssparse": 512, "sesparse": 4096}
+
+
+def told(path: Path, link: Path) -> list[tuple[int, int]]:
+    disk = LocalDisk(str(path))
+    try:
+        return list(disk.above(str(link)))
+    finally:
+        disk.close()
+
+
+def seen_by_qemu(path: Path, depth: int) -> list[tuple[int, int]]:
+    """What lies in one of the topmost links, as qemu-img sees it; neighbours joined."""
+    found: list[tuple[int, int]] = []
+    for entry in json.loads(qemu("map", "--output=json", "-f", "vmdk", path)):
+        if entry["depth"] < depth:
+            if found and sum(found[-1]) == entry["start"]:
+                found[-1] = (found[-1][0], found[-1][1] + entry["length"])
+            else:
+                found.append((entry["start"], entry["length"]))
+    return found
+
+
+@pytest.mark.parametrize("kinds", [["vmfssparse"], ["sesparse"], ["vmfssparse", "sesparse", "vmfssparse", "sesparse"]])
+def test_the_deltas_above_a_link_tell_what_was_written_since_and_nothing_else(tmp_path: Path, kinds: list[str]) -> None:
+    chance = random.Random(7)
+    top, now = chain(tmp_path, [])
+    links, then = [top], [bytes(now)]
+    written: list[set[int]] = []
+    for number, kind in enumerate(kinds, 1):
+        child = tmp_path / f"disk-{number:06d}.vmdk"
+        disks.create_delta(str(top), str(child), kind)
+        top, before = child, bytes(now)
+        scribble(top, now, chance, 20)
+        grain = KINDS[kind]
+        differs = {at // grain for at in range(0, len(now), 512) if now[at : at + 512] != before[at : at + 512]}
+        links.append(top)
+        then.append(bytes(now))
+        written.append({byte for number in differs for byte in range(number * grain, (number + 1) * grain, 512)})
+    for depth, link in enumerate(reversed(links)):
+        found = told(top, link)
+        assert found == seen_by_qemu(top, depth)
+        sectors = {at for begin, length in found for at in range(begin, begin + length, 512)}
+        old = then[len(links) - 1 - depth]
+        assert {at for at in range(0, len(now), 512) if now[at : at + 512] != old[at : at + 512]} <= sectors
+        # Besides those that differ only what was written as it was: here zeros over zeros.
+        more = sectors - {at for part in written[len(kinds) - depth :] for at in part}
+        assert all(not any(now[at : at + 512]) or now[at : at + 512] == old[at : at + 512] for at in more)
+        assert (len(sectors) < len(now) // 512 // 2) and bool(sectors) is (depth > 0)
+    with pytest.raises(ValueError, match="not in tuple"):
+        told(top, tmp_path / "another.vmdk")
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_what_was_emptied_above_a_link_has_changed(tmp_path: Path, kind: str) -> None:
+    top, _now = chain(tmp_path, [])
+    child = tmp_path / "disk-000001.vmdk"
+    disks.create_delta(str(top), str(child), kind)
+    with disks.open_chain(str(child), writable=True) as disk:
+        disk.write(8 * MIB, bytes(64 * 1024))
+    assert told(child, top) == [(8 * MIB, 64 * 1024)]
+
+
+def test_a_delta_over_a_disk_of_another_size_tells_nothing_and_so_all_of_it_counts(tmp_path: Path) -> None:
+    top, now = chain(tmp_path, ["vmfssparse"])
+    base = tmp_path / "disk.vmdk"
+    sectors = len(now) // 512
+    base.write_text(base.read_text().replace(f"RW {sectors} ", f"RW {sectors - 8} "))
+    assert told(top, base) == [(0, len(now))]
