@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Journal, Waiter, WaitTimeout
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, faults
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, faults, torn
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_vmodl import Dump, VmodlError, parse_dump
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.power_state import (
     OFF,
@@ -66,7 +66,8 @@ def power_off(vm: VirtualMachine, waiter: Waiter, journal: Journal | None = None
 
 
 def power_on(vm: VirtualMachine, waiter: Waiter, journal: Journal | None = None) -> PowerChange:
-    """Power on, or resume a suspended VM."""
+    """Power on, or resume a suspended VM. One whose disks are half overwritten is not started."""
+    torn.must_be_whole(vm)
     return _change(
         vm,
         "power.on",

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import torn
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.info import describe_vms
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
@@ -139,6 +140,8 @@ def start(context: Context) -> tuple[Job, bool]:
     if not context.check:
         record.write_entry(context.state_dir, record.start_entry(entry_of(context), context.host.clock))
     vm = find_vm(context)
+    # Before all else, a job that left it so included: what it holds is no state that anybody wants back.
+    torn.must_be_whole(vm)
     held, asked = _others(context, vm)
     if held is not None:
         return held, False
@@ -168,7 +171,7 @@ def start(context: Context) -> tuple[Job, bool]:
     jobs.write_mirror(context.state_dir, job)
     log = IntentLog(context.host.session, context.folder, context.host.clock)
     log.note("started", job=job.job, how=job.how, power_before=state, boot_id=boot)
-    _copy_config(context, vm, job, place.prepare(context.host, job, context.folder, log))
+    copy_config(context, vm, job, place.prepare(context.host, job, context.folder, log))
     if job.how == "cold" and not job.stop:
         heldstill.write_before(context.host.session, context.folder, seen)
     return job, True
@@ -280,7 +283,7 @@ def _with_cids(disk: Mapping[str, Any], seen: heldstill.SourceState) -> dict[str
     return {**disk, "source": state.links[0], "cids": list(state.cids)}
 
 
-def _copy_config(context: Context, vm: VirtualMachine, job: Job, folder: str) -> None:
+def copy_config(context: Context, vm: VirtualMachine, job: Job, folder: str) -> None:
     """Before the snapshot: the vmx then names the disks that a restore can mean."""
     vmx = vm.reload_vmx()
     files = [vm.vmx_path, vm.vmsd_path]

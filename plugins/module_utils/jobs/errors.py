@@ -270,3 +270,22 @@ class StoreNotForHosts(JobError):
     template = "The store {store} names its chunks by {hash}, which no hypervisor can compute"
     hint = "Make a store with the hash sha256 for backups of hypervisors (stowage.esxi.dedup_store), and use that."
     exit_code = 51
+
+
+class NoVmToRestore(JobError):
+    id = "no-vm-to-restore"
+    template = (
+        "There is not exactly one usable VM {wanted} on {host} that {vm!r} could be restored to in place: {found}"
+    )
+    hint = (
+        "Name it in restore_name or restore_directory, or leave restore_in_place out, and the VM comes back beside "
+        "what is there."
+    )
+    exit_code = 53
+
+
+class NotAtRest(JobError):
+    id = "target-not-at-rest"
+    template = "VM {vm!r} on {host} cannot be written over: {reason}"
+    hint = "{way_out}"
+    exit_code = 57

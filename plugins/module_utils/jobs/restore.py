@@ -109,6 +109,7 @@ class RestorePlan:
     vmid: int | None = None
     problems: tuple[Mapping[str, str], ...] = ()
     program: str = places.DEFAULT
+    in_place: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -135,6 +136,7 @@ class RestorePlan:
             "already": self.already,
             "vmid": self.vmid,
             "program": self.program,
+            "in_place": None if self.in_place is None else dict(self.in_place),
             "problems": [dict(problem) for problem in self.problems],
             "ready": not self.problems,
         }
@@ -154,6 +156,8 @@ def choose(found: Sequence[RestorePoint], place: str, vm: str | None, at: dateti
     if len(identities) > 1:
         listed = "; ".join(f"{name!r} ({identity})" for identity, name in sorted(identities.items()))
         raise AmbiguousRestorePoint(wanted=vm or "(no VM named)", count=len(identities), point=place, candidates=listed)
+    # What a VM held before it was written over is brought back only by its own name.
+    mine = [point for point in mine if not point.safety] or mine
     early = [point for point in mine if at is None or point.moment <= at]
     if not early:
         times = ", ".join(sorted(point.time for point in mine))
@@ -233,10 +237,10 @@ def plan_restore(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target) -> R
         point=point,
         uuid=wish.uuid,
         mac=wish.mac,
-        networks=_networks(vmx, wish),
+        networks=networks_of(vmx, wish),
         disks=disks,
         files=files,
-        notes=(*written.notes, *_key_note(point)),
+        notes=(*written.notes, *key_note(point)),
         room_needed=room,
         already=already,
         vmid=same[0].vmid if already else None,
@@ -244,7 +248,7 @@ def plan_restore(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target) -> R
     )
 
 
-def _networks(vmx: Vmx, wish: Wish) -> tuple[Mapping[str, Any], ...]:
+def networks_of(vmx: Vmx, wish: Wish) -> tuple[Mapping[str, Any], ...]:
     wanted = wanted_networks(vmx, wish.networks)
     return tuple(
         {
@@ -258,7 +262,7 @@ def _networks(vmx: Vmx, wish: Wish) -> tuple[Mapping[str, Any], ...]:
     )
 
 
-def _key_note(point: RestorePoint) -> tuple[str, ...]:
+def key_note(point: RestorePoint) -> tuple[str, ...]:
     if not point.needs_key_provider:
         return ()
     return (f"{point.needs_key_provider}: it starts only on a host that has its key provider",)
@@ -306,17 +310,7 @@ def _problems(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target, room: i
         found.append(
             _problem("folder-exists", reason, "choose another restore_directory or restore_name, or remove the folder")
         )
-    version, limit = vmx.hardware_version, target.hardware_version_max
-    if version is not None and limit is not None and version > limit:
-        reason = f"its virtual hardware {version} is newer than {target.host} can run ({limit})"
-        found.append(_problem("hardware-too-new", reason, "restore to a host of a newer release (restore_host)"))
-    if wish.connect_networks:
-        for index, network in sorted(wanted_networks(vmx, wish.networks).items()):
-            if network not in target.networks:
-                reason = f"ethernet{index} needs the port group {network!r}, which {target.host} does not have"
-                known = ", ".join(target.networks) or "none"
-                advice = f"map it in restore_networks to one of: {known}; or set restore_connect_networks to false"
-                found.append(_problem("network-missing", reason, advice))
+    found += machine_problems(vmx, wish, target)
     if target.volume is None:
         reason = f"{wish.directory} is not on a mounted datastore of {target.host}"
         found.append(
@@ -331,6 +325,23 @@ def _problems(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target, room: i
             reason = f"{needed}; {format_bytes(free)} are free, {format_bytes(reserve)} reserve"
             advice = "free some room, or choose another restore_datastore, or restore_disk_format thin"
             found.append(_problem("no-room", reason, advice))
+    return found
+
+
+def machine_problems(vmx: Vmx, wish: Wish, target: Target) -> list[dict[str, str]]:
+    """What of the VM itself this host cannot have."""
+    found: list[dict[str, str]] = []
+    version, limit = vmx.hardware_version, target.hardware_version_max
+    if version is not None and limit is not None and version > limit:
+        reason = f"its virtual hardware {version} is newer than {target.host} can run ({limit})"
+        found.append(_problem("hardware-too-new", reason, "restore to a host of a newer release (restore_host)"))
+    if wish.connect_networks:
+        for index, network in sorted(wanted_networks(vmx, wish.networks).items()):
+            if network not in target.networks:
+                reason = f"ethernet{index} needs the port group {network!r}, which {target.host} does not have"
+                known = ", ".join(target.networks) or "none"
+                advice = f"map it in restore_networks to one of: {known}; or set restore_connect_networks to false"
+                found.append(_problem("network-missing", reason, advice))
     return found
 
 

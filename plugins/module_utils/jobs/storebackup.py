@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import storeroom
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import INPLACE
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.overwriting import safety_job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order, disk_results
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import path_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
@@ -45,7 +47,8 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     _refuse_encrypted(host, request, sources)
     room = _room(host, request, sources, stores)
     assert stores.access is not None
-    order = Order(host, frame.job, frame.journal, store, request.dest, stores.access, tuple(sources))
+    job = safety_job(frame.job) if frame.job.kind == INPLACE else frame.job
+    order = Order(host, job, frame.journal, store, request.dest, stores.access, tuple(sources))
     fed = order.run(
         Reach(
             host=host,
