@@ -19,7 +19,8 @@ description:
     its id. A VM is powered on only if the job stopped it and nobody started or stopped it since.
   - A VM that a restore in place has left torn is made whole; what was still to write is written, from the store that it
     came from, and its configuration with it. Where that cannot be (the store is not here, or needs a passphrase that
-    O(store) does not have, or somebody has started the VM since), the job fails with the way out, and the VM stays marked.
+    O(store) does not have, or somebody has started the VM since), the job fails with the way out, and the VM stays
+    marked.
   - It never powers off. A suspended VM stays suspended. Whatever cannot be proven to be ours is left and reported.
 extends_documentation_fragment:
   - stowage.esxi.connection

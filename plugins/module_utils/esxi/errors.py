@@ -195,15 +195,3 @@ class JournalLost(JournalFailed):
     id = "esxi-journal-lost"
     template = "{host}: the lock {folder} is not this job's any more: {output}"
     hint = "Another run or recover has taken the job over and undoes it. Look at that run's record, then start again."
-
-
-class VmTorn(EsxiError):
-    id = "vm-torn"
-    template = (
-        "VM {vm!r} on {host} is torn: the restore in place of {restore_point}, begun at {began_at} from the backup "
-        "server {backup_server}, was not finished, and its disks hold neither what they held nor what they were to hold"
-    )
-    hint = (
-        "Run the recover playbook there, which finishes it, or restore the VM in place again. Until then it is neither "
-        "started nor backed up.{back}"
-    )

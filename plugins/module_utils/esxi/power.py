@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Journal, Waiter, WaitTimeout
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, faults, torn
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors, faults
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.parse_vmodl import Dump, VmodlError, parse_dump
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.power_state import (
     OFF,
@@ -31,6 +31,8 @@ PATIENCE_SECONDS = 15
 FAILED_SECONDS = 10.0
 # What the host tells of a guest's uptime may be this old: a fall of less proves nothing.
 UPTIME_LAG_SECONDS = 5
+# The mark of a restore in place (jobs/torn.py).
+_TORN = '[ ! -e "$1" ] || { cat "$1"; exit 9; }'
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,12 @@ def power_off(vm: VirtualMachine, waiter: Waiter, journal: Journal | None = None
 
 
 def power_on(vm: VirtualMachine, waiter: Waiter, journal: Journal | None = None) -> PowerChange:
-    """Power on, or resume a suspended VM. One whose disks are half overwritten is not started."""
-    torn.must_be_whole(vm)
+    """Power on, or resume a suspended VM; never one whose disks are half overwritten."""
+    torn = vm.host.session.script(_TORN, [f"{vm.directory}/.stowage-torn"])
+    if torn.rc == 9:
+        advice = "Run the recover playbook, which finishes it, or restore the VM in place again."
+        reason = f"a restore in place was not finished: {torn.stdout.strip()}"
+        raise errors.NotAllowed(**vm.data(operation="power.on", reason=reason, advice=advice))
     return _change(
         vm,
         "power.on",

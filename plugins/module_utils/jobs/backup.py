@@ -16,12 +16,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import torn
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.info import describe_vms
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import heldstill, names, places, proving, record, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
+    heldstill,
+    names,
+    places,
+    proving,
+    record,
+    survey,
+    torn,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points

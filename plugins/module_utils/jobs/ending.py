@@ -12,14 +12,13 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import VmTorn
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import overwriting, places, record
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context, entry_of, held_job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import INPLACE, Events, downtime_seconds
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import LockLost, UndoIncomplete
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import LockLost, UndoIncomplete, VmTorn
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE as STORED

@@ -289,3 +289,16 @@ class NotAtRest(JobError):
     template = "VM {vm!r} on {host} cannot be written over: {reason}"
     hint = "{way_out}"
     exit_code = 57
+
+
+class VmTorn(JobError):
+    id = "vm-torn"
+    template = (
+        "VM {vm!r} on {host} is torn: the restore in place of {restore_point}, begun at {began_at} from the backup "
+        "server {backup_server}, was not finished, and its disks hold neither what they held nor what they were to hold"
+    )
+    hint = (
+        "Run the recover playbook there, which finishes it, or restore the VM in place again. Until then it is neither "
+        "started nor backed up.{back}"
+    )
+    exit_code = 57

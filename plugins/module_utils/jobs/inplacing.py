@@ -9,10 +9,9 @@ import socket
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import torn
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, heldstill, names, record
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, heldstill, names, record, torn
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context

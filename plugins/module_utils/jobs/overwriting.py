@@ -16,18 +16,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import torn
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.torn import Torn
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import present, storeplace
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import present, storeplace, torn
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import TEAR, Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import NotAtRest, RemoteStepFailed, VmGone
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.places import Place
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.present import Present
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.torn import Torn
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.vmxedit import RESTORED_DISKS
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import DiskTask
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.descriptor import NO_PARENT

@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import torn
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import VmTorn
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.info import describe_vms
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, record, storeroom, survey
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy, NothingSelected
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, record, storeroom, survey, torn
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy, NothingSelected, VmTorn
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import valid_run_id
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import HostPlan, VmFacts, plan_host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import VmPolicy, parse_policy

@@ -10,14 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import torn
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.disks import Disk, DiskReader, disk_path, read_disks
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import BadPath, UnknownDatastore
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.torn import Torn
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import survey, torn
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RemoteStepFailed
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.torn import Torn
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.compare import flat_extent
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.chain import parent_path
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.descriptor import parse_descriptor

@@ -13,8 +13,6 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import torn
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import VmTorn
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
@@ -27,6 +25,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     record,
     runlife,
     survey,
+    torn,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
@@ -40,6 +39,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     RecoverIncomplete,
     StoreNotGiven,
     UndoIncomplete,
+    VmTorn,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS, doubt_seconds, is_stale
@@ -319,14 +319,16 @@ def close_record(host: Host, job: Job, state_dir: str, events: Events, undone: U
         done = [*entry["done"], *(f"recovered: {step}" for step in undone.done)]
         entry.update(done=done, left=[*undone.left, *undone.failed, *([undone.wait] if undone.wait else [])])
         entry["downtime_seconds"] = downtime_seconds(events.entries)
+        if job.kind == INPLACE and events.committed:
+            entry["restore_point"] = _point_of(job, events)
         record.write_entry(state_dir, entry)
         return
     if entry["status"] == "ok":
         return
     past = "backed up" if kind == "backup" else "restored"
     ending = "undone by recover; run the " + kind + " again"
-    if job.kind == INPLACE and events.committed:
-        ending = "finished by recover"
+    if job.kind == INPLACE and (events.committed or undone.torn):
+        ending = "finished by recover" if events.committed else "left torn; see what is left"
     entry.update(
         status="interrupted",
         restore_point=_point_of(job, events) if events.committed else None,

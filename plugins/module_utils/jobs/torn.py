@@ -4,7 +4,8 @@
 """The mark of a VM whose disks are being overwritten: in the VM's own folder, so that whoever comes by sees it.
 
 It is there from before the first byte is written until all of them are; a VM that has it is neither what it was nor
-what it is to be. Whoever cannot read it all takes its name alone for what it says.
+what it is to be. Powering a VM on looks for it, too (`esxi/power.py`). Whoever cannot read it all takes its name alone
+for what it says.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
-from ansible_collections.stowage.esxi.plugins.module_utils.esxi import errors
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RemoteStepFailed, VmTorn
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 
 if TYPE_CHECKING:
@@ -95,9 +96,7 @@ def look(session: Session, directories: Iterable[str]) -> dict[str, Torn]:
         part = wanted[start : start + 40]
         result = session.script(_LOOK, part, timeout_seconds=120)
         if result.rc != 0:
-            raise errors.CommandFailed(
-                host=session.endpoint.host, command="(looking for torn VMs)", rc=result.rc, output=result.output
-            )
+            raise RemoteStepFailed(what="Looking for torn VMs", rc=result.rc, stderr=result.output)
         lines = result.stdout.split("\n")
         for number, line in enumerate(lines):
             word, _blank, which = line.partition(" ")
@@ -116,13 +115,11 @@ def write(session: Session, mark: Torn) -> None:
 def remove(session: Session, directory: str, job: str) -> None:
     result = session.script(_REMOVE, [directory, job])
     if result.rc != 0:
-        raise errors.CommandFailed(
-            host=session.endpoint.host, command=f"rm {directory}/{NAME}", rc=result.rc, output=result.output
-        )
+        raise RemoteStepFailed(what=f"Removing {directory}/{NAME}", rc=result.rc, stderr=result.output)
 
 
 def must_be_whole(vm: VirtualMachine) -> None:
     """Raises VmTorn for a VM that must neither be started nor taken for good."""
     mark = look(vm.host.session, [vm.directory]).get(vm.directory)
     if mark is not None:
-        raise errors.VmTorn(**vm.data(**mark.words))
+        raise VmTorn(**vm.data(**mark.words))
