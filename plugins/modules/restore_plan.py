@@ -116,6 +116,11 @@ options:
         It is never what "the newest" means in a later restore; name it in O(point) to go back to it.
     type: bool
     default: true
+  replica_of:
+    description:
+      - Make it a replica of the VM on the hypervisor of this name. It is marked as one, and M(stowage.esxi.vm_replica)
+        tells when somebody has touched it. The role P(stowage.esxi.replicate#role) sets it.
+    type: str
   run_id:
     description:
       - Name of the run. Without it, no entry of a record is written.

@@ -130,4 +130,15 @@ def restore_spec() -> dict[str, dict[str, Any]]:
         "reserve_percent": {"type": "int", "default": 5},
         "in_place": {"type": "bool", "default": False},
         "safety_point": {"type": "bool", "default": True},
+        "replica_of": {"type": "str"},
+    }
+
+
+def replica_spec() -> dict[str, dict[str, Any]]:
+    return {
+        **connection_argument_spec(),
+        "inventory_host": {"type": "str"},
+        "vm": {"type": "str", "required": True},
+        "state": {"type": "str", "choices": ["checked", "active", "ready"], "default": "checked"},
+        "touched": {"type": "str", "choices": ["refuse", "resync"], "default": "refuse"},
     }

@@ -291,6 +291,20 @@ class NotAtRest(JobError):
     exit_code = 57
 
 
+class NoReplica(JobError):
+    id = "no-replica"
+    template = "{host} has no replica of VM {vm!r}"
+    hint = "Make one with the replicate playbook, or correct replicate_vms or replicate_target."
+    exit_code = 53
+
+
+class ReplicaTouched(JobError):
+    id = "replica-touched"
+    template = "The replica of VM {vm!r} on {host} is not as the last run has left it: {reason}"
+    hint = "{way_out}"
+    exit_code = 57
+
+
 class VmTorn(JobError):
     id = "vm-torn"
     template = (

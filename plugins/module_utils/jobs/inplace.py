@@ -14,7 +14,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, present, restore, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, present, replica, restore, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import INPLACE
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadRestoreRequest, NoVmToRestore
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import PointDisk, RestorePoint
@@ -76,6 +76,8 @@ def plan_in_place(
         ),
     )
     config = own_identity(carried(written.vmx, now.vmx, sorted(set(names) - mine)), now.vmx, wish.uuid, wish.mac)
+    if wish.replica_of:
+        config = replica.marked(config, point.identity, point.vm, wish.replica_of, now.vmx_path, now.boot_id)
     disks = tuple(_disk(disk, now.disks[disk.key], point) for disk in point.disks if disk.key in now.disks)
     plan = RestorePlan(
         host=target.host,
@@ -92,9 +94,10 @@ def plan_in_place(
         files=files,
         notes=(*written.notes, *_notes(now, mine, names, safety_point), *restore.key_note(point)),
         room_needed=sum(_growth(disk) for disk in disks),
-        already=_already(point, now, target),
+        already=_already(point, now, target) and (not wish.replica_of or replica.untouched(now, target.host)),
         vmid=now.vmid,
         program="dedup",
+        replica_of=wish.replica_of,
         in_place={
             "safety_point": safety_point and now.torn is None,
             "identity": now.identity,
@@ -145,13 +148,8 @@ def _already(point: RestorePoint, now: Present, target: Target) -> bool:
         and now.power_state == "poweredOff"
         and now.vmx.get(RESTORED_FROM) == restore.mark_of(point)
         and all(disk.key in now.disks for disk in point.disks)
-        and now.vmx.get(RESTORED_DISKS) == sealed({disk.key: now.disks[disk.key].seal for disk in point.disks})
+        and now.vmx.get(RESTORED_DISKS) == present.sealed({disk.key: now.disks[disk.key].seal for disk in point.disks})
     )
-
-
-def sealed(seals: Mapping[str, str]) -> str:
-    """Content id and time of each disk, as a restore in place leaves them in the .vmx."""
-    return ",".join(f"{key}={seals[key]}" for key in sorted(seals))
 
 
 def _notes(now: Present, mine: set[str], names: Mapping[str, str], safety_point: bool) -> list[str]:
@@ -241,6 +239,7 @@ def answer(host: Host, params: Mapping[str, Any], stores: Stores) -> dict[str, A
         mac=params["mac"],
         connect_networks=params["connect_networks"],
         reserve_percent=params["reserve_percent"],
+        replica_of=params.get("replica_of") or "",
     )
     volumes = survey.volumes(host)
     plan = plan_in_place(

@@ -141,8 +141,7 @@ class Overwriting:
             place.bring(host, job.vm, str(file["src"]), str(file["dest"]))
         seals = {str(disk["key"]): self._new_content(disk) for disk in job.disks}
         vmx = parse_vmx(str(job.extra["vmx_text"]), job.vmx_path)
-        sealed = ",".join(f"{key}={seals[key]}" for key in sorted(seals))
-        session.write_text(job.vmx_path, vmx.changed({RESTORED_DISKS: sealed}).render())
+        session.write_text(job.vmx_path, vmx.changed({RESTORED_DISKS: present.sealed(seals)}).render())
         mode = session.run(["chmod", "0755", job.vmx_path])
         if mode.rc != 0:
             raise RemoteStepFailed(what=f"Setting the mode of {job.vmx_path}", rc=mode.rc, stderr=mode.output)
@@ -159,9 +158,7 @@ class Overwriting:
         if tracked:
             session.check(["rm", "-f", posixpath.join(posixpath.dirname(path), posixpath.basename(tracked))])
         session.check(["chmod", "0600", path])
-        entry = self.host.read_folders([posixpath.dirname(str(disk["flat"]))])[str(disk["flat"])]
-        found = re.search(r"(?mi)^CID=([0-9a-f]{8})", text)
-        return f"{found.group(1) if found else ''}@{entry.mtime}"
+        return present.seal(self.host, path)
 
 
 def _content_id() -> str:

@@ -158,6 +158,19 @@ def _dependents(
     return tuple(found)
 
 
+def seal(host: Host, path: str) -> str:
+    """Content id and time of a flat disk: whoever writes to it changes one of them."""
+    entries = host.read_folders([posixpath.dirname(path)])
+    descriptor = parse_descriptor(entries[path].text or "", path)
+    extent = posixpath.join(posixpath.dirname(path), descriptor.files[0])
+    return f"{descriptor.cid}@{entries[extent].mtime}"
+
+
+def sealed(seals: Mapping[str, str]) -> str:
+    """The seal of each disk, as it stands in the .vmx."""
+    return ",".join(f"{key}={seals[key]}" for key in sorted(seals))
+
+
 def obstacles(present: Present, keys: Collection[str], host: str) -> list[Problem]:
     """Why these disks of the VM must not be written over; empty where nothing speaks against it."""
     found: list[Problem] = []

@@ -15,7 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, replica, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     AmbiguousRestorePoint,
     BadManifest,
@@ -59,6 +59,7 @@ class Wish:
     disk_format: str = "thin"
     connect_networks: bool = True
     reserve_percent: int = 5
+    replica_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class RestorePlan:
     problems: tuple[Mapping[str, str], ...] = ()
     program: str = places.DEFAULT
     in_place: Mapping[str, Any] | None = None
+    replica_of: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -137,6 +139,7 @@ class RestorePlan:
             "vmid": self.vmid,
             "program": self.program,
             "in_place": None if self.in_place is None else dict(self.in_place),
+            "replica_of": self.replica_of,
             "problems": [dict(problem) for problem in self.problems],
             "ready": not self.problems,
         }
@@ -205,6 +208,9 @@ def plan_restore(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target) -> R
         vmxf=copied.get(".vmxf"),
     )
     written = rewrite(vmx, place)
+    config = written.vmx
+    if wish.replica_of:
+        config = replica.marked(config, point.identity, point.vm, wish.replica_of, vmx_path)
     disks = tuple(
         {
             "key": disk.key,
@@ -233,7 +239,8 @@ def plan_restore(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target) -> R
         directory=wish.directory,
         datastore=target.volume.name if target.volume else "",
         vmx_path=vmx_path,
-        vmx_text=written.vmx.render(),
+        vmx_text=config.render(),
+        replica_of=wish.replica_of,
         point=point,
         uuid=wish.uuid,
         mac=wish.mac,
@@ -442,6 +449,7 @@ def answer(host: Host, params: Mapping[str, Any], stores: Stores | None = None) 
         disk_format=params["disk_format"],
         connect_networks=params["connect_networks"],
         reserve_percent=params["reserve_percent"],
+        replica_of=params.get("replica_of") or "",
     )
     plan = plan_restore(point, vmx, wish, read_target(host, label, wish, vmx, point.identity))
     plan = replace(plan, program=params.get("program") or places.DEFAULT)

@@ -15,6 +15,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import Vmx
 RESTORED_FROM = "stowage.restoredFrom"
 #: After a restore in place: content ids and times of the disks. By them a second run knows that nobody touched them.
 RESTORED_DISKS = "stowage.restoredDisks"
+#: What a replica is known by. A machine that comes back out of one is none.
+REPLICA_PREFIX = "stowage.replica"
 
 # What belongs to the life of the old VM: swap, suspend and migration state, places, redo logs.
 _DROPPED_PREFIXES = ("checkpoint.", "migrate.", "sched.swap.", "snapshot.", "replay.")
@@ -55,6 +57,9 @@ def rewrite(vmx: Vmx, place: NewPlace) -> Rewritten:
         low = key.lower()
         if low.startswith(_DROPPED_PREFIXES) or low in _DROPPED_KEYS or _REDO.match(low):
             changes[key] = None
+        if low.startswith(REPLICA_PREFIX):
+            changes[key] = None
+            changes["annotation"] = plain_annotation(vmx.get("annotation", "")) or None
     changes["displayName"] = place.name
     changes[RESTORED_FROM] = place.restored_from
     changes[RESTORED_DISKS] = None
@@ -147,6 +152,11 @@ def _nics(vmx: Vmx, place: NewPlace, changes: dict[str, str | None], notes: list
             changes[f"{device}.address"] = nic.mac
             changes[f"{device}.checkMACAddress"] = "FALSE"
             notes.append(f"{device} keeps its address {nic.mac} as a fixed one")
+
+
+def plain_annotation(text: str) -> str:
+    """Without the line that a replica has above the machine's own."""
+    return text.partition("\n")[2] if text.startswith("REPLICA of ") else text
 
 
 def carried(vmx: Vmx, now: Vmx, keys: Sequence[str]) -> Vmx:

@@ -24,12 +24,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.inplace import (
     check_request,
     difference,
     plan_in_place,
-    sealed,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint, marked, read_facts
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.overwriting import safety_job, with_content
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import Volume
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.present import Present, PresentDisk
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.present import Present, PresentDisk, sealed
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.restore import (
     RestorePlan,
     Target,
