@@ -31,8 +31,6 @@ PATIENCE_SECONDS = 15
 FAILED_SECONDS = 10.0
 # What the host tells of a guest's uptime may be this old: a fall of less proves nothing.
 UPTIME_LAG_SECONDS = 5
-# The mark of a restore in place (jobs/torn.py).
-_TORN = '[ ! -e "$1" ] || { cat "$1"; exit 9; }'
 
 
 @dataclass(frozen=True)
@@ -69,11 +67,10 @@ def power_off(vm: VirtualMachine, waiter: Waiter, journal: Journal | None = None
 
 def power_on(vm: VirtualMachine, waiter: Waiter, journal: Journal | None = None) -> PowerChange:
     """Power on, or resume a suspended VM; never one whose disks are half overwritten."""
-    torn = vm.host.session.script(_TORN, [f"{vm.directory}/.stowage-torn"])
-    if torn.rc == 9:
-        advice = "Run the recover playbook, which finishes it, or restore the VM in place again."
-        reason = f"a restore in place was not finished: {torn.stdout.strip()}"
-        raise errors.NotAllowed(**vm.data(operation="power.on", reason=reason, advice=advice))
+    # The mark of a restore in place that was not finished (jobs/torn.py), with the way out in it.
+    torn = vm.host.session.run(["cat", f"{vm.directory}/.stowage-torn"])
+    if torn.rc == 0:
+        raise errors.NotAllowed(**vm.data(operation="power.on", reason=torn.stdout.strip(), advice="Run recover."))
     return _change(
         vm,
         "power.on",

@@ -20,7 +20,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import Vm
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.overwriting import Overwriting, safety_job
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.recover import recover_found, waits_its_turn
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.recover import recover_found
 
 
 def start(context: Context) -> tuple[Job, bool]:
@@ -79,7 +79,7 @@ def _clear(context: Context, vm: VirtualMachine) -> Job | None:
     if context.check:
         return None
     for found in lock.look(session, [vm.directory]):
-        if not _left(found) or found.job is None or waits_its_turn(found, context.state_dir):
+        if not _left(found) or found.job is None:
             raise _locked(context, found)
         folder = lock.take_over(session, found)
         if folder is None:
