@@ -218,7 +218,9 @@ restore_point:
   returned: O(state=committed) and O(kind=backup)
   type: dict
 vm:
-  description: The restored VM, with V(vmid), V(name), V(vmx_path), V(directory) and V(restore_point).
+  description:
+    - The restored VM, with V(vmid), V(name), V(vmx_path), V(directory) and V(restore_point); of one restored in place
+      also V(safety_point), null where none was made.
   returned: O(state=committed) and O(kind=restore)
   type: dict
 entry:

@@ -17,9 +17,14 @@ description:
   - A dead one is taken over, so that only one of several can do so. What its journal proves to be its own is undone, in
     this order. Remote processes are ended. Temporary files and partial copies are removed. Our snapshot is removed by
     its id. A VM is powered on only if the job stopped it and nobody started or stopped it since.
+  - A VM that a restore in place has left torn is made whole; what was still to write is written, from the store that it
+    came from, and its configuration with it. Where that cannot be (the store is not here, or needs a passphrase that
+    O(store) does not have, or somebody has started the VM since), the job fails with the way out, and the VM stays
+    marked.
   - It never powers off. A suspended VM stays suspended. Whatever cannot be proven to be ours is left and reported.
 extends_documentation_fragment:
   - stowage.esxi.connection
+  - stowage.esxi.store_access
   - stowage.esxi.attributes
   - stowage.esxi.attributes.actiongroup_esxi
 attributes:
@@ -197,13 +202,14 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import f
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.options import open_host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import arguments, recover
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 
 
 def main():
     module = AnsibleModule(argument_spec=arguments.recover_spec(), supports_check_mode=True)
     params = module.params
     try:
-        with open_host(params) as host:
+        with Stores(Access.of(params["store"])) as stores, open_host(params) as host:
             label = params["inventory_host"] or host.name
             outcomes = recover.recover_host(
                 host,
@@ -212,6 +218,7 @@ def main():
                 params["observe_seconds"],
                 params["consolidation_timeout"],
                 module.check_mode,
+                stores,
             )
             kept = recover.keep_up(host, label, outcomes, params["consolidation_timeout"], module.check_mode)
             report = recover.report(label, outcomes, kept)

@@ -30,7 +30,10 @@ attributes:
     details:
       - This module changes nothing, and writes no entry of the record then.
   diff_mode:
-    support: none
+    support: partial
+    details:
+      - With O(in_place=true), the configuration before and after, and the disks that are compared. Which of their
+        chunks differ is known only when the host has hashed them, which planning does not do.
   idempotent:
     support: full
 options:
@@ -94,6 +97,30 @@ options:
     description: Share of the target datastore that must stay free.
     type: int
     default: 5
+  in_place:
+    description:
+      - Restore over the disks of a VM that is registered on the host and powered off, and write only the chunks that
+        differ. It is the VM in O(directory), else the one named O(name), else the one with the identity of the restore
+        point. O(datastore) and O(disk_format) are not used; a thin disk stays thin.
+      - Refused where the VM is not off, has snapshots, or anything else stands on its disks (a linked clone, another
+        VM); where a disk of the restore point is not there or of another size; and where the disk is none that is one
+        flat file.
+      - Its configuration becomes that of the restore point; it keeps its name and the names of its files. Disks that
+        the restore point does not have stay as they are.
+      - Needs O(program=dedup).
+    type: bool
+    default: false
+  safety_point:
+    description:
+      - With O(in_place=true), make a restore point of what the disks hold now before anything of them is overwritten.
+        It is never what "the newest" means in a later restore; name it in O(point) to go back to it.
+    type: bool
+    default: true
+  replica_of:
+    description:
+      - Make it a replica of the VM on the hypervisor of this name. It is marked as one, and M(stowage.esxi.vm_replica)
+        tells when somebody has touched it. The role P(stowage.esxi.replicate#role) sets it.
+    type: str
   run_id:
     description:
       - Name of the run. Without it, no entry of a record is written.
@@ -210,8 +237,14 @@ plan:
       type: bool
       returned: success
     vmid:
-      description: The id of that VM; null otherwise.
+      description: The id of that VM, or of the one that is restored in place; null otherwise.
       type: int
+      returned: success
+    in_place:
+      description:
+        - Of a restore in place, with V(safety_point) (whether one is made), V(identity) of the VM as it is, and V(torn)
+          (whether an earlier one was not finished); null otherwise.
+      type: dict
       returned: success
 text:
   description: The plan for people, one line a disk; also where the restore is refused for what the plan found.
@@ -259,7 +292,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.options import open_host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import arguments, restore, restoreplanning
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import arguments, inplace, restore, restoreplanning
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 
 
@@ -267,9 +300,10 @@ def main():
     module = AnsibleModule(argument_spec=arguments.restore_spec(), supports_check_mode=True)
     params = module.params
     try:
-        restore.check_request(params)
+        way = inplace if params["in_place"] else restore
+        way.check_request(params)
         with Stores(Access.of(params["store"])) as stores, open_host(params) as host:
-            answer = restore.answer(host, params, stores)
+            answer = way.answer(host, params, stores)
     except StowageError as error:
         fail(module, error, **restoreplanning.refused(params, error, module.check_mode))
     module.exit_json(changed=False, **restoreplanning.noted(params, answer, module.check_mode))

@@ -78,6 +78,14 @@ options:
     type: str
     choices: [vmkfstools, dedup]
     default: vmkfstools
+  in_place:
+    description:
+      - With O(program=dedup) and a disk of a store as O(src), write into the disk that is at O(dest), and only the
+        chunks that differ. The host hashes what it has; a thin disk stays thin.
+      - Only within the job of a restore in place (O(journal), O(job_id)), which marks the VM before the first byte is
+        written. The role P(stowage.esxi.restore#role) sets it.
+    type: bool
+    default: false
   connections:
     description:
       - With O(program=dedup), how many connections to the hypervisor carry bytes at a time, from 1 to 32.
@@ -207,6 +215,7 @@ attributes:
     support: none
     details:
       - Each run makes a copy. A second one with the same destination finds it taken, and fails without touching it.
+      - With O(in_place=true) a second run finds that nothing differs.
   action:
     support: full
     details:
@@ -324,8 +333,13 @@ disks:
     read_bytes:
       description: What was read and hashed on the hypervisor, in whole chunks.
       type: int
-      returned: O(program=dedup), into a store
+      returned: O(program=dedup), into a store or with O(in_place=true)
       sample: 4294967296
+    same_bytes:
+      description: What of the disk was right already, holes included.
+      type: int
+      returned: O(in_place=true)
+      sample: 17163091968
     sent_bytes:
       description: What of the disk has travelled, as it is on the disk.
       type: int
@@ -475,6 +489,7 @@ def argument_spec() -> dict:
         "dest": {"type": "str", "required": True},
         **store_option(),
         "program": {"type": "str", "choices": ["vmkfstools", "dedup"], "default": "vmkfstools"},
+        "in_place": {"type": "bool", "default": False},
         "connections": {"type": "int", "default": 4},
         "disk_format": {"type": "str", "choices": list(FORMATS), "default": "thin"},
         "include_config": {"type": "bool", "default": True},

@@ -410,6 +410,31 @@ def test_a_source_that_moved_makes_no_point(story: Callable[..., StoreStory], mo
     assert (ended.error, points_in(job), readers(job.host)) == (None, [], [])
 
 
+def over_the_restored_machine(house: House, disk: Path, tmp_path: Path) -> None:
+    """Somebody has written to it: it comes back in place, what he wrote is kept, and nothing else is written."""
+    with open(disk.with_name(disk.stem + "-flat.vmdk"), "r+b") as flat:
+        flat.seek((8 << 20) + 4711)
+        flat.write(os.urandom(4096))
+    run = house.controller.play(
+        "restore",
+        restore_host="esx80",
+        restore_vm="plain67",
+        restore_program="dedup",
+        restore_point="/var/stowage-store",
+        restore_store_passphrase=SECRET,
+        restore_name="from the store",
+        restore_in_place=True,
+        restore_uuid="new",
+        restore_mac="new",
+    ).must_end_with(0)
+    (entry,) = house.record(run)["vms"]
+    assert (entry["status"], entry["disks"][0]["bytes_sent"]) == ("ok", 1 << 20)
+    assert entry["safety_point"].startswith("/var/stowage-store::") and entry["safety_point"] in run.text
+    assert "what its disks hold now becomes a restore point" in run.text
+    assert "one moment" in prove_disks([disk], tmp_path)
+    assert house.differences("esx80") == []
+
+
 # What an inventory says, so that the program alone decides.
 EITHER = "{{ '/var/stowage-store' if backup_program == 'dedup' else '" + POINT + "' }}"
 
@@ -454,6 +479,7 @@ def test_one_variable_switches_a_fleet_to_a_store_and_its_machines_come_back(hou
         assert disk["bytes_sent"] > 0 and "chunks" in disk["verified"]
         restored = house.folder("esx80", "from the store")
         assert "one moment" in prove_disks([restored / Path(disk["dest"]).name], tmp_path)
+        over_the_restored_machine(house, restored / Path(disk["dest"]).name, tmp_path)
         assert house.differences("esx67", "esx80") == []
     finally:
         house.lab.run("esx80", "vim-cmd", "vmsvc/destroy", str(house.vm("esx80", "from the store")["vmid"]))

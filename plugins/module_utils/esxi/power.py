@@ -66,7 +66,11 @@ def power_off(vm: VirtualMachine, waiter: Waiter, journal: Journal | None = None
 
 
 def power_on(vm: VirtualMachine, waiter: Waiter, journal: Journal | None = None) -> PowerChange:
-    """Power on, or resume a suspended VM."""
+    """Power on, or resume a suspended VM; never one whose disks are half overwritten."""
+    # The mark of a restore in place that was not finished (jobs/torn.py), with the way out in it.
+    torn = vm.host.session.run(["cat", f"{vm.directory}/.stowage-torn"])
+    if torn.rc == 0:
+        raise errors.NotAllowed(**vm.data(operation="power.on", reason=torn.stdout.strip(), advice="Run recover."))
     return _change(
         vm,
         "power.on",

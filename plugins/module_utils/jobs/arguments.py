@@ -97,6 +97,7 @@ def recover_spec() -> dict[str, dict[str, Any]]:
         "observe_seconds": {"type": "int", "default": 20},
         "consolidation_timeout": {"type": "int", "default": 7200},
         "fail_incomplete": {"type": "bool", "default": True},
+        **store_option(),
     }
 
 
@@ -127,4 +128,17 @@ def restore_spec() -> dict[str, dict[str, Any]]:
         "mac": {"type": "str", "choices": ["keep", "new"], "default": "keep"},
         "disk_format": {"type": "str", "choices": ["thin", "zeroedthick", "eagerzeroedthick"], "default": "thin"},
         "reserve_percent": {"type": "int", "default": 5},
+        "in_place": {"type": "bool", "default": False},
+        "safety_point": {"type": "bool", "default": True},
+        "replica_of": {"type": "str"},
+    }
+
+
+def replica_spec() -> dict[str, dict[str, Any]]:
+    return {
+        **connection_argument_spec(),
+        "inventory_host": {"type": "str"},
+        "vm": {"type": "str", "required": True},
+        "state": {"type": "str", "choices": ["checked", "active", "ready"], "default": "checked"},
+        "touched": {"type": "str", "choices": ["refuse", "resync"], "default": "refuse"},
     }

@@ -29,6 +29,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     proving,
     record,
     survey,
+    torn,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
@@ -182,6 +183,8 @@ def start(context: Context) -> tuple[Job, bool]:
     if not context.check:
         record.write_entry(context.state_dir, record.start_entry(entry_of(context), context.host.clock))
     vm = find_vm(context)
+    # Before all else, a job that left it so included: what it holds is no state that anybody wants back.
+    torn.must_be_whole(vm)
     held, asked = _others(context, vm)
     if held is not None:
         return held, False
@@ -213,7 +216,7 @@ def start(context: Context) -> tuple[Job, bool]:
     lock.write_job(context.host.session, context.folder, job)
     log = IntentLog(context.host.session, context.folder, context.host.clock)
     log.note("started", job=job.job, how=job.how, power_before=state, boot_id=boot)
-    _copy_config(context, vm, config, place.prepare(context.host, job, context.folder, log))
+    copy_config(context, vm, config, place.prepare(context.host, job, context.folder, log))
     if job.how == "cold" and not job.stop:
         heldstill.write_before(context.host.session, context.folder, seen)
     return job, True
@@ -326,7 +329,7 @@ def _with_cids(disk: Mapping[str, Any], seen: heldstill.SourceState) -> dict[str
     return {**disk, "source": state.links[0], "cids": list(state.cids)}
 
 
-def _copy_config(context: Context, vm: VirtualMachine, files: Sequence[str], folder: str) -> None:
+def copy_config(context: Context, vm: VirtualMachine, files: Sequence[str], folder: str) -> None:
     """Before the snapshot: the vmx then names the disks that a restore can mean."""
     copied = points.copy_files(context.host.session, vm.name, files, folder)
     if vm.vmx_path not in copied:

@@ -23,6 +23,10 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer import start
 
 #: In a job's `extra`: the start in which an earlier job had asked the guest to shut down, and been given up for it.
 ASKED_BEFORE = "asked_before"
+#: The kind of a job that writes over a VM. It makes no folder and no VM, so nothing of the VM is ever taken back.
+INPLACE = "inplace"
+#: Journalled before the first byte of a VM is overwritten.
+TEAR = "torn-intent"
 SHUTDOWN_GRACE_SECONDS = 600
 #: Journalled around the end of the reference snapshot of an earlier backup, and when ours has become the next one's.
 REFERENCE_REMOVE_INTENT = "reference-remove-intent"
@@ -74,6 +78,7 @@ class Undo:
     look_again: bool = False
     left: tuple[str, ...] = ()
     wait: str = ""
+    torn: bool = False
 
     def steps(self) -> tuple[str, ...]:
         """In words, in the order of doing."""
@@ -86,6 +91,7 @@ class Undo:
         words += ["power on"] if self.power_on else []
         words += [f"unregister vmid {self.unregister}"] if self.unregister is not None else []
         words += ["remove the half restored VM's files"] if self.remove_restored else []
+        words += ["finish the restore in place"] if self.torn else []
         return tuple(words)
 
 
@@ -109,6 +115,11 @@ class Events:
     @property
     def committed(self) -> bool:
         return self.last("commit-done") is not None
+
+    @property
+    def torn(self) -> bool:
+        """Whether a VM was begun to be overwritten, and not made whole again."""
+        return self.last(TEAR) is not None and not self.committed
 
     @property
     def made(self) -> str:
@@ -159,6 +170,8 @@ def plan_undo(job: Job, events: Events, now: Situation, spare: bool = False) -> 
     """Everything that job may have left, minus what cannot be proven to be its own.
 
     `spare`: our snapshot stays for the moment, as it is about to become a reference."""
+    if job.kind == INPLACE:
+        return Undo(kill=_our_processes(job, events, now), torn=events.torn)
     undo = _undo_restore(job, events, now) if job.kind == "restore" else _undo_backup(job, events, now, spare)
     return replace(undo, unload_module=events.module_loaded)
 

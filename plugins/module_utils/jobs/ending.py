@@ -13,12 +13,13 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import hinting, places, record, referencing
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import hinting, overwriting, places, record, referencing
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context, entry_of, held_job
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events, downtime_seconds
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import LockLost, UndoIncomplete
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import INPLACE, Events, downtime_seconds
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import LockLost, UndoIncomplete, VmTorn
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE as STORED
@@ -73,7 +74,7 @@ def end(
         what = f"No restore point of VM {job.vm!r} was committed"
         problem = problem or {
             "id": "not-committed",
-            "message": f"The restore of VM {job.vm!r} did not come to its end" if job.kind == "restore" else what,
+            "message": what if job.kind == "backup" else f"The restore of VM {job.vm!r} did not come to its end",
             "hint": "See the task that failed before this one.",
             "data": {},
         }
@@ -89,6 +90,15 @@ def end(
         entry["left"] = list(kept)
         record.write_entry(context.state_dir, entry)
         return Ended(entry, undone.done, kept, turned, True)
+    if undone.torn and not undone.failed:
+        # The lock stays, and ends at once: recover, or the next restore in place, makes it whole.
+        undoer.let_go()
+        mark = overwriting.Overwriting(context.host, job, undoer.log).mark()
+        torn = VmTorn(host=context.label, vm=job.vm, vmid=job.vmid, **mark.words)
+        kept = (*undone.left, f"{torn.message}. {torn.hint_text}")
+        entry.update(status="failed", error=problem or torn.as_dict(), left=list(kept))
+        record.write_entry(context.state_dir, entry)
+        return Ended(entry, undone.done, kept, turned, True, torn)
     if not undone.clean:
         left = "; ".join(undone.failed) or undone.wait
         failure = UndoIncomplete(job=job.job, vm=job.vm, left=left, folder=context.folder)
@@ -145,8 +155,19 @@ def _finish_entry(
         left=[*undone.left, *undone.failed],
         rotation=turned,
     )
+    if job.kind == INPLACE:
+        note_safety(entry, overwriting.Overwriting(context.host, job, IntentLog(context.host.session, context.folder)))
     # Of a restored VM that then did not start as asked the disks are back all the same.
-    record.set_disk_statuses(entry, "ok" if events.committed and job.kind == "restore" else status)
+    record.set_disk_statuses(entry, "ok" if events.committed and job.kind != "backup" else status)
+
+
+def note_safety(entry: dict[str, Any], work: overwriting.Overwriting) -> None:
+    """Where what was there before is kept, and how it comes back."""
+    path = work.safety_point()
+    entry["safety_point"] = path or None
+    if path:
+        back = f"what it held before is {path}; it comes back with restore_in_place=true and restore_point={path}"
+        entry["warnings"] = [*(one for one in entry["warnings"] if path not in one), back]
 
 
 def _end_without_job(context: Context, entry: dict[str, Any], outcome: str, problem: dict[str, Any] | None) -> Ended:

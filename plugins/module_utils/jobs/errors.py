@@ -304,3 +304,49 @@ class ReferenceStays(JobError):
     template = "The reference snapshot of VM {vm!r}, which has to go, was left alone: {reason}"
     hint = "The next recover tries again; or remove the snapshot in the host client, and nothing is lost but time."
     exit_code = 59
+
+
+class NoVmToRestore(JobError):
+    id = "no-vm-to-restore"
+    template = (
+        "There is not exactly one usable VM {wanted} on {host} that {vm!r} could be restored to in place: {found}"
+    )
+    hint = (
+        "Name it in restore_name or restore_directory, or leave restore_in_place out, and the VM comes back beside "
+        "what is there."
+    )
+    exit_code = 53
+
+
+class NotAtRest(JobError):
+    id = "target-not-at-rest"
+    template = "VM {vm!r} on {host} cannot be written over: {reason}"
+    hint = "{way_out}"
+    exit_code = 57
+
+
+class NoReplica(JobError):
+    id = "no-replica"
+    template = "{host} has no replica of VM {vm!r}"
+    hint = "Make one with the replicate playbook, or correct replicate_vms or replicate_target."
+    exit_code = 53
+
+
+class ReplicaTouched(JobError):
+    id = "replica-touched"
+    template = "The replica of VM {vm!r} on {host} is not as the last run has left it: {reason}"
+    hint = "{way_out}"
+    exit_code = 57
+
+
+class VmTorn(JobError):
+    id = "vm-torn"
+    template = (
+        "VM {vm!r} on {host} is torn: the restore in place of {restore_point}, begun at {began_at} from the backup "
+        "server {backup_server}, was not finished, and its disks hold neither what they held nor what they were to hold"
+    )
+    hint = (
+        "Run the recover playbook there, which finishes it, or restore the VM in place again. Until then it is neither "
+        "started nor backed up.{back}"
+    )
+    exit_code = 57

@@ -78,6 +78,11 @@ class RestorePoint:
         """Why it can be used only where the VM's key provider is; empty where it needs none."""
         return str(self.manifest.get("needs_key_provider") or "")
 
+    @property
+    def safety(self) -> bool:
+        """Whether it was made of a VM that was about to be written over."""
+        return self.manifest.get("safety") is True
+
     def summary(self) -> dict[str, Any]:
         return {
             "path": self.path,
@@ -89,6 +94,7 @@ class RestorePoint:
             "disks": [disk.key for disk in self.disks],
             "needs_key_provider": self.needs_key_provider,
             "proven": not self.needs_key_provider,
+            "safety": self.safety,
         }
 
 

@@ -11,8 +11,15 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.info import describe_vms
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, record, storeroom, storetwins, survey
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy, NothingSelected
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
+    places,
+    record,
+    storeroom,
+    storetwins,
+    survey,
+    torn,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy, NothingSelected, VmTorn
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import valid_run_id
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import HostPlan, VmFacts, plan_host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import VmPolicy, parse_policy
@@ -41,7 +48,12 @@ def plan_backup(
         wishes = ", ".join(str(wish) for wish in policy.select) or "an empty selection"
         raise NothingSelected(host=label, select=wishes, count=len(vms))
     by_id = {vm.vmid: vm for vm in vms}
+    marks = torn.look(host.session, [by_id[one.vmid].directory for one in selection.chosen if by_id[one.vmid].vmx_path])
     facts = {chosen.vmid: survey.vm_facts(host, by_id[chosen.vmid], infos[chosen.vmid]) for chosen in selection.chosen}
+    for vmid, one in facts.items():
+        if one.directory in marks:
+            error = VmTorn(host=label, vm=one.name, vmid=vmid, **marks[one.directory].words)
+            facts[vmid] = replace(one, fault=error.as_dict())
     wanted = {vmid: (policy.for_vm([one.name, *one.uuids]), one) for vmid, one in facts.items()}
     targets = _targets(host, wanted, stores)
     points = {wish.point for wish, _facts in wanted.values() if wish.program == "dedup"}

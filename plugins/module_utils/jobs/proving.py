@@ -104,4 +104,5 @@ def facts_of(
         "needs_key_provider": job.extra.get("needs_key_provider") or "",
         "proven": not job.extra.get("needs_key_provider"),
         "policy": dict(job.policy),
+        **({"safety": True} if job.extra.get("safety") else {}),
     }

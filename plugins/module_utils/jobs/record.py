@@ -59,6 +59,7 @@ def new_entry(
         "seconds": None,
         "downtime_seconds": None,
         "restore_point": None,
+        "safety_point": None,
         "needs_key_provider": "",
         "proven": None,
         "started_at": None,

@@ -14,27 +14,39 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     names,
+    overwriting,
+    places,
     record,
     runlife,
     storeplace,
     survey,
+    torn,
     upkeep,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
     ASKED_BEFORE,
+    INPLACE,
     Events,
     downtime_seconds,
     shutdown_grace,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RecoverIncomplete, UndoIncomplete
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
+    JobAltered,
+    RecoverIncomplete,
+    StoreNotGiven,
+    UndoIncomplete,
+    VmTorn,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS, doubt_seconds, is_stale
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.undo import Undoer, Undone
 
 UNREADABLE = "its job.json is of another version or damaged; nothing in it can be proven"
@@ -109,9 +121,17 @@ def keep_up(
 
 
 def recover_host(
-    host: Host, label: str, state_dir: str, observe_seconds: float, consolidation_timeout: int, check: bool = False
+    host: Host,
+    label: str,
+    state_dir: str,
+    observe_seconds: float,
+    consolidation_timeout: int,
+    check: bool = False,
+    stores: Stores | None = None,
 ) -> list[Outcome]:
-    """Every job folder that this host can see, and every job of the mirror whose folder it cannot."""
+    """Every job folder that this host can see, and every job of the mirror whose folder it cannot.
+
+    `stores` opens what a restore in place came from, to finish it; nothing else needs a store."""
     vms = host.vms()
     directories = [vm.directory for vm in vms if vm.vmx_path]
     mirrored = jobs.mirrors(state_dir, label)
@@ -120,11 +140,12 @@ def recover_host(
     outcomes = []
     found = lock.look(host.session, places, touch=not check) if places else []
     again = _look_again(host, found, state_dir, observe_seconds, check)
-    for one in found:
+    # To write disks takes long: first all that is quickly put right.
+    for one in sorted(found, key=lambda one: one.job is not None and one.job.kind == INPLACE):
         try:
             vm = _vm_of(vms, one)
             outcomes.append(
-                recover_found(host, one, state_dir, vm, observe_seconds, consolidation_timeout, check, again)
+                recover_found(host, one, state_dir, vm, observe_seconds, consolidation_timeout, check, again, stores)
             )
         except StowageError as error:
             # One job that cannot be recovered must not keep the others from it.
@@ -134,17 +155,30 @@ def recover_host(
             reason = f"its journal cannot be understood ({error!r})"
             outcomes.append(_outcome(one, "failed", error=_error(one, reason)))
     seen = {one.job_id for one in found}
+    outcomes += _torn_alone(host, label, vms, {one.directory for one in found})
     for job in mirrored:
         if job.job not in seen:
             outcomes.append(_without_folder(host, job, state_dir, vms, check))
     return outcomes
 
 
+def _torn_alone(host: Host, label: str, vms: Sequence[VirtualMachine], known: set[str]) -> list[Outcome]:
+    """VMs that are torn, and whose journal is gone: nobody knows any more what was to be written. They are named."""
+    by_folder = {vm.directory: vm for vm in vms if vm.vmx_path and vm.directory not in known}
+    found = []
+    for directory, mark in torn.look(host.session, by_folder).items():
+        vm = by_folder[directory]
+        error = VmTorn(host=label, vm=vm.name, vmid=vm.vmid, **mark.words)
+        folder = posixpath.join(directory, torn.NAME)
+        found.append(Outcome(mark.job, vm.name, "restore", folder, "failed", error=error.as_dict()))
+    return found
+
+
 def _vm_of(vms: Sequence[VirtualMachine], found: lock.Found) -> VirtualMachine | None:
     """The VM that the folder belongs to: by identity, wherever it lies by now; a restored one by its path."""
     if found.job is None:
         return next((vm for vm in vms if vm.directory == found.directory), None)
-    if found.job.kind == "restore":
+    if found.job.kind in ("restore", INPLACE):
         return next((vm for vm in vms if vm.vmx_path == found.job.vmx_path), None)
     same = [vm for vm in vms if vm.identity == found.job.identity]
     # Registered anew, a VM may have got another identity: in the job's folder, of the job's file, it is the one.
@@ -162,6 +196,7 @@ def recover_found(
     consolidation_timeout: int = 7200,
     check: bool = False,
     again: Mapping[str, lock.Found] | None = None,
+    stores: Stores | None = None,
 ) -> Outcome:
     """One job folder; `again` has the second looks, where they were taken for all folders together.
 
@@ -187,7 +222,7 @@ def recover_found(
         return replace(_unnamed(host, job, state_dir, check), folder=found.path)
     if _is_copy(host, found, job):
         return _drop_copy(host, found, job, check)
-    if job.kind == "backup" and vm is None:
+    if job.kind in ("backup", INPLACE) and vm is None:
         # Undoing needs the host that has the VM: whoever runs it now will find the folder in its own scan.
         left = (f"VM {job.vm!r} ({job.identity}) is not registered on this host",)
         return _outcome(found, "vanished" if job.host_name == host.name else "elsewhere", left=left)
@@ -210,7 +245,7 @@ def recover_found(
     folder = lock.take_over(host.session, found)
     if folder is None:
         return _outcome(found, "live", left=("another recover was faster, or its owner came back",))
-    return _undo(host, job, folder, found, state_dir, vm, consolidation_timeout)
+    return _undo(host, job, folder, found, state_dir, vm, consolidation_timeout, stores)
 
 
 def _is_copy(host: Host, found: lock.Found, job: Job) -> bool:
@@ -221,7 +256,7 @@ def _is_copy(host: Host, found: lock.Found, job: Job) -> bool:
     """
     if found.directory == job.directory:
         return False
-    if job.kind == "restore":
+    if job.kind in ("restore", INPLACE):
         return True
     return any(one.job_id == job.job for one in lock.look(host.session, [job.directory], touch=False))
 
@@ -245,9 +280,12 @@ def _undo(
     state_dir: str,
     vm: VirtualMachine | None,
     consolidation_timeout: int,
+    stores: Stores | None = None,
 ) -> Outcome:
     undoer = Undoer(host, job, folder, consolidation_timeout=consolidation_timeout)
     undone = undoer.run(vm)
+    if undone.torn and not undone.failed:
+        undone = _made_whole(host, job, undoer, undone, stores, jobs.is_begun(state_dir, job))
     events = Events(tuple(undoer.log.read()))
     left, ours = undone.left, jobs.is_begun(state_dir, job)
     if undone.clean:
@@ -259,8 +297,30 @@ def _undo(
         return _outcome(found, "waiting", done=undone.done, left=(*left, undone.wait))
     if undone.clean:
         return _outcome(found, "recovered", done=undone.done, left=left)
+    if undone.torn:
+        # It needs no lease to run out: whoever comes next may be able to finish it.
+        undoer.let_go()
     error = _error(found, "; ".join(undone.failed) or undone.wait)
     return _outcome(found, "failed", done=undone.done, left=(*left, *undone.failed), error=error)
+
+
+def _made_whole(host: Host, job: Job, undoer: Undoer, undone: Undone, stores: Stores | None, ours: bool) -> Undone:
+    """Writes what a restore in place had still to write. What keeps it from that is told, with the way out.
+
+    Only of a job that is `ours`: what another file on the hypervisor names may be a machine that it must not read."""
+    mark = overwriting.Overwriting(host, job, undoer.log).mark()
+    error = VmTorn(host=job.host, vm=job.vm, vmid=job.vmid, **mark.words)
+    try:
+        if not ours:
+            raise JobAltered(job=job.job, vm=job.vm, reason="it was not begun here, or its file there says otherwise")
+        if stores is None:
+            raise StoreNotGiven(store=job.final)
+        log = IntentLog(host.session, undoer.folder, host.clock, job.job)
+        done = overwriting.finish(host, job, log, places.of_job(job, stores), stores)
+    except StowageError as reason:
+        told = f"{error.message}. It could not be finished: {reason.message}. {reason.hint_text} {error.hint_text}"
+        return replace(undone, failed=(*undone.failed, told))
+    return replace(undone, done=(*undone.done, done), torn=False)
 
 
 def close_record(
@@ -271,29 +331,35 @@ def close_record(
     A job that is not `ours`, or that a hypervisor has altered, writes over no entry that is here."""
     if job.extra.get(upkeep.UPKEEP):
         return
-    entry = record.read_entry(state_dir, job.run, job.host, job.identity, job.kind)
+    kind = "backup" if job.kind == "backup" else "restore"
+    entry = record.read_entry(state_dir, job.run, job.host, job.identity, kind)
     if entry is not None and not ours:
         return
     if entry is None:
         # Another backup server began it; this one keeps its own note of what it did.
-        entry = record.new_entry(job.run, job.host, job.vm, job.identity, job.kind, job.disks)
+        entry = record.new_entry(job.run, job.host, job.vm, job.identity, kind, job.disks)
         entry.update(effective_how=job.how, started_at=job.created_at)
     if ended and entry["ended_at"]:
         # Its run has written its own verdict; only what was left to others is new.
         done = [*entry["done"], *(f"recovered: {step}" for step in undone.done)]
         entry.update(done=done, left=[*undone.left, *undone.failed, *([undone.wait] if undone.wait else [])])
         entry["downtime_seconds"] = downtime_seconds(events.entries)
+        if job.kind == INPLACE and events.committed:
+            entry["restore_point"] = _point_of(job, events)
         record.write_entry(state_dir, entry)
         return
     if entry["status"] == "ok":
         return
-    past, open_point = "restored" if job.kind == "restore" else "backed up", storeplace.unsure(job, events)
+    past, open_point = "backed up" if kind == "backup" else "restored", storeplace.unsure(job, events)
     if open_point:
         unknown = f"whether its restore point {open_point} came to be can only be seen in the store (dedup_store_info)"
         undone = replace(undone, left=(*undone.left, unknown))
+    ending = "undone by recover; run the " + kind + " again"
+    if job.kind == INPLACE and (events.committed or undone.torn):
+        ending = "finished by recover" if events.committed else "left torn; see what is left"
     entry.update(
         status="interrupted",
-        restore_point=events.made or job.final if events.committed and job.kind == "backup" else entry["restore_point"],
+        restore_point=(_point_of(job, events) if events.committed else None) or entry["restore_point"],
         ended_at=iso(host.clock.now()),
         downtime_seconds=downtime_seconds(events.entries),
         done=[f"recovered: {step}" for step in undone.done],
@@ -302,12 +368,18 @@ def close_record(
         or {
             "id": "interrupted",
             "message": f"The run that {past} VM {job.vm!r} was killed or cut off",
-            "hint": f"What it had begun was undone by recover; run the {job.kind} again.",
+            "hint": f"What it had begun was {ending}.",
             "data": {"job": job.job},
         },
     )
     record.set_disk_statuses(entry, "interrupted")
     record.write_entry(state_dir, entry)
+
+
+def _point_of(job: Job, events: Events) -> str | None:
+    if job.kind == "backup":
+        return events.made or job.final
+    return str(job.extra["restore_point"]["path"]) if job.kind == INPLACE else None
 
 
 def hand_on(host: Host, found: lock.Found, state_dir: str) -> str:

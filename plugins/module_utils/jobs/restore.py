@@ -15,7 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, replica, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     AmbiguousRestorePoint,
     BadManifest,
@@ -59,6 +59,7 @@ class Wish:
     disk_format: str = "thin"
     connect_networks: bool = True
     reserve_percent: int = 5
+    replica_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ class RestorePlan:
     vmid: int | None = None
     problems: tuple[Mapping[str, str], ...] = ()
     program: str = places.DEFAULT
+    in_place: Mapping[str, Any] | None = None
+    replica_of: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -135,6 +138,8 @@ class RestorePlan:
             "already": self.already,
             "vmid": self.vmid,
             "program": self.program,
+            "in_place": None if self.in_place is None else dict(self.in_place),
+            "replica_of": self.replica_of,
             "problems": [dict(problem) for problem in self.problems],
             "ready": not self.problems,
         }
@@ -154,6 +159,8 @@ def choose(found: Sequence[RestorePoint], place: str, vm: str | None, at: dateti
     if len(identities) > 1:
         listed = "; ".join(f"{name!r} ({identity})" for identity, name in sorted(identities.items()))
         raise AmbiguousRestorePoint(wanted=vm or "(no VM named)", count=len(identities), point=place, candidates=listed)
+    # What a VM held before it was written over is brought back only by its own name.
+    mine = [point for point in mine if not point.safety] or mine
     early = [point for point in mine if at is None or point.moment <= at]
     if not early:
         times = ", ".join(sorted(point.time for point in mine))
@@ -225,6 +232,9 @@ def plan_restore(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target) -> R
         vmxf=copied.get(".vmxf"),
     )
     written = rewrite(vmx, place)
+    config = written.vmx
+    if wish.replica_of:
+        config = replica.marked(config, point.identity, point.vm, wish.replica_of, vmx_path)
     disks = tuple(
         {
             "key": disk.key,
@@ -253,14 +263,15 @@ def plan_restore(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target) -> R
         directory=wish.directory,
         datastore=target.volume.name if target.volume else "",
         vmx_path=vmx_path,
-        vmx_text=written.vmx.render(),
+        vmx_text=config.render(),
+        replica_of=wish.replica_of,
         point=point,
         uuid=wish.uuid,
         mac=wish.mac,
-        networks=_networks(vmx, wish),
+        networks=networks_of(vmx, wish),
         disks=disks,
         files=files,
-        notes=(*written.notes, *_key_note(point)),
+        notes=(*written.notes, *key_note(point)),
         room_needed=room,
         already=already,
         vmid=same[0].vmid if already else None,
@@ -268,7 +279,7 @@ def plan_restore(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target) -> R
     )
 
 
-def _networks(vmx: Vmx, wish: Wish) -> tuple[Mapping[str, Any], ...]:
+def networks_of(vmx: Vmx, wish: Wish) -> tuple[Mapping[str, Any], ...]:
     wanted = wanted_networks(vmx, wish.networks)
     return tuple(
         {
@@ -282,7 +293,7 @@ def _networks(vmx: Vmx, wish: Wish) -> tuple[Mapping[str, Any], ...]:
     )
 
 
-def _key_note(point: RestorePoint) -> tuple[str, ...]:
+def key_note(point: RestorePoint) -> tuple[str, ...]:
     if not point.needs_key_provider:
         return ()
     return (f"{point.needs_key_provider}: it starts only on a host that has its key provider",)
@@ -330,17 +341,7 @@ def _problems(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target, room: i
         found.append(
             _problem("folder-exists", reason, "choose another restore_directory or restore_name, or remove the folder")
         )
-    version, limit = vmx.hardware_version, target.hardware_version_max
-    if version is not None and limit is not None and version > limit:
-        reason = f"its virtual hardware {version} is newer than {target.host} can run ({limit})"
-        found.append(_problem("hardware-too-new", reason, "restore to a host of a newer release (restore_host)"))
-    if wish.connect_networks:
-        for index, network in sorted(wanted_networks(vmx, wish.networks).items()):
-            if network not in target.networks:
-                reason = f"ethernet{index} needs the port group {network!r}, which {target.host} does not have"
-                known = ", ".join(target.networks) or "none"
-                advice = f"map it in restore_networks to one of: {known}; or set restore_connect_networks to false"
-                found.append(_problem("network-missing", reason, advice))
+    found += machine_problems(vmx, wish, target)
     if target.volume is None:
         reason = f"{wish.directory} is not on a mounted datastore of {target.host}"
         found.append(
@@ -355,6 +356,23 @@ def _problems(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target, room: i
             reason = f"{needed}; {format_bytes(free)} are free, {format_bytes(reserve)} reserve"
             advice = "free some room, or choose another restore_datastore, or restore_disk_format thin"
             found.append(_problem("no-room", reason, advice))
+    return found
+
+
+def machine_problems(vmx: Vmx, wish: Wish, target: Target) -> list[dict[str, str]]:
+    """What of the VM itself this host cannot have."""
+    found: list[dict[str, str]] = []
+    version, limit = vmx.hardware_version, target.hardware_version_max
+    if version is not None and limit is not None and version > limit:
+        reason = f"its virtual hardware {version} is newer than {target.host} can run ({limit})"
+        found.append(_problem("hardware-too-new", reason, "restore to a host of a newer release (restore_host)"))
+    if wish.connect_networks:
+        for index, network in sorted(wanted_networks(vmx, wish.networks).items()):
+            if network not in target.networks:
+                reason = f"ethernet{index} needs the port group {network!r}, which {target.host} does not have"
+                known = ", ".join(target.networks) or "none"
+                advice = f"map it in restore_networks to one of: {known}; or set restore_connect_networks to false"
+                found.append(_problem("network-missing", reason, advice))
     return found
 
 
@@ -455,6 +473,7 @@ def answer(host: Host, params: Mapping[str, Any], stores: Stores | None = None) 
         disk_format=params["disk_format"],
         connect_networks=params["connect_networks"],
         reserve_percent=params["reserve_percent"],
+        replica_of=params.get("replica_of") or "",
     )
     plan = plan_restore(point, vmx, wish, read_target(host, label, wish, vmx, point.identity))
     plan = replace(

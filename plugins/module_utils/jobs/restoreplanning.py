@@ -21,6 +21,13 @@ ALREADY = "already restored, left as it is"
 
 _UUID = {"keep": "keeps its UUIDs", "new": "gets new UUIDs when it is powered on"}
 _MAC = {"keep": "its network cards keep their addresses", "new": "its network cards get new addresses"}
+_OWN_UUID = {"keep": "has the UUIDs of the restore point", "new": "keeps its own UUIDs"}
+_OWN_MAC = {
+    "keep": "its network cards have the addresses of the restore point",
+    "new": "its network cards keep their own addresses",
+}
+_SAFETY = "safety    what its disks hold now becomes a restore point of the same store first"
+_NO_SAFETY = "safety    no restore point is made of what its disks hold now"
 # What tells one request from another where there is no plan to tell them apart.
 _ASKED = ("point", "vm", "at", "datastore", "directory", "name")
 
@@ -36,6 +43,10 @@ def text(plan: Mapping[str, Any]) -> str:
         f"  to        {place} {plan['directory']}",
     ]
     for disk in plan["disks"]:
+        if plan.get("in_place"):
+            size = f"{format_bytes(disk['bytes_there'])} of {format_bytes(disk['capacity_bytes'])}"
+            lines.append(f"  {disk['key']:<9} in place  compares {size:<26} {disk['dest']}  with {disk['src']}")
+            continue
         size = f"{format_bytes(disk['bytes_to_read'])} of {format_bytes(disk['capacity_bytes'])}"
         name = posixpath.basename(disk["dest"])
         lines.append(f"  {disk['key']:<9} copy      {size:<26} {disk['src']}  to {name}, {disk['format']}")
@@ -43,7 +54,13 @@ def text(plan: Mapping[str, Any]) -> str:
         mapped = f"{nic['was']!r} becomes {nic['network']!r}" if nic["was"] != nic["network"] else repr(nic["network"])
         connected = "connected" if nic["connected"] else "not connected"
         lines.append(f"  {nic['nic']:<9} network   {mapped}, {connected}")
-    lines.append(f"  identity  {_UUID[plan['uuid']]}; {_MAC[plan['mac']]}")
+    words = (_OWN_UUID, _OWN_MAC) if plan.get("in_place") else (_UUID, _MAC)
+    lines.append(f"  identity  {words[0][plan['uuid']]}; {words[1][plan['mac']]}")
+    if plan.get("in_place"):
+        lines.append(f"  {_SAFETY if plan['in_place']['safety_point'] else _NO_SAFETY}")
+        lines.append(
+            "  Only chunks that differ are written. Which they are is known when the host has hashed them, in the run"
+        )
     lines.extend(f"  note: {note}" for note in plan["notes"])
     lines.extend(f"  problem: {problem['message']}" for problem in plan["problems"])
     return "\n".join(lines) + "\n"

@@ -13,7 +13,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import In
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, record
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, present, record
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context, entry_of, held_job, must_hold
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
@@ -23,8 +23,10 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     VmLocked,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.vmxedit import RESTORED_DISKS
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import RemoteFileError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import parse_vmx
 
 # The folder is made under a name that only this job gives, and gets its own when our lock is in it: so there is never a
 # moment in which it could be taken for somebody else's, or somebody else's for ours.
@@ -135,7 +137,7 @@ def commit(context: Context, register: bool) -> tuple[dict[str, Any], bool]:
         log.beat()
     for file in job.extra["files"]:
         place.bring(host, job.vm, str(file["src"]), str(file["dest"]))
-    session.write_text(job.vmx_path, context.entry["vmx_text"])
+    session.write_text(job.vmx_path, _config(context, job))
     mode = session.run(["chmod", "0755", job.vmx_path])
     if mode.rc != 0:
         raise RemoteStepFailed(what=f"Setting the mode of {job.vmx_path}", rc=mode.rc, stderr=mode.output)
@@ -147,6 +149,15 @@ def commit(context: Context, register: bool) -> tuple[dict[str, Any], bool]:
         vm = _registered(context, job)
     log.note("commit-done", final=job.directory)
     return _view(vm, job), True
+
+
+def _config(context: Context, job: Job) -> str:
+    """A replica keeps in mind how its disks were left, so that it is noticed when somebody has been at them."""
+    text = str(context.entry["vmx_text"])
+    if not context.entry.get("replica_of"):
+        return text
+    seals = {str(disk["key"]): present.seal(context.host, str(disk["dest"])) for disk in job.disks}
+    return parse_vmx(text, job.vmx_path).changed({RESTORED_DISKS: present.sealed(seals)}).render()
 
 
 def _registered(context: Context, job: Job) -> VirtualMachine | None:

@@ -14,6 +14,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     backup,
     ending,
+    inplacing,
     names,
     record,
     restoring,
@@ -84,8 +85,13 @@ def run(host: Host, params: Mapping[str, Any], check: bool, stores: Stores | Non
         raise
 
 
+def in_place(context: Context) -> bool:
+    return bool(context.entry.get("in_place"))
+
+
 def _started(context: Context, params: Mapping[str, Any]) -> Step:
-    job, new = restoring.start(context) if context.kind == "restore" else backup.start(context)
+    start = backup.start if context.kind != "restore" else inplacing.start if in_place(context) else restoring.start
+    job, new = start(context)
     return Step(new, {"job": backup.job_view(job, context.folder)})
 
 
@@ -100,7 +106,10 @@ def _committed(context: Context, params: Mapping[str, Any]) -> Step:
         # No earlier step has really happened: what would be there is told by the plan alone.
         return Step(True, _predicted(context))
     if context.kind == "restore":
-        vm, changed = restoring.commit(context, params["register"])
+        if in_place(context):
+            vm, changed = inplacing.commit(context)
+        else:
+            vm, changed = restoring.commit(context, params["register"])
         return Step(changed, {"vm": vm})
     point, changed = backup.commit(context, params["copies"] or ())
     return Step(changed, {"restore_point": point})

@@ -12,7 +12,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import hinting, storeroom
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import INPLACE
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import JobAltered
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.overwriting import safety_job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order, disk_results
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import path_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
@@ -51,7 +53,8 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
         # Whose points it may be told of, and whose it adds to, goes by what stands here, not on the hypervisor.
         reason = f"{jobs.mirror_path(settings.state_dir, frame.job.job)} is not there, or says otherwise"
         raise JobAltered(job=frame.job.job, vm=frame.job.vm, reason=reason)
-    order = Order(host, frame.job, frame.journal, store, request.dest, stores.access, tuple(sources))
+    job = safety_job(frame.job) if frame.job.kind == INPLACE else frame.job
+    order = Order(host, job, frame.journal, store, request.dest, stores.access, tuple(sources))
     fed, hint = order.run(
         Reach(
             host=host,

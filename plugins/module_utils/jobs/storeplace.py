@@ -19,7 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import St
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import INPLACE, Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadManifest, NotInStore, RemoteStepFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import KIND, RestorePoint, read_facts
@@ -162,8 +162,9 @@ class StorePlace:
 
         spared = [parse_path(events.made)[1]]
         for other in others:
-            if other.kind == "restore":
+            if other.kind in ("restore", INPLACE):
                 spared.append(parse_path(str(other.extra["restore_point"]["path"]))[1])
+                spared.append(parse_path(str(other.extra.get("safety_before") or ""))[1])
         store = self.stores.open(job.final)
         # An identity is what a hypervisor says: of two that have the same, none may push out what the other has made.
         mine = {"hypervisor": job.host}

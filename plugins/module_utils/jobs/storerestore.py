@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import storeplace
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import overwritten, storeplace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import CopyPlan, Request, plan_target
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 def predict(host: Host, params: Mapping[str, Any], request: Request, stores: Stores) -> dict[str, Any]:
     from ansible_collections.stowage.esxi.plugins.module_utils.jobs.copying import result_of
 
+    if params.get("in_place"):
+        return overwritten.predict(request)
+
     plan, _store, _disk = _plan(host, request, stores)
     return result_of(request, plan, [])
 
@@ -35,6 +38,8 @@ def predict(host: Host, params: Mapping[str, Any], request: Request, stores: Sto
 def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Frame, stores: Stores) -> dict[str, Any]:
     from ansible_collections.stowage.esxi.plugins.module_utils.jobs.copying import result_of
 
+    if params.get("in_place"):
+        return overwritten.perform(host, settings, frame, stores)
     plan, store, disk = _plan(host, frame.request, stores)
     (task,) = plan.disks
     brought = bring(

@@ -99,6 +99,7 @@ class Undone:
     left: tuple[str, ...]
     failed: tuple[str, ...] = ()
     wait: str = ""
+    torn: bool = False
 
     @property
     def waiting(self) -> bool:
@@ -107,7 +108,7 @@ class Undone:
 
     @property
     def clean(self) -> bool:
-        return not self.failed and not self.wait
+        return not self.failed and not self.wait and not self.torn
 
 
 class UndoLog(IntentLog):
@@ -200,7 +201,7 @@ class Undoer:
             self._step(f"unregistered the half restored VM (vmid {number})", lambda: self.host.unregister(number))
         if undo.remove_restored and not self.failed:
             self._step("removed the half restored files", self._remove_restored)
-        return Undone(tuple(self.done), (*undo.left, *self.left), tuple(self.failed), undo.wait)
+        return Undone(tuple(self.done), (*undo.left, *self.left), tuple(self.failed), undo.wait, undo.torn)
 
     def _made(self, events: Events) -> str:
         """The VM's folder at the backup point, if this job made it: it goes too, unless something else is in it."""

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import Vmx
 
 RESTORED_FROM = "stowage.restoredFrom"
+#: After a restore in place: content ids and times of the disks. By them a second run knows that nobody touched them.
+RESTORED_DISKS = "stowage.restoredDisks"
+#: What a replica is known by. A machine that comes back out of one is none.
+REPLICA_PREFIX = "stowage.replica"
 
 # What belongs to the life of the old VM: swap, suspend and migration state, places, redo logs.
 _DROPPED_PREFIXES = ("checkpoint.", "migrate.", "sched.swap.", "snapshot.", "replay.")
 _DROPPED_KEYS = ("workingdir", "suspend.directory", "snapshot.directory", "log.filename", "vmxstats.filename")
 _REDO = re.compile(r"^(scsi|sata|ide|nvme)\d+:\d+\.redo$", re.IGNORECASE)
 _FIXED_MAC = "static"
+_IDENTITY = ("uuid.bios", "uuid.location", "vc.uuid")
+_ADDRESS = ("addressType", "address", "generatedAddress", "generatedAddressOffset", "checkMACAddress")
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,12 @@ def rewrite(vmx: Vmx, place: NewPlace) -> Rewritten:
         low = key.lower()
         if low.startswith(_DROPPED_PREFIXES) or low in _DROPPED_KEYS or _REDO.match(low):
             changes[key] = None
+        if low.startswith(REPLICA_PREFIX):
+            changes[key] = None
+            changes["annotation"] = plain_annotation(vmx.get("annotation", "")) or None
     changes["displayName"] = place.name
     changes[RESTORED_FROM] = place.restored_from
+    changes[RESTORED_DISKS] = None
     changes["nvram"] = place.nvram
     changes["extendedConfigFile"] = place.vmxf
     _identity(place, changes, notes)
@@ -142,6 +152,34 @@ def _nics(vmx: Vmx, place: NewPlace, changes: dict[str, str | None], notes: list
             changes[f"{device}.address"] = nic.mac
             changes[f"{device}.checkMACAddress"] = "FALSE"
             notes.append(f"{device} keeps its address {nic.mac} as a fixed one")
+
+
+def plain_annotation(text: str) -> str:
+    """Without the line that a replica has above the machine's own."""
+    return text.partition("\n")[2] if text.startswith("REPLICA of ") else text
+
+
+def carried(vmx: Vmx, now: Vmx, keys: Sequence[str]) -> Vmx:
+    """With these devices as the VM has them now, and with their controllers where the configuration has none."""
+    changes: dict[str, str | None] = {}
+    for device in keys:
+        changes.update({key: None for key in vmx if key.lower().startswith(f"{device}.")})
+        changes.update({key: now[key] for key in now if key.lower().startswith(f"{device}.")})
+        controller = f"{device.partition(':')[0]}."
+        if not any(key.lower().startswith(controller) for key in vmx):
+            changes.update({key: now[key] for key in now if key.lower().startswith(controller)})
+    return Vmx(dict(vmx.changed(changes)))
+
+
+def own_identity(vmx: Vmx, now: Vmx, uuid: str, mac: str) -> Vmx:
+    """`new` means: not that of the restore point. A VM that is there keeps its own."""
+    changes: dict[str, str | None] = {}
+    if uuid == "new":
+        changes.update({key: now.get(key) for key in _IDENTITY})
+    if mac == "new":
+        for nic in now.nics():
+            changes.update({f"ethernet{nic.index}.{key}": now.get(f"ethernet{nic.index}.{key}") for key in _ADDRESS})
+    return Vmx(dict(vmx.changed(changes)))
 
 
 def disk_names(stem: str, keys: list[str]) -> dict[str, str]:

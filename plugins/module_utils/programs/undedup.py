@@ -120,7 +120,7 @@ def bring(
                 f"The restore to {task.target} on {reach.host.name}",
                 lambda: tally.done + count[0],
                 look,
-                lambda: _cut(target),
+                lambda: cut(target),
                 reach.stall_seconds,
                 reach.clock,
             )
@@ -128,7 +128,7 @@ def bring(
             with watch:
                 told = restore.to_target(store, disk, target, threads=reach.connections, tally=tally)
                 if verify != "none":
-                    verified = _compared(reach.host.name, store, disk, target, verify == "full", watch, count)
+                    verified = compared(reach.host.name, store, disk, target, verify == "full", watch, count)
         copied = _looked_at(task, reach)
     return DiskBrought(
         copied_bytes=copied,
@@ -151,7 +151,7 @@ def _looked_at(task: DiskTask, reach: Reach) -> int:
     return copied
 
 
-def _cut(target: RemoteTarget) -> None:
+def cut(target: RemoteTarget) -> None:
     with contextlib.suppress(Exception):
         target.close()
 
@@ -212,7 +212,7 @@ def _made(task: DiskTask, folders: Sequence[str], reach: Reach) -> Iterator[None
         raise
 
 
-def _compared(
+def compared(
     host: str, store: Store, disk: DiskMap, target: DiskTarget, whole: bool, watch: Watch, count: list[int]
 ) -> str:
     """What the host hashes of the disk that it now has must be what the restore point says of it."""
