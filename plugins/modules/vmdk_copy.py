@@ -436,6 +436,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import St
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.arguments import store_option
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import PROGRAMS
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
@@ -457,7 +458,7 @@ def argument_spec() -> dict:
         "snapshot_id": {"type": "int"},
         "dest": {"type": "str", "required": True},
         **store_option(),
-        "program": {"type": "str", "choices": ["vmkfstools", "dedup"], "default": "vmkfstools"},
+        "program": {"type": "str", "choices": list(PROGRAMS), "default": "vmkfstools"},
         "connections": {"type": "int", "default": 4},
         "disk_format": {"type": "str", "choices": list(FORMATS), "default": "thin"},
         "include_config": {"type": "bool", "default": True},

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def predict(host: Host, params: Mapping[str, Any], request: Request, stores: Stores) -> dict[str, Any]:
     warnings: list[str] = []
     sources, left_out = sources_of(host, request, True, warnings)
-    room = _room(host, request, sources, stores)
-    return _result(request, sources, left_out, room, warnings)
+    room = room_in(host, request, sources, stores, params["program"])
+    return result_in(request, sources, left_out, room, warnings)
 
 
 def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Frame, stores: Stores) -> dict[str, Any]:
@@ -42,8 +42,8 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     store = stores.open(request.dest)
     warnings: list[str] = []
     sources, left_out = sources_of(host, request, False, warnings)
-    _refuse_encrypted(host, request, sources)
-    room = _room(host, request, sources, stores)
+    refuse_encrypted(host, request, sources)
+    room = room_in(host, request, sources, stores, params["program"])
     assert stores.access is not None
     order = Order(host, frame.job, frame.journal, store, request.dest, stores.access, tuple(sources))
     fed = order.run(
@@ -60,7 +60,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
             reserve_percent=request.reserve_percent,
         )
     )
-    result = _result(request, sources, left_out, room, warnings)
+    result = result_in(request, sources, left_out, room, warnings)
     result["disks"] = disk_results(request.dest, fed, sources)
     result["files"] = [file.name for file in fed.point.files]
     result["restore_point"] = path_of(request.dest, fed.point.point)
@@ -71,7 +71,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     return result
 
 
-def _refuse_encrypted(host: Host, request: Request, sources: tuple[Source, ...]) -> None:
+def refuse_encrypted(host: Host, request: Request, sources: tuple[Source, ...]) -> None:
     """Its bytes could be kept; its keys are in its descriptor, and a disk that is made anew has another one."""
     for source in sources:
         if source.not_flat == ENCRYPTED:
@@ -84,9 +84,9 @@ def _refuse_encrypted(host: Host, request: Request, sources: tuple[Source, ...])
             )
 
 
-def _room(host: Host, request: Request, sources: tuple[Source, ...], stores: Stores) -> dict[str, Any]:
+def room_in(host: Host, request: Request, sources: tuple[Source, ...], stores: Stores, program: str) -> dict[str, Any]:
     """How much is new is known when it has been looked at; a store without any room need not be begun with."""
-    found = storeroom.look(stores, request.dest)
+    found = storeroom.look(stores, request.dest, program)
     reserve = (found.capacity_bytes or 0) * request.reserve_percent // 100
     room = {
         "datastore": request.dest,
@@ -106,7 +106,7 @@ def _room(host: Host, request: Request, sources: tuple[Source, ...], stores: Sto
     return room
 
 
-def _result(
+def result_in(
     request: Request,
     sources: tuple[Source, ...],
     left_out: tuple[tuple[str, str], ...],

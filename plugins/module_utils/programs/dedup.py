@@ -71,7 +71,7 @@ class Fed:
 
 
 @dataclass(frozen=True)
-class _Open:
+class OpenDisk:
     """A disk that is being read, and how."""
 
     source: Source
@@ -98,7 +98,7 @@ class _Open:
 class _Disks:
     """The disks of one feeding, and how far they are."""
 
-    def __init__(self, reach: Reach, opened: Sequence[_Open]) -> None:
+    def __init__(self, reach: Reach, opened: Sequence[OpenDisk]) -> None:
         self._reach = reach
         self._opened = opened
         self._clock = reach.clock
@@ -171,8 +171,8 @@ class _Disks:
 def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
     """One restore point from the disks of a hypervisor."""
     began = reach.clock.monotonic()
-    with _opened(feeding.sources, reach) as opened:
-        _must_fit(opened, feeding, reach)
+    with opened_disks(feeding.sources, reach) as opened:
+        must_fit(opened, feeding.machine_name, reach)
         disks = _Disks(reach, opened)
         fed: tuple[DiskFed, ...] = ()
 
@@ -198,13 +198,13 @@ def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
     return Fed(point, fed, {name: int(value) for name, value in vars(told).items()})
 
 
-def _must_fit(opened: Sequence[_Open], feeding: Feeding, reach: Reach) -> None:
+def must_fit(opened: Sequence[OpenDisk], machine_name: str, reach: Reach) -> None:
     """What was planned, and is told of the point, must be what is read."""
     for one in opened:
         if one.disk.size != one.source.capacity_bytes:
             raise errors.DiskNotCopyable(
                 host=reach.host.name,
-                vm=feeding.machine_name,
+                vm=machine_name,
                 key=one.source.key,
                 reason=f"it had {one.source.capacity_bytes} bytes, and {one.disk.path} has {one.disk.size}",
                 way_out="Somebody changes its size. Start again when that is done",
@@ -212,7 +212,7 @@ def _must_fit(opened: Sequence[_Open], feeding: Feeding, reach: Reach) -> None:
 
 
 @contextlib.contextmanager
-def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
+def opened_disks(sources: Sequence[Source], reach: Reach) -> Iterator[list[OpenDisk]]:
     """Every disk is opened and looked at before the first byte is read; all are closed, and proven so, at the end.
 
     One that the host does not let be read is read from a clone, which is gone at the end, too."""
@@ -231,7 +231,7 @@ def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
     def open_disk(path: str) -> RemoteDisk:
         return RemoteDisk(starter, path, bandwidth_limit=reach.bandwidth_limit)
 
-    opened: list[_Open] = []
+    opened: list[OpenDisk] = []
     with contextlib.ExitStack() as stack:
         starter = stack.enter_context(KeptLinks(host, reach.connections + len(sources)))
         for source in sources:
@@ -239,5 +239,5 @@ def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
             if opened:
                 # The limit holds for all of them together, and the wire is the same.
                 disk.throttle, disk.codec = opened[0].disk.throttle, opened[0].disk.codec
-            opened.append(_Open(source, disk, reading, host.way))
+            opened.append(OpenDisk(source, disk, reading, host.way))
         yield opened

@@ -35,8 +35,8 @@ class Grown:
 def test_a_disk_that_has_another_size_by_now_makes_no_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source("scsi0:0", Grown.path, 2 * MIB, MIB)
     parts: Any = (Grown(), SimpleNamespace(way="direct"), SimpleNamespace(method="agent"))
-    one = dedup._Open(source, *parts)
-    monkeypatch.setattr(dedup, "_opened", lambda *_: contextlib.nullcontext([one]))
+    one = dedup.OpenDisk(source, *parts)
+    monkeypatch.setattr(dedup, "opened_disks", lambda *_: contextlib.nullcontext([one]))
     reach: Any = SimpleNamespace(
         host=SimpleNamespace(name="esx1"),
         clock=SystemClock(),

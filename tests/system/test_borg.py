@@ -1,0 +1,243 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Backups that go from a hypervisor into a repository of borg, by the real borg, and what comes back out of it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi import power
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
+    borgplace,
+    copying,
+    ending,
+    recover,
+    restoring,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import NotStill
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.borg import Repository
+from house import House
+from judge import one_moment, prove_disks, same_content
+
+from . import stories
+from .conftest import Lab, wait_until
+from .stories import HOST, quick
+from .test_dedup import SECRET, StoreStory, bring_back, readers, restore_context
+
+# A fixture is known by its name in the module that uses it.
+before, host, impatient = stories.before, stories.host, stories.impatient
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What borg remembers of repositories is of this test alone."""
+    monkeypatch.setenv("BORG_BASE_DIR", str(tmp_path / "base"))
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    found = Repository(str(tmp_path / "repository"), SECRET)
+    found.make("repokey-blake2")
+    return found
+
+
+@pytest.fixture
+def story(
+    clean_lab: Lab, host: Host, repository: Repository, tmp_path: Path, before: Any, request: Any
+) -> Iterator[Callable[..., StoreStory]]:
+    number = iter(range(100))
+
+    def make(how: str = "hot", **policy: Any) -> StoreStory:
+        run = f"{abs(hash(request.node.name)) % 10**8:08d}-{next(number)}"
+        where = {"program": "borg", "point": repository.location}
+        return BorgStory(clean_lab, host, tmp_path, run, how, stores, **where, **policy)
+
+    with Stores(Access(passphrase=SECRET)) as stores:
+        yield make
+
+
+class BorgStory(StoreStory):
+    """The same job, told with the copy step of the program borg."""
+
+    verify = "sample"
+
+    def params(self) -> dict[str, Any]:
+        return {**super().params(), "program": "borg", "verify": self.verify}
+
+
+def archives(repository: Repository) -> list[str]:
+    return [one.name for one in repository.archives()]
+
+
+def image(repository: Repository, archive: str, tmp_path: Path) -> Path:
+    """The only disk of an archive, by borg alone: without any code of ours."""
+    target = tmp_path / archive
+    target.mkdir()
+    environment = {**dict(subprocess.os.environ), "BORG_PASSPHRASE": SECRET}
+    argv = ["borg", "extract", "--sparse", f"{repository.location}::{archive}"]
+    subprocess.run(argv, cwd=target, env=environment, check=True, stdin=subprocess.DEVNULL)
+    assert json.loads((target / "stowage.json").read_text())["still"]
+    return target / "scsi0-0.raw"
+
+
+def test_a_machine_goes_into_a_repository_hot_warm_and_cold_and_the_second_day_is_cheaper(
+    story: Callable[..., StoreStory], repository: Repository, tmp_path: Path
+) -> None:
+    new = []
+    for how in ("hot", "hot", "warm", "cold"):
+        job = story(how, keep={"last": 3})
+        if how == "cold":
+            # Nothing else of its kind has to be proven here a second time.
+            job.verify = "full"
+        ended = job.whole()
+        assert (ended.error, ended.entry["status"], ended.entry["effective_how"]) == (None, "ok", how)
+        assert (ended.entry["downtime_seconds"] is not None) is (how != "hot")
+        name = archives(repository)[-1]
+        assert ended.entry["restore_point"] == f"{repository.location}::{name}"
+        verdict = one_moment([image(repository, name, tmp_path)])
+        assert bool(verdict.get("clean")) is (how != "hot")
+        (disk,) = ended.entry["disks"]
+        assert (disk["status"], disk["method"]) == ("ok", "agent")
+        assert "SHA-256 on the host" in disk["verified"]
+        assert ("all" in disk["verified"] and "read back" in disk["verified"]) is (how == "cold")
+        # What is read travels: only what is written is what has changed.
+        assert 0 < disk["bytes_sent"] == disk["bytes_read"] == ended.entry["bytes_sent"]
+        new.append(ended.entry["bytes_new"])
+        assert readers(job.host) == []
+    assert 0 < max(new[1:]) < new[0]
+    assert (len(archives(repository)), len(ended.rotation["removed"])) == (3, 1)
+    again = job.end()
+    assert (again.changed, again.entry["status"]) == (False, "ok")
+
+
+def test_a_machine_comes_back_out_of_a_repository_thin_and_starts(
+    story: Callable[..., StoreStory], repository: Repository, tmp_path: Path
+) -> None:
+    job = story("cold")
+    job.whole()
+    (name,) = archives(repository)
+    context = restore_context(job, "restore1", program="borg")
+    restoring.start(context)
+    (copied,) = bring_back(job, context)
+    told, changed = restoring.commit(context, True)
+    assert changed
+    ended = ending.end(context, "ok", None, [copied])
+    vm = job.host.find_vm(vmid=told["vmid"])
+    try:
+        assert (ended.error, ended.entry["status"], vm.name) == (None, "ok", "out of the store")
+        assert told["restore_point"] == ended.entry["restore_point"] == f"{repository.location}::{name}"
+        assert "all" in copied["verified"] and "SHA-256" in copied["verified"]
+        restored = job.outside(context.entry["disks"][0]["dest"])
+        assert same_content(restored, image(repository, name, tmp_path)) == "Images are identical."
+        flat = restored.with_name(restored.name.replace(".vmdk", "-flat.vmdk")).stat()
+        assert 0 < flat.st_blocks * 512 < flat.st_size // 2
+        assert readers(job.host) == []
+        assert power.power_on(vm, quick()).after == "poweredOn"
+        assert restore_context(job, "restore2", program="borg").entry["already"] is True
+    finally:
+        if vm.power_state() != "poweredOff":
+            power.power_off(vm, quick())
+        job.host.unregister(vm.vmid)
+        job.host.run("rm", "-rf", context.entry["directory"])
+
+
+def test_a_copy_that_is_killed_leaves_no_point_and_recover_undoes_the_rest(
+    story: Callable[..., StoreStory], repository: Repository
+) -> None:
+    job = story("hot")
+    job.start()
+    job.bracket()
+    slow = {**job.params(), "bandwidth_limit": 256 << 10}
+    copying_process = multiprocessing.get_context("fork").Process(
+        target=copying.perform, args=(job.host, slow, job.context.stores)
+    )
+    copying_process.start()
+    wait_until(lambda: len(readers(job.host)) > 1, "the readers of the disks", 60)
+    copying_process.kill()
+    copying_process.join()
+    job.cut()
+    (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
+    assert (found.outcome, found.left) == ("recovered", ())
+    assert any("snapshot" in step for step in found.done)
+    assert (readers(job.host), borgplace.points_of("", repository.archives())) == ([], ([], []))
+    # Its borg has ended with it: the repository is nobody's.
+    again = story("hot")
+    ended = again.whole()
+    assert ended.entry["status"] == "ok"
+    assert (readers(job.host), len(archives(repository))) == ([], 1)
+
+
+def test_a_source_that_moved_makes_no_archive(
+    story: Callable[..., StoreStory], repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = story("hot")
+    job.start()
+    job.bracket()
+    proven = Order.proven
+
+    def meddle(order: Order, *words: Any) -> Any:
+        """Somebody removes our snapshot when all has been read, right before it is proven."""
+        (ours,) = (one.id for one in job.vm.snapshots() if one.name == job.job.snapshot_name)
+        job.host.session.run(["vim-cmd", "vmsvc/snapshot.remove", str(job.job.vmid), str(ours)])
+        wait_until(lambda: job.vm.snapshots().find(ours) is None, "the end of our snapshot")
+        return proven(order, *words)
+
+    monkeypatch.setattr(Order, "proven", meddle)
+    with pytest.raises(NotStill, match="is gone"):
+        job.copy()
+    ended = job.end("failed", "on purpose")
+    assert (ended.error, archives(repository), readers(job.host)) == (None, [], [])
+
+
+def test_one_variable_switches_a_fleet_to_borg_and_its_machines_come_back(house: House, tmp_path: Path) -> None:
+    where = "/var/borg-repository"
+    run = house.controller.play(
+        "backup_hot",
+        *("--limit", "esx67,esx80"),
+        backup_select=["name:plain67", "name:plain80"],
+        backup_unknown_names="ignore",
+        backup_program="borg",
+        backup_point=where,
+        backup_store_create=True,
+        backup_store_passphrase=SECRET,
+    ).must_end_with(0)
+    entries = {vm["vm"]: vm for vm in house.record(run)["vms"]}
+    assert set(entries) == {"plain67", "plain80"}
+    for entry in entries.values():
+        assert (entry["status"], entry["proven"]) == ("ok", True)
+        assert entry["restore_point"].startswith(f"{where}::plain")
+        assert 0 < entry["bytes_new"] <= entry["bytes_sent"] == entry["bytes_read"]
+    assert house.differences("esx67", "esx80") == []
+    assert SECRET not in run.text + json.dumps(house.record(run))
+    run = house.controller.play(
+        "restore",
+        restore_host="esx80",
+        restore_vm="plain67",
+        restore_program="borg",
+        restore_point=where,
+        restore_store_passphrase=SECRET,
+        restore_datastore="datastore1",
+        restore_name="from borg",
+        restore_uuid="new",
+        restore_mac="new",
+    ).must_end_with(0)
+    try:
+        (entry,) = house.record(run)["vms"]
+        assert (entry["status"], entry["restore_point"]) == ("ok", entries["plain67"]["restore_point"])
+        (disk,) = entry["disks"]
+        assert disk["bytes_sent"] > 0 and "SHA-256" in disk["verified"]
+        restored = house.folder("esx80", "from borg")
+        assert "one moment" in prove_disks([restored / Path(disk["dest"]).name], tmp_path)
+        assert house.differences("esx67", "esx80") == []
+    finally:
+        house.lab.run("esx80", "vim-cmd", "vmsvc/destroy", str(house.vm("esx80", "from borg")["vmid"]))
