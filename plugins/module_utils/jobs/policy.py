@@ -211,8 +211,8 @@ def _repository(text: str, name: str) -> str:
     if text.startswith("/vmfs/"):
         raise BadPolicy(
             what=f"{name} is {text!r}, a folder of the hypervisor, where borg does not run; it writes into a "
-            "repository on the backup server, by its path there, or ssh://user@server/path. To a datastore use the program "
-            "vmkfstools"
+            "repository on the backup server, by its path there, or ssh://user@server/path. "
+            "To a datastore use the program vmkfstools"
         )
     if text.startswith("s3://"):
         raise BadPolicy(what=f"{name} is {text!r}; borg knows no buckets. To a bucket use the program dedup")

@@ -94,10 +94,13 @@ class StorePlace:
         if missing or point.file_of("vmx") is None:
             reason = f"{point.path} lacks {', '.join(sorted(missing)) or 'its .vmx file'}"
             raise NotInStore(vm=job.vm, store=job.final, reason=reason)
+        self.read_back(host, point)
+        return point
+
+    def read_back(self, host: Host, point: RestorePoint) -> None:
         for file in point.files:
             if file.role != "disk":
                 self.read_text(host, posixpath.join(point.path, file.name))
-        return point
 
     def made(self, host: Host, job: Job, events: Events) -> str:
         """Whether the point of that name is there needs no key, only the store's own folder; a bucket's needs one."""
