@@ -86,8 +86,8 @@ options:
     default: vmkfstools
   connections:
     description:
-      - With O(program=dedup) and O(program=borg), how many connections to the hypervisor carry bytes at a time, from 1 to
-        32.
+      - With O(program=dedup) and O(program=borg), how many connections to the hypervisor carry bytes at a time.
+        It may be from 1 to 32.
     type: int
     default: 4
   disk_format:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgplace, names, proving, storebackup
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.limits import Limit
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import marked, render_manifest
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import parse_point_time
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order
@@ -29,13 +28,9 @@ if TYPE_CHECKING:
     from ansible_collections.stowage.esxi.plugins.module_utils.jobs.copying import Frame, Settings
 
 predict = storebackup.predict
+turn = borgplace.turn
 # What a comment has of the facts; what is proven later stands in the archive's last member.
 _BEGUN = ("time", "job", "run", "host", "program", "vm", "disks", "files", "how", "needs_key_provider", "proven")
-
-
-def turn(location: str) -> Limit:
-    """borg lets one writer in at a time: jobs of this backup server wait for theirs where waiting is shown."""
-    return Limit(f"borg {names.identity_hash(location)}", 1)
 
 
 def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Frame, stores: Stores) -> dict[str, Any]:
@@ -67,6 +62,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
             reserve_percent=request.reserve_percent,
         ),
         settings.verify,
+        settings.limits_dir,
     )
     result = storebackup.result_in(request, sources, left_out, room, warnings)
     path = path_of(request.dest, archive)
@@ -105,7 +101,7 @@ class BorgOrder(Order):
     def file_of(self, key: str) -> str:
         return image_name(key)
 
-    def pack(self, reach: Reach, verify: str) -> tuple[Packed, str]:
+    def pack(self, reach: Reach, verify: str, limits_dir: str) -> tuple[Packed, str]:
         files = self.config()
         job = self.job
         archive = borgplace.archive_name(job.vm, job.identity, job.time)
@@ -134,7 +130,7 @@ class BorgOrder(Order):
             reach,
         )
         packed = replace(packed, disks=told(packed.disks))
-        self.journal.note(DONE, point=archive, store=self.location, told=dict(packed.told))
+        self.journal.note(DONE, point=archive, store=self.location, told=dict(packed.told), limits_dir=limits_dir)
         return packed, archive
 
     def begun(self, files: Mapping[str, bytes]) -> dict[str, Any]:

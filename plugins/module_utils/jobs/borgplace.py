@@ -9,25 +9,31 @@ of one stands in its comment; its last member, `stowage.json`, has that and what
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import retention
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limits, names
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadManifest, StoreNotGiven
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.limits import Limit
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import KIND, RestorePoint, read_facts
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import StoreRoom
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import VmPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import (
+    DONE,
     INTENT,
     StorePlace,
     parse_path,
@@ -37,7 +43,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import St
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.borg import Archive, Repository
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.borgerrors import NoRepository
 
-# Nobody waits long for a turn to tidy up: the next backup of the machine does it, too.
+# Those of this backup server take turns. For others nobody waits long: the next backup of the machine tidies up, too.
+_ROTATION_TURN_SECONDS = 4 * 3600
 _ROTATION_LOCK_SECONDS = 60
 
 
@@ -108,7 +115,13 @@ class BorgPlace(StorePlace):
         return data.decode("utf-8", "surrogateescape")
 
     def _rotate(
-        self, job: Job, events: Events, policy: VmPolicy, others: Iterable[Job], result: dict[str, Any]
+        self,
+        host: Host,
+        job: Job,
+        events: Events,
+        policy: VmPolicy,
+        others: Iterable[Job],
+        result: dict[str, Any],
     ) -> None:
         found = repository(self.stores, job.final)
         archives = found.archives()
@@ -130,8 +143,26 @@ class BorgPlace(StorePlace):
         left = [one.name for one in archives if is_left(one.name, job)] if policy.rotate else []
         if going or left:
             gone = [parse_path(line["path"])[1] for line in going]
-            found.remove([*gone, *left], _ROTATION_LOCK_SECONDS)
+            with _turn_of(host, job, str((events.last(DONE) or {}).get("limits_dir") or "")):
+                found.remove([*gone, *left], _ROTATION_LOCK_SECONDS)
             result["removed"].extend(going)
+
+
+def turn(location: str) -> Limit:
+    """borg lets one writer in at a time: jobs of this backup server wait for theirs where waiting is shown."""
+    return Limit(f"borg {names.identity_hash(location)}", 1)
+
+
+@contextlib.contextmanager
+def _turn_of(host: Host, job: Job, limits_dir: str) -> Iterator[None]:
+    """Beside copies that follow each other, borg's own lock would never be free for long enough."""
+    if not limits_dir:
+        yield
+        return
+    journal = IntentLog(host.session, lock.folder_of(job.directory), host.clock)
+    waiter = Waiter(_ROTATION_TURN_SECONDS, clock=host.clock, beat=journal.beat)
+    with limits.hold([turn(job.final)], limits_dir, waiter, f"rotation of {job.vm} on {job.host}"):
+        yield
 
 
 def is_left(name: str, job: Job) -> bool:

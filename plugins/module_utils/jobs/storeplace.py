@@ -129,13 +129,19 @@ class StorePlace:
     def rotate(self, host: Host, job: Job, events: Events, policy: VmPolicy, others: Iterable[Job]) -> dict[str, Any]:
         result: dict[str, Any] = {"kept": [], "removed": [], "problems": []}
         try:
-            self._rotate(job, events, policy, others, result)
+            self._rotate(host, job, events, policy, others, result)
         except StowageError as error:
             result["problems"].append(error.message)
         return result
 
     def _rotate(
-        self, job: Job, events: Events, policy: VmPolicy, others: Iterable[Job], result: dict[str, Any]
+        self,
+        host: Host,
+        job: Job,
+        events: Events,
+        policy: VmPolicy,
+        others: Iterable[Job],
+        result: dict[str, Any],
     ) -> None:
         from ansible_collections.stowage.esxi.plugins.module_utils.store import prune
 

@@ -32,6 +32,7 @@ ENCRYPTIONS = (
 )
 _LEAST = (1, 2)
 _POLL_SECONDS = 0.1
+_END_SECONDS = 30
 _SECRETS = ("BORG_PASSPHRASE", "BORG_PASSCOMMAND", "BORG_PASSPHRASE_FD", "BORG_NEW_PASSPHRASE")
 # By the ids that borg gives its messages.
 _KINDS: dict[str, type[errors.BorgFailed]] = {
@@ -249,7 +250,7 @@ class Running:
     def end(self) -> None:
         """An archive that is not whole does not come to be."""
         with contextlib.suppress(OSError):
-            self._process.kill()
+            self._process.terminate()
 
     def __enter__(self) -> Running:
         return self
@@ -261,5 +262,10 @@ class Running:
             if stream is not None:
                 with contextlib.suppress(OSError, ValueError):
                     stream.close()
-        self._process.wait()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            # Its lock stays, and the next borg sees that its owner is dead.
+            self._process.kill()
+            self._process.wait()
         self._files.close()

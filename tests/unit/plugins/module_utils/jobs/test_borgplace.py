@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Restore points in a real repository of borg: found, read, rotated, what a killed job left removed, told by recover."""
+"""Restore points in a real repository of borg: found, read, rotated, what a killed job left removed."""
 
 from __future__ import annotations
 

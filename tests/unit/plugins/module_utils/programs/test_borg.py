@@ -116,10 +116,10 @@ def test_a_stream_that_ends_early_makes_no_archive_and_one_that_is_refused_says_
     assert repository.text("one", "-rf") == b"2"
     (archive,) = repository.archives()
     assert json.loads(archive.comment) == {"vm": "\u00fc'\"$(x)"}
-    with repository.start(["import-tar", repository.named("one"), "-"], feeds=True) as running:
-        with pytest.raises(borgerrors.BorgFailed, match="already exists"):
-            while True:
-                running.write(bytes(1 << 20))
+    refused = pytest.raises(borgerrors.BorgFailed, match="already exists")
+    with refused, repository.start(["import-tar", repository.named("one"), "-"], feeds=True) as running:
+        while True:
+            running.write(bytes(1 << 20))
 
 
 def test_holes_are_named_and_not_sent_and_come_out_as_zeros(tmp_path: Path) -> None:
