@@ -129,6 +129,7 @@ class BorgPlace(StorePlace):
         result["problems"].extend(error.message for error in bad)
         # An identity is what a hypervisor says: of two that have the same, none may push out what the other has made.
         mine = [one for one in points if one.identity == job.identity and one.host == job.host]
+        # What a restore reads stays, and stays where it is: it takes no lock that would keep a backup waiting.
         read = {str(other.extra["restore_point"]["path"]) for other in others if other.kind == "restore"}
         going: list[dict[str, Any]] = []
         aged = [retention.Aged(one.path, one.moment, False) for one in mine]
@@ -144,7 +145,7 @@ class BorgPlace(StorePlace):
         if going or left:
             gone = [parse_path(line["path"])[1] for line in going]
             with _turn_of(host, job, str((events.last(DONE) or {}).get("limits_dir") or "")):
-                found.remove([*gone, *left], _ROTATION_LOCK_SECONDS)
+                found.remove([*gone, *left], _ROTATION_LOCK_SECONDS, compact=not read)
             result["removed"].extend(going)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def predict(host: Host, params: Mapping[str, Any], request: Request, stores: Stores) -> dict[str, Any]:
     warnings: list[str] = []
     sources, left_out = sources_of(host, request, True, warnings)
-    room = room_in(host, request, sources, stores, params["program"])
+    room = room_in(host, request, sources, stores, str(params.get("program") or "dedup"))
     return result_in(request, sources, left_out, room, warnings)
 
 
@@ -43,7 +43,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     warnings: list[str] = []
     sources, left_out = sources_of(host, request, False, warnings)
     refuse_encrypted(host, request, sources)
-    room = room_in(host, request, sources, stores, params["program"])
+    room = room_in(host, request, sources, stores)
     assert stores.access is not None
     order = Order(host, frame.job, frame.journal, store, request.dest, stores.access, tuple(sources))
     fed = order.run(
@@ -84,7 +84,9 @@ def refuse_encrypted(host: Host, request: Request, sources: tuple[Source, ...]) 
             )
 
 
-def room_in(host: Host, request: Request, sources: tuple[Source, ...], stores: Stores, program: str) -> dict[str, Any]:
+def room_in(
+    host: Host, request: Request, sources: tuple[Source, ...], stores: Stores, program: str = "dedup"
+) -> dict[str, Any]:
     """How much is new is known when it has been looked at; a store without any room need not be begun with."""
     found = storeroom.look(stores, request.dest, program)
     reserve = (found.capacity_bytes or 0) * request.reserve_percent // 100
