@@ -10,12 +10,12 @@ class ModuleDocFragment:
 options:
   store:
     description:
-      - For the program V(dedup), what opens the store, beside its place.
+      - For the programs V(dedup) and V(borg), what opens the store or the repository, beside its place.
       - None of it is written into a journal, a record, or a restore point, and none of it is on a command line.
     type: dict
     suboptions:
       passphrase:
-        description: Passphrase or recovery key of an encrypted store.
+        description: Passphrase or recovery key of an encrypted store; passphrase of a repository.
         type: str
       endpoint:
         description: URL of the object storage, for a store in a bucket that is not at Amazon.
@@ -46,7 +46,16 @@ options:
       group:
         description: Name of the group that the hypervisor belongs to, for O(store.scope=group).
         type: str
+      borg_path:
+        description: For the program V(borg), borg itself, by its name or path on the machine where the module runs.
+        type: str
+        default: borg
+      borg_rsh:
+        description:
+          - For the program V(borg), the command that reaches C(ssh://) repositories. It must ask nobody anything.
+        type: str
 requirements:
   - For the program C(dedup), the Python libraries xxhash and zstandard on the machine where the module runs,
     cryptography for an encrypted store, boto3 for one in a bucket.
+  - For the program C(borg), borg 1.2 or later there.
 """

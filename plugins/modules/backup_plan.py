@@ -75,7 +75,8 @@ options:
       point:
         description:
           - The backup point, a folder on a datastore that the hypervisor mounts. For the program V(dedup) it is the
-            store, a path on the machine where the module runs or C(s3://bucket/prefix).
+            store, a path on the machine where the module runs or C(s3://bucket/prefix); for V(borg) the repository, a
+            path there or C(ssh://user@server:port/path).
         type: str
         required: true
       how:
@@ -89,9 +90,9 @@ options:
       program:
         description:
           - What moves the bytes. V(vmkfstools) copies to a datastore of the hypervisor, V(dedup) into a store on the
-            machine where the module runs, or in a bucket.
+            machine where the module runs, or in a bucket, V(borg) into a repository there, or on another server.
         type: str
-        choices: [vmkfstools, dedup]
+        choices: [vmkfstools, dedup, borg]
         default: vmkfstools
       disk_format:
         description: Format of the copied disks.

@@ -42,12 +42,14 @@ options:
       - The backup point, the folder of one VM in it, or the folder of one restore point, as the target host sees it.
       - With O(program=dedup) a store, a path on the machine where the module runs or C(s3://bucket/prefix), or one
         restore point in it, as C(STORE::POINT).
+      - With O(program=borg) a repository, a path on the machine where the module runs or C(ssh://user@server:port/path),
+        or one archive in it, as C(REPOSITORY::ARCHIVE).
     type: str
     required: true
   program:
     description: What moved the bytes when the backup was made, and is to move them back.
     type: str
-    choices: [vmkfstools, dedup]
+    choices: [vmkfstools, dedup, borg]
     default: vmkfstools
   vm:
     description:

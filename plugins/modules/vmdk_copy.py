@@ -14,6 +14,8 @@ description:
   - With O(program=dedup) it copies the disks of a virtual machine into a dedup store on the machine where the module
     runs, or in a bucket, and a disk of such a store back to a datastore. The disks are hashed on the hypervisor, in its
     own Python, which is fed to it; only what the store does not have leaves it.
+  - With O(program=borg) it copies them into a repository of borg, as one archive with the configuration, and out of it.
+    What the disks hold is read from the machine where the module runs and is sent each time; borg keeps what is new.
   - A copy is either whole and proven, or it is not there. Whatever ends it (an error of the host, a full datastore, a
     broken connection, a killed controller), what it has written is removed. Nothing that was there before is ever
     overwritten or removed.
@@ -51,6 +53,7 @@ options:
       - One disk by its descriptor, as V([datastore] folder/disk.vmdk) or V(/vmfs/volumes/datastore/folder/disk.vmdk).
       - With O(program=dedup) one disk of a restore point in a store, as C(STORE::POINT/KEY), which
         M(stowage.esxi.restore_plan) names so. It is copied to O(dest).
+      - With O(program=borg) one disk of an archive, as C(REPOSITORY::ARCHIVE/NAME).
       - Exactly one of O(vm), O(uuid), O(vmid) and O(src) is needed.
     type: str
   snapshot_id:
@@ -65,6 +68,8 @@ options:
       - With O(program=dedup) and a virtual machine it is the store, a path on the machine where the module runs or
         C(s3://bucket/prefix). All its disks, and the configuration that its job has kept, become one restore point
         there, once the source is proven to have held still; O(journal) and O(job_id) are needed for that.
+      - With O(program=borg) it is the repository, a path on the machine where the module runs or
+        C(ssh://user@server:port/path), and the same holds.
       - In a folder a disk of a virtual machine is named after its device key, V(scsi0-1.vmdk) for V(scsi0:1). A disk
         copied by O(src) keeps its name.
       - For a single disk this may be the path of the new descriptor, ending in V(.vmdk). No configuration is copied
@@ -74,9 +79,10 @@ options:
   program:
     description:
       - What moves the bytes. V(vmkfstools) is the host's own clone; both datastores must be mounted on the host.
-        V(dedup) copies into a dedup store or out of one.
+        V(dedup) copies into a dedup store or out of one, V(borg) into a repository of borg or out of one. borg 1.2 or
+        later must then be there on the machine where the module runs.
     type: str
-    choices: [vmkfstools, dedup]
+    choices: [vmkfstools, dedup, borg]
     default: vmkfstools
   in_place:
     description:
@@ -88,7 +94,8 @@ options:
     default: false
   connections:
     description:
-      - With O(program=dedup), how many connections to the hypervisor carry bytes at a time, from 1 to 32.
+      - With O(program=dedup) and O(program=borg), how many connections to the hypervisor carry bytes at a time.
+        It may be from 1 to 32.
     type: int
     default: 4
   disk_format:
@@ -119,6 +126,9 @@ options:
       - V(none) trusts the host.
       - With O(program=dedup) a backup is proven in any case, chunk by chunk. Of a disk that comes out of a store, 64
         chunks (V(sample)) or all (V(full)) are hashed again on the host.
+      - With O(program=borg) the host hashes 64 pieces of 1 MiB (V(sample)) or all (V(full)), of a backup when they have
+        been read and of a restored disk when it has been written. With V(full) a backup is also read back out of its
+        archive before that gets its name.
     type: str
     choices: [none, sample, full]
     default: sample
@@ -143,8 +153,8 @@ options:
     default: 900
   bandwidth_limit:
     description:
-      - Most bytes per second, over all connections, at least 65536. Only V(dedup) can hold one; for another program it
-        is an error.
+      - Most bytes per second, over all connections, at least 65536. V(dedup) and V(borg) can hold one; with
+        V(vmkfstools) it is an error.
     type: int
   journal:
     description:
@@ -333,7 +343,7 @@ disks:
     read_bytes:
       description: What was read and hashed on the hypervisor, in whole chunks.
       type: int
-      returned: O(program=dedup), into a store or with O(in_place=true)
+      returned: O(program=dedup) and O(program=borg), into a store or with O(in_place=true)
       sample: 4294967296
     same_bytes:
       description: What of the disk was right already, holes included.
@@ -343,23 +353,23 @@ disks:
     sent_bytes:
       description: What of the disk has travelled, as it is on the disk.
       type: int
-      returned: O(program=dedup)
+      returned: O(program=dedup) and O(program=borg)
       sample: 104857600
     fetched_bytes:
       description: What came from the store, as it is stored.
       type: int
-      returned: O(program=dedup), out of a store
+      returned: O(program=dedup) and O(program=borg), out of a store
       sample: 52428800
     method:
       description: How the hypervisor's files were reached; V(agent), V(shell) or V(clone).
       type: str
-      returned: O(program=dedup)
+      returned: O(program=dedup) and O(program=borg)
       sample: agent
     notes:
       description: What was not as it should be although it worked, such as a way that could not be taken.
       type: list
       elements: str
-      returned: O(program=dedup), into a store
+      returned: O(program=dedup) and O(program=borg), into a store
       sample: []
 files:
   description: The copied configuration files.
@@ -467,6 +477,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import St
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.arguments import store_option
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import PROGRAMS
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
@@ -488,7 +499,7 @@ def argument_spec() -> dict:
         "snapshot_id": {"type": "int"},
         "dest": {"type": "str", "required": True},
         **store_option(),
-        "program": {"type": "str", "choices": ["vmkfstools", "dedup"], "default": "vmkfstools"},
+        "program": {"type": "str", "choices": list(PROGRAMS), "default": "vmkfstools"},
         "in_place": {"type": "bool", "default": False},
         "connections": {"type": "int", "default": 4},
         "disk_format": {"type": "str", "choices": list(FORMATS), "default": "thin"},

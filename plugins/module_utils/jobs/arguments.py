@@ -37,6 +37,8 @@ def store_option() -> dict[str, dict[str, Any]]:
         "create": {"type": "bool", "default": False},
         "scope": {"type": "str", "choices": ["host", "group", "store"], "default": "host"},
         "group": {"type": "str"},
+        "borg_path": {"type": "str", "default": "borg"},
+        "borg_rsh": {"type": "str"},
     }
     return {"store": {"type": "dict", "options": options}}
 

@@ -21,6 +21,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal a
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limits
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import JobAltered
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import STORING
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.room import RoomWatch
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.runlife import RunLife
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
@@ -32,7 +33,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import 
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import Vmkfstools, no_note
 
-DEDUP = "dedup"
 # Each is a login of its own; a hypervisor refuses them long before they would make it faster.
 MOST_CONNECTIONS = 32
 # A copy that waits for its turn with one chunk must still notice soon that it has to end.
@@ -120,7 +120,7 @@ def predict(host: Host, params: Mapping[str, Any], stores: Stores | None = None)
     """Check mode: the plan of the real run, and nothing else."""
     settings = settings_from(params)
     limits.checked(settings.limits)
-    if settings.program == DEDUP:
+    if settings.program in STORING:
         return _by_store(params).predict(host, params, request_from(host, params), stores or Stores())
     choose(settings)
     request = request_from(host, params)
@@ -132,8 +132,10 @@ def perform(host: Host, params: Mapping[str, Any], stores: Stores | None = None)
     """The real run. Everything that it returns beyond the plan was measured."""
     settings = settings_from(params)
     journal = IntentLog(host.session, settings.journal, owner=settings.job_id) if settings.journal else None
-    if settings.program == DEDUP:
+    if settings.program in STORING:
         way = _by_store(params)
+        if settings.program == "borg" and not params.get("src"):
+            settings = replace(settings, limits=(*settings.limits, way.turn(params["dest"])))
         with around(host, params, settings, journal) as frame:
             done: dict[str, Any] = way.perform(host, params, settings, frame, stores or Stores())
         return done
@@ -151,6 +153,10 @@ def perform(host: Host, params: Mapping[str, Any], stores: Stores | None = None)
 
 def _by_store(params: Mapping[str, Any]) -> Any:
     """The way into a store or out of one. Inside: a copy between datastores needs none of it, nor its libraries."""
+    if params["program"] == "borg":
+        from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgcopy, borgrestore
+
+        return borgrestore if params.get("src") else borgcopy
     from ansible_collections.stowage.esxi.plugins.module_utils.jobs import storebackup, storerestore
 
     return storerestore if params.get("src") else storebackup
@@ -242,7 +248,7 @@ def choose(settings: Settings, journal: IntentLog | None = None) -> Program:
         raise errors.NotSupported(
             program=settings.program,
             reason="there is no such program here",
-            way_out="Use program=vmkfstools or program=dedup",
+            way_out="Use program=vmkfstools, program=dedup or program=borg",
         )
     if settings.bandwidth_limit:
         raise errors.NotSupported(

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The two kinds of place that restore points lie in, behind one interface: jobs know what, a place knows how."""
+"""The kinds of place that restore points lie in, behind one interface: jobs know what, a place knows how."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.borgplace import BorgPlace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadManifest
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.folderplace import FolderPlace
@@ -69,6 +70,8 @@ class Place(Protocol):
 
 def of(program: str, stores: Stores) -> Place:
     """By what moves the bytes."""
+    if program == "borg":
+        return BorgPlace(stores)
     return StorePlace(stores) if program == "dedup" else FolderPlace()
 
 

@@ -25,7 +25,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     TargetMissing,
     VmChanged,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import Policy, VmPolicy
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import STORING, Policy, VmPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import Problem, Selection
 
 SCHEMA = 1
@@ -223,7 +223,7 @@ class HostPlan:
 
 
 def _room_words(vm: VmPlan) -> str:
-    if vm.policy.program != "dedup":
+    if vm.policy.program not in STORING:
         return f"room needed {format_bytes(vm.room_needed)}"
     # What of it the store has already is known when it has been looked at.
     return f"at most {format_bytes(vm.room_needed)} new in the store"
@@ -342,7 +342,7 @@ def plan_vm(facts: VmFacts, policy: VmPolicy, target: str, host: str, asked: str
         warnings.append("the host says that its disks need consolidation")
     if facts.key_provider:
         warnings.append(f"{facts.key_provider}: its copy needs its key provider, and is not proven")
-    if facts.key_provider and policy.program == "dedup":
+    if facts.key_provider and policy.program in STORING:
         warnings.append("a disk that is encrypted itself cannot be kept in a store: such a one fails this VM")
     if facts.passthrough:
         devices = ", ".join(facts.passthrough)
@@ -363,7 +363,7 @@ def plan_vm(facts: VmFacts, policy: VmPolicy, target: str, host: str, asked: str
         disks=disks,
         target=target,
         room_needed=sum(
-            disk.bytes_to_read if policy.program == "dedup" else room_needed(disk, policy.disk_format)
+            disk.bytes_to_read if policy.program in STORING else room_needed(disk, policy.disk_format)
             for disk in disks
             if disk.action == "copy"
         ),
@@ -414,7 +414,7 @@ def check_room(
     for plan in plans:
         problems, warnings = list(plan.problems), list(plan.warnings)
         volume = volume_of(plan.policy.point, volumes)
-        if plan.policy.program == "dedup":
+        if plan.policy.program in STORING:
             _store_room(plan, (stores or {}).get(plan.policy.point, StoreRoom()), problems, warnings)
         elif volume is None:
             problems.append(TargetMissing(point=plan.policy.point, host=host).as_dict())

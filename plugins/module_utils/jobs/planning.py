@@ -22,7 +22,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy, NothingSelected, VmTorn
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import valid_run_id
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import HostPlan, VmFacts, plan_host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import VmPolicy, parse_policy
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import STORING, VmPolicy, parse_policy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import select
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import uuid_of
@@ -56,8 +56,8 @@ def plan_backup(
             facts[vmid] = replace(one, fault=error.as_dict())
     wanted = {vmid: (policy.for_vm([one.name, *one.uuids]), one) for vmid, one in facts.items()}
     targets = _targets(host, wanted, stores)
-    points = {wish.point for wish, _facts in wanted.values() if wish.program == "dedup"}
-    rooms = {point: storeroom.look(stores, point) for point in sorted(points)}
+    points = {(wish.point, wish.program) for wish, _facts in wanted.values() if wish.program in STORING}
+    rooms = {point: storeroom.look(stores, point, program) for point, program in sorted(points)}
     problem = storeroom.way_problem(host) if points else None
     if problem is not None:
         rooms = {point: replace(room, problem=room.problem or problem) for point, room in rooms.items()}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -18,7 +19,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface im
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 
 HOWS = ("hot", "warm", "cold")
-PROGRAMS = ("vmkfstools", "dedup")
+PROGRAMS = ("vmkfstools", "dedup", "borg")
+#: What these move is read from the backup server, and goes into one place for many machines.
+STORING = ("dedup", "borg")
 
 
 @dataclass(frozen=True)
@@ -194,10 +197,42 @@ def _point(text: str, program: str, name: str) -> str:
         return text
     if program == "dedup":
         return _store(text, name)
+    if program == "borg":
+        return _repository(text, name)
+    if "://" in text or re.match(r"[^/]*:.*/", text):
+        raise BadPolicy(
+            what=f"{name} is {text!r}; the program vmkfstools runs on the hypervisor and writes to a datastore that it "
+            "mounts. To another server use dedup (a store on the backup server, or s3://bucket/prefix) or borg (a "
+            "repository there, or ssh://user@server/path)"
+        )
     if not text.startswith("/") or any(ord(char) < 32 for char in text) or ".." in text.split("/"):
         raise BadPolicy(what=f"{name} is {text!r}; it must be an absolute folder on the hypervisor without '..'")
     if ":" in text and text.rpartition(":")[2].startswith("/"):
         raise BadPolicy(what=f"{name} is {text!r}; the program vmkfstools writes to a folder that the host mounts")
+    return posixpath.normpath(text)
+
+
+def _repository(text: str, name: str) -> str:
+    if any(ord(char) < 32 for char in text) or ".." in text.split("/") or "::" in text:
+        raise BadPolicy(
+            what=f"{name} is {text!r}; the place of a repository has no '..', no '::' and no control characters"
+        )
+    if text.startswith("/vmfs/"):
+        raise BadPolicy(
+            what=f"{name} is {text!r}, a folder of the hypervisor, where borg does not run; it writes into a "
+            "repository on the backup server, by its path there, or ssh://user@server/path. "
+            "To a datastore use the program vmkfstools"
+        )
+    if text.startswith("s3://"):
+        raise BadPolicy(what=f"{name} is {text!r}; borg knows no buckets. To a bucket use the program dedup")
+    if text.startswith("ssh://"):
+        if not re.match(r"ssh://[^/]+/.", text):
+            raise BadPolicy(what=f"{name} is {text!r}; a repository on another server is ssh://user@server:port/path")
+        return text.rstrip("/")
+    if not text.startswith("/"):
+        raise BadPolicy(
+            what=f"{name} is {text!r}; a repository is an absolute path on the backup server, or ssh://user@server/path"
+        )
     return posixpath.normpath(text)
 
 
@@ -211,6 +246,11 @@ def _store(text: str, name: str) -> str:
         )
     if text.startswith("s3://"):
         return text.rstrip("/")
+    if text.startswith("ssh://"):
+        raise BadPolicy(
+            what=f"{name} is {text!r}; a store is on the backup server itself or in a bucket. To a server that it "
+            "reaches by ssh use the program borg"
+        )
     if not text.startswith("/"):
         raise BadPolicy(what=f"{name} is {text!r}; a store is an absolute path on the backup server, or s3://…")
     return posixpath.normpath(text)

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 def predict(host: Host, params: Mapping[str, Any], request: Request, stores: Stores) -> dict[str, Any]:
     warnings: list[str] = []
     sources, left_out = sources_of(host, request, True, warnings)
-    room = _room(host, request, sources, stores)
-    return _result(request, sources, left_out, room, warnings)
+    room = room_in(host, request, sources, stores, str(params.get("program") or "dedup"))
+    return result_in(request, sources, left_out, room, warnings)
 
 
 def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Frame, stores: Stores) -> dict[str, Any]:
@@ -46,8 +46,8 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     store = stores.open(request.dest)
     warnings: list[str] = []
     sources, left_out = sources_of(host, request, False, warnings)
-    _refuse_encrypted(host, request, sources)
-    room = _room(host, request, sources, stores)
+    refuse_encrypted(host, request, sources)
+    room = room_in(host, request, sources, stores)
     assert stores.access is not None
     if not jobs.is_begun(settings.state_dir, frame.job):
         # Whose points it may be told of, and whose it adds to, goes by what stands here, not on the hypervisor.
@@ -72,7 +72,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     if fed.left:
         warnings.append(f"the restore point is there, but: {fed.left}")
     warnings += filter(None, [hinting.words(frame.job.vm, hint)])
-    result = _result(request, sources, left_out, room, warnings)
+    result = result_in(request, sources, left_out, room, warnings)
     result["hint"] = dict(hint)
     result["disks"] = disk_results(request.dest, fed, sources)
     result["files"] = [file.name for file in fed.point.files]
@@ -84,7 +84,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     return result
 
 
-def _refuse_encrypted(host: Host, request: Request, sources: tuple[Source, ...]) -> None:
+def refuse_encrypted(host: Host, request: Request, sources: tuple[Source, ...]) -> None:
     """Its bytes could be kept; its keys are in its descriptor, and a disk that is made anew has another one."""
     for source in sources:
         if source.not_flat == ENCRYPTED:
@@ -97,12 +97,15 @@ def _refuse_encrypted(host: Host, request: Request, sources: tuple[Source, ...])
             )
 
 
-def _room(host: Host, request: Request, sources: tuple[Source, ...], stores: Stores) -> dict[str, Any]:
+def room_in(
+    host: Host, request: Request, sources: tuple[Source, ...], stores: Stores, program: str = "dedup"
+) -> dict[str, Any]:
     """How much is new is known when it has been looked at; a store without any room need not be begun with."""
-    from ansible_collections.stowage.esxi.plugins.module_utils.store import quota
+    if program == "dedup":
+        from ansible_collections.stowage.esxi.plugins.module_utils.store import quota
 
-    quota.must_have_room(stores.open(request.dest))
-    found = storeroom.look(stores, request.dest)
+        quota.must_have_room(stores.open(request.dest))
+    found = storeroom.look(stores, request.dest, program)
     reserve = (found.capacity_bytes or 0) * request.reserve_percent // 100
     room = {
         "datastore": request.dest,
@@ -122,7 +125,7 @@ def _room(host: Host, request: Request, sources: tuple[Source, ...], stores: Sto
     return room
 
 
-def _result(
+def result_in(
     request: Request,
     sources: tuple[Source, ...],
     left_out: tuple[tuple[str, str], ...],

@@ -14,6 +14,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import configfiles, hinting, proving
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
@@ -40,10 +41,11 @@ class Order:
     host: Host
     job: Job
     journal: IntentLog
-    store: Store
+    store: Any
     location: str
     access: Access
     sources: tuple[Source, ...]
+    readable = _READABLE
 
     def run(self, reach: Reach) -> tuple[Fed, Mapping[str, Any]]:
         """What went into the store, and what came of a hint (see `hinting`)."""
@@ -107,20 +109,29 @@ class Order:
         vm = proving.find_vm(self.host, job.host, job.vm, job.identity, job.vmx_path)
         events = Events(tuple(self.journal.read()))
         proof = proving.held_still(self.host, vm, job, self.journal.folder, events)
+        facts = self.facts(vm, proof, files, fed)
+        self.journal.note(INTENT, point=point, store=self.location)
+        return marked(facts)
+
+    def facts(
+        self, vm: VirtualMachine, proof: Mapping[str, Any], files: Mapping[str, bytes], fed: Sequence[DiskFed] = ()
+    ) -> dict[str, Any]:
         disks = [self._disk(source) for source in self.sources]
         there = [PointFile(name, len(data), points.role_of(name)) for name, data in sorted(files.items())]
         there += [PointFile(disk.file, disk.capacity_bytes, "disk") for disk in disks]
         measured = [{"key": one.key, "seconds": one.seconds, "verified": one.verified} for one in fed]
-        facts = proving.facts_of(self.host, vm, job, proof, disks, there, _READABLE, measured)
-        self.journal.note(INTENT, point=point, store=self.location)
-        return marked(facts)
+        return proving.facts_of(self.host, vm, self.job, proof, disks, there, self.readable, measured)
+
+    def file_of(self, key: str) -> str:
+        """A disk's name among the files of the point."""
+        return key
 
     def _disk(self, source: Source) -> PointDisk:
         noted = next((disk for disk in self.job.disks if disk["key"] == source.key), {})
         return PointDisk(
             key=source.key,
             label=str(noted.get("label") or ""),
-            file=source.key,
+            file=self.file_of(source.key),
             capacity_bytes=source.capacity_bytes,
             allocated_bytes=source.bytes_to_read,
             cid=next(iter(noted.get("cids") or ()), ""),

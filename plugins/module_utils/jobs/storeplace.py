@@ -116,10 +116,13 @@ class StorePlace:
         if missing or point.file_of("vmx") is None:
             reason = f"{point.path} lacks {', '.join(sorted(missing)) or 'its .vmx file'}"
             raise NotInStore(vm=job.vm, store=job.final, reason=reason)
+        self.read_back(host, point)
+        return point
+
+    def read_back(self, host: Host, point: RestorePoint) -> None:
         for file in point.files:
             if file.role != "disk":
                 self.read_text(host, posixpath.join(point.path, file.name))
-        return point
 
     def made(self, host: Host, job: Job, events: Events) -> str:
         """Whether the point of that name is there needs no key, only the store's own folder; a bucket's needs one."""
@@ -150,13 +153,19 @@ class StorePlace:
     def rotate(self, host: Host, job: Job, events: Events, policy: VmPolicy, others: Iterable[Job]) -> dict[str, Any]:
         result: dict[str, Any] = {"kept": [], "removed": [], "problems": []}
         try:
-            self._rotate(job, events, policy, others, result)
+            self._rotate(host, job, events, policy, others, result)
         except StowageError as error:
             result["problems"].append(error.message)
         return result
 
     def _rotate(
-        self, job: Job, events: Events, policy: VmPolicy, others: Iterable[Job], result: dict[str, Any]
+        self,
+        host: Host,
+        job: Job,
+        events: Events,
+        policy: VmPolicy,
+        others: Iterable[Job],
+        result: dict[str, Any],
     ) -> None:
         from ansible_collections.stowage.esxi.plugins.module_utils.store import prune
 

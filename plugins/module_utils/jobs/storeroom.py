@@ -10,12 +10,13 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgplace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import StoreRoom
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 
 
 def way_problem(host: Host) -> dict[str, Any] | None:
-    """Why the disks of this hypervisor cannot be read by the program dedup; nothing is left running there."""
+    """Why the disks of this hypervisor cannot be read from here, by any program; nothing is left running there."""
     from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import probe
 
     try:
@@ -25,8 +26,10 @@ def way_problem(host: Host) -> dict[str, Any] | None:
     return None
 
 
-def look(stores: Stores, location: str) -> StoreRoom:
+def look(stores: Stores, location: str, program: str = "dedup") -> StoreRoom:
     """Nothing is changed. A store that is not there is no problem where it is to be made."""
+    if program == "borg":
+        return borgplace.look(stores, location)
     from ansible_collections.stowage.esxi.plugins.module_utils.store import quota
     from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoStore
 

@@ -27,6 +27,8 @@ class Access:
     create: bool = False
     scope: str = "host"
     group: str | None = None
+    borg_path: str = "borg"
+    borg_rsh: str = ""
 
     @classmethod
     def of(cls, params: Mapping[str, Any] | None) -> Access:

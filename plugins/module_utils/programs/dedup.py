@@ -83,7 +83,7 @@ class Fed:
 
 
 @dataclass(frozen=True)
-class _Open:
+class OpenDisk:
     """A disk that is being read, and how."""
 
     source: Source
@@ -123,7 +123,7 @@ class _Open:
 class _Disks:
     """The disks of one feeding, and how far they are."""
 
-    def __init__(self, reach: Reach, opened: Sequence[_Open]) -> None:
+    def __init__(self, reach: Reach, opened: Sequence[OpenDisk]) -> None:
         self._reach = reach
         self._opened = opened
         self._clock = reach.clock
@@ -198,8 +198,8 @@ def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
     found: list[tuple[Point, backup.Told, tuple[DiskFed, ...]]] = []
     left = ""
     try:
-        with _opened(feeding.sources, reach) as opened:
-            _must_fit(opened, feeding, reach)
+        with opened_disks(feeding.sources, reach) as opened:
+            must_fit(opened, feeding.machine_name, reach)
             found.append(_fed(store, feeding, reach, opened))
     except StowageError as error:
         if not found:
@@ -211,7 +211,7 @@ def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
 
 
 def _fed(
-    store: Store, feeding: Feeding, reach: Reach, opened: Sequence[_Open]
+    store: Store, feeding: Feeding, reach: Reach, opened: Sequence[OpenDisk]
 ) -> tuple[Point, backup.Told, tuple[DiskFed, ...]]:
     began = reach.clock.monotonic()
     opened = _hinted(opened, feeding, store.chunk_bytes, reach)
@@ -246,7 +246,7 @@ def _fed(
     return point, told, fed
 
 
-def _hinted(opened: Sequence[_Open], feeding: Feeding, chunk_bytes: int, reach: Reach) -> list[_Open]:
+def _hinted(opened: Sequence[OpenDisk], feeding: Feeding, chunk_bytes: int, reach: Reach) -> list[OpenDisk]:
     """With what is told of each disk. The tables of a large delta take their time, and the lease has to be kept."""
 
     def cut() -> None:
@@ -254,7 +254,7 @@ def _hinted(opened: Sequence[_Open], feeding: Feeding, chunk_bytes: int, reach: 
             with contextlib.suppress(Exception):
                 one.disk.close()
 
-    def told(one: _Open) -> _Open:
+    def told(one: OpenDisk) -> OpenDisk:
         cloned = one.reading.way == "clone"
         found = hints.of(one.disk, one.source.key, cloned, feeding.hints, chunk_bytes)
         return replace(one, hint=found, chunk_bytes=chunk_bytes)
@@ -273,13 +273,13 @@ def _hinted(opened: Sequence[_Open], feeding: Feeding, chunk_bytes: int, reach: 
         return [told(one) for one in opened]
 
 
-def _must_fit(opened: Sequence[_Open], feeding: Feeding, reach: Reach) -> None:
+def must_fit(opened: Sequence[OpenDisk], machine_name: str, reach: Reach) -> None:
     """What was planned, and is told of the point, must be what is read."""
     for one in opened:
         if one.disk.size != one.source.capacity_bytes:
             raise errors.DiskNotCopyable(
                 host=reach.host.name,
-                vm=feeding.machine_name,
+                vm=machine_name,
                 key=one.source.key,
                 reason=f"it had {one.source.capacity_bytes} bytes, and {one.disk.path} has {one.disk.size}",
                 way_out="Somebody changes its size. Start again when that is done",
@@ -287,7 +287,7 @@ def _must_fit(opened: Sequence[_Open], feeding: Feeding, reach: Reach) -> None:
 
 
 @contextlib.contextmanager
-def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
+def opened_disks(sources: Sequence[Source], reach: Reach) -> Iterator[list[OpenDisk]]:
     """Every disk is opened and looked at before the first byte is read; all are closed, and proven so, at the end.
 
     One that the host does not let be read is read from a clone, which is gone at the end, too."""
@@ -306,7 +306,7 @@ def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
     def open_disk(path: str) -> RemoteDisk:
         return RemoteDisk(starter, path, bandwidth_limit=reach.bandwidth_limit)
 
-    opened: list[_Open] = []
+    opened: list[OpenDisk] = []
     with contextlib.ExitStack() as stack:
         starter = stack.enter_context(KeptLinks(host, reach.connections + len(sources)))
         for source in sources:
@@ -315,5 +315,5 @@ def _opened(sources: Sequence[Source], reach: Reach) -> Iterator[list[_Open]]:
             if opened:
                 # The limit holds for all of them together, and the wire is the same.
                 disk.throttle, disk.codec = opened[0].disk.throttle, opened[0].disk.codec
-            opened.append(_Open(source, disk, reading, host.way))
+            opened.append(OpenDisk(source, disk, reading, host.way))
         yield opened

@@ -104,7 +104,7 @@ def bring(
     flat = task.target.removesuffix(".vmdk") + "-flat.vmdk"
     told = restore.Told()
     verified = ""
-    with _made(task, folders, reach):
+    with made(task, folders, reach):
         with (
             KeptLinks(host, reach.connections + 1) as starter,
             RemoteTarget(starter, flat, bandwidth_limit=reach.bandwidth_limit) as target,
@@ -129,7 +129,7 @@ def bring(
                 told = restore.to_target(store, disk, target, threads=reach.connections, tally=tally)
                 if verify != "none":
                     verified = compared(reach.host.name, store, disk, target, verify == "full", watch, count)
-        copied = _looked_at(task, reach)
+        copied = looked_at(task, reach)
     return DiskBrought(
         copied_bytes=copied,
         written_bytes=told.written,
@@ -140,7 +140,7 @@ def bring(
     )
 
 
-def _looked_at(task: DiskTask, reach: Reach) -> int:
+def looked_at(task: DiskTask, reach: Reach) -> int:
     """What the whole disk occupies."""
     entries = reach.host.read_folders([posixpath.dirname(task.target)])
     reason, copied = inspect(entries, task)
@@ -172,7 +172,7 @@ def _run(argv: Sequence[str], target: str, seconds: float, reach: Reach) -> Resu
 
 
 @contextlib.contextmanager
-def _made(task: DiskTask, folders: Sequence[str], reach: Reach) -> Iterator[None]:
+def made(task: DiskTask, folders: Sequence[str], reach: Reach) -> Iterator[None]:
     """An empty disk, made by the host; what was made, folders too, is removed again when what follows fails."""
     host = reach.host
     unit = (task.capacity_bytes + 1023) // 1024

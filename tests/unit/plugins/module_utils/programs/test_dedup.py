@@ -62,11 +62,11 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
     @contextlib.contextmanager
     def open_all(*_words: Any) -> Iterator[Any]:
-        yield [dedup._Open(SOURCE, *parts)]
+        yield [dedup.OpenDisk(SOURCE, *parts)]
         for error in errors_at_the_end:
             raise error
 
-    monkeypatch.setattr(dedup, "_opened", open_all)
+    monkeypatch.setattr(dedup, "opened_disks", open_all)
     yield errors_at_the_end
 
 
@@ -156,8 +156,8 @@ def test_what_stays_on_the_host_after_the_commit_is_told_with_the_point(store: S
 def test_a_disk_that_has_another_size_by_now_makes_no_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source("scsi0:0", Grown.path, 2 * MIB, MIB)
     parts: Any = (Grown(), SimpleNamespace(way="direct", proof=""), SimpleNamespace(method="agent"))
-    one = dedup._Open(source, *parts)
-    monkeypatch.setattr(dedup, "_opened", lambda *_: contextlib.nullcontext([one]))
+    one = dedup.OpenDisk(source, *parts)
+    monkeypatch.setattr(dedup, "opened_disks", lambda *_: contextlib.nullcontext([one]))
     reach = reach_of()
     feeding = dedup.Feeding("id-1", "web01", [source], {}, {}, lambda point, fed: {})
     with contextlib.closing(Store.create(LocalBackend(str(tmp_path / "store")))) as store:
@@ -171,7 +171,7 @@ def test_of_a_clone_no_more_is_told_than_is_proven_of_the_clone() -> None:
     proof = "the same 3145728 bytes, 100 of them occupied, its source 200; not compared: its source is locked"
     read = [Reading("direct", Grown.path), Reading("clone", "/vmfs/volumes/bk/x.vmdk", "busy", "bk", 3.0, proof)]
     disk: Any = Grown()
-    direct, clone = (dedup._Open(SOURCE, disk, one, way) for one in read)
+    direct, clone = (dedup.OpenDisk(SOURCE, disk, one, way) for one in read)
     assert direct.verified == dedup.VERIFIED
     assert clone.verified.startswith("of a clone that the host has made, every chunk") and proof in clone.verified
     assert clone.notes[0] == "read from a clone on bk: busy"

@@ -100,7 +100,7 @@ def task(folder: Path) -> DiskTask:
 def test_what_came_there_since_the_plan_stays(folder: Path, reach: Any, name: str) -> None:
     folder.mkdir()
     (folder / name).write_text("theirs")
-    with pytest.raises(errors.TargetExists, match=name) as caught, undedup._made(task(folder), [str(folder)], reach):
+    with pytest.raises(errors.TargetExists, match=name) as caught, undedup.made(task(folder), [str(folder)], reach):
         raise AssertionError("it was begun")
     assert "left" not in caught.value.data
     assert [path.read_text() for path in folder.iterdir()] == ["theirs"]
@@ -108,7 +108,7 @@ def test_what_came_there_since_the_plan_stays(folder: Path, reach: Any, name: st
 
 def test_what_comes_there_at_the_last_moment_stays(folder: Path, reach: Any) -> None:
     (folder.parent.parent / "bin" / "race").touch()
-    with pytest.raises(errors.TargetExists), undedup._made(task(folder), [str(folder)], reach):
+    with pytest.raises(errors.TargetExists), undedup.made(task(folder), [str(folder)], reach):
         raise AssertionError("it was begun")
     assert {path.read_text() for path in folder.iterdir()} == {"theirs\n"}
 
@@ -117,7 +117,7 @@ def test_what_was_half_made_goes_with_its_folder(folder: Path, reach: Any) -> No
     (folder.parent.parent / "bin" / "full").touch()
     with (
         pytest.raises(errors.DiskNotMade, match="no space") as caught,
-        undedup._made(task(folder), [str(folder)], reach),
+        undedup.made(task(folder), [str(folder)], reach),
     ):
         raise AssertionError("it was begun")
     assert "left" not in caught.value.data
@@ -128,7 +128,7 @@ def test_a_disk_that_is_long_in_making_keeps_its_job_alive(folder: Path, reach: 
     (folder.parent.parent / "bin" / "slow").touch()
     beats: list[int] = []
     reach.alive = lambda: beats.append(1)
-    with undedup._made(task(folder), [str(folder)], reach):
+    with undedup.made(task(folder), [str(folder)], reach):
         assert len(beats) >= 2
 
 
@@ -140,7 +140,7 @@ def test_whoever_is_told_to_end_while_a_disk_is_made_waits_for_no_zeros(folder: 
 
     reach.alive = alive
     begun = time.monotonic()
-    with pytest.raises(errors.CallerGone) as caught, undedup._made(task(folder), [str(folder)], reach):
+    with pytest.raises(errors.CallerGone) as caught, undedup.made(task(folder), [str(folder)], reach):
         raise AssertionError("it was begun")
     # The shell that plays vmkfstools ends at once, the sleep in it holds its output open.
     assert time.monotonic() - begun < 20
