@@ -72,8 +72,15 @@ class HostUpload(Upload):
         self._run(act)
         self._link = self._file = None
         folder = self._backend.folder.real
-        self._lent = PackFile(self._backend.host, folder, self._path, self._name, self._token, self._size)
+        self._lent = PackFile(self._backend.host, folder, self._path, self._name, self._token, self._size, self._failed)
         return self._lent
+
+    def _failed(self, error: FileRefused) -> Exception:
+        try:
+            with self._backend.told(self._name, "written"):
+                raise error
+        except StoreError as told:
+            return told
 
     def _take_back(self) -> None:
         if self._lent is not None:

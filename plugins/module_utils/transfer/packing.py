@@ -21,8 +21,19 @@ class PackFile:
     """A file under way on the host, of which `size` bytes count: what a lane was told of, and took. One lane at a time
     appends to it; what an agent wrote that was cut off is written again, at the same place and by the same requests."""
 
-    def __init__(self, host: str, root: str, path: str, name: str, token: str, size: int) -> None:
+    def __init__(
+        self,
+        host: str,
+        root: str,
+        path: str,
+        name: str,
+        token: str,
+        size: int,
+        told: Callable[[FileRefused], Exception] = lambda error: error,
+    ) -> None:
+        """`told`: what the file's owner makes of what is wrong with it."""
         self.host, self.path, self.size = host, path, size
+        self._told = told
         self._root, self._name, self._token = root, name, token
         self._link: Any = None
         self._file: RemoteFile | None = None
@@ -37,10 +48,14 @@ class PackFile:
             self._file, self._opening = link.temp(self.path, self._name, self._token, self.size)
         return self._file
 
-    def opened(self) -> None:
-        """Raises what kept it from being opened."""
+    def refused(self, error: FileRefused) -> Exception:
+        """What to raise: what is about this file is its owner's, and all else the disk's."""
         if self._opening is not None:
-            self._opening.result()
+            try:
+                self._opening.result()
+            except FileRefused as cause:
+                return self._told(cause)
+        return self._told(error) if error.data.get("path") == self.path else error
 
     def shut(self, line: Line) -> None:
         """Closed, or its agent is gone."""
@@ -71,8 +86,7 @@ class Keeping:
         for owed in self._owed:
             try:
                 found = owed.result()
-            except FileRefused:
-                self._pack.opened()
-                raise
+            except FileRefused as error:
+                raise self._pack.refused(error) from error
             self._pack.size += sum(agent.RECORD.size + one.stored + agent.SUM for one in found)
             yield found
