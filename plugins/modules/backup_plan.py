@@ -415,7 +415,7 @@ def main():
     module = AnsibleModule(argument_spec=arguments.plan_spec(), supports_check_mode=True)
     params = module.params
     try:
-        with Stores(Access.of(params["store"])) as stores, open_host(params) as host:
+        with open_host(params) as host, Stores(Access.of(params["store"]), host) as stores:
             label = params["inventory_host"] or host.name
             plan = planning.plan_backup(host, params["policy"], params["run_id"], label, params["host_tags"], stores)
             writes = params["write_record"] and not module.check_mode

@@ -268,7 +268,7 @@ def main():
     params = module.params
     try:
         restore.check_request(params)
-        with Stores(Access.of(params["store"])) as stores, open_host(params) as host:
+        with open_host(params) as host, Stores(Access.of(params["store"]), host) as stores:
             answer = restore.answer(host, params, stores)
     except StowageError as error:
         fail(module, error, **restoreplanning.refused(params, error, module.check_mode))

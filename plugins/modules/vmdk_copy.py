@@ -495,11 +495,11 @@ def main() -> None:
         ],
     )
     try:
-        stores = Stores(Access.of(module.params["store"]))
-        with stores, open_session(endpoint_from_params(module.params)) as session:
+        with open_session(endpoint_from_params(module.params)) as session:
             host = Host(session)
             run = copying.predict if module.check_mode else copying.perform
-            result = run(host, module.params, stores)
+            with Stores(Access.of(module.params["store"]), host) as stores:
+                result = run(host, module.params, stores)
     except StowageError as error:
         fail(module, error)
     for warning in result.pop("warnings"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import storeroom
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.room import RoomWatch, StoreBelowReserve
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order, disk_results
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import path_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
@@ -22,6 +23,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources impo
 
 if TYPE_CHECKING:
     from ansible_collections.stowage.esxi.plugins.module_utils.jobs.copying import Frame, Settings
+    from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 
 def predict(host: Host, params: Mapping[str, Any], request: Request, stores: Stores) -> dict[str, Any]:
@@ -45,13 +47,20 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     _refuse_encrypted(host, request, sources)
     room = _room(host, request, sources, stores)
     assert stores.access is not None
+    watch = _watch(host, request, store)
+
+    def alive() -> None:
+        frame.waiting()
+        if watch is not None:
+            watch.check()
+
     order = Order(host, frame.job, frame.journal, store, request.dest, stores.access, tuple(sources))
     fed = order.run(
         Reach(
             host=host,
             note=frame.journal.note,
             progress=frame.progress,
-            alive=frame.waiting,
+            alive=alive,
             connections=settings.connections,
             bandwidth_limit=settings.bandwidth_limit or 0,
             stall_seconds=settings.stall_timeout,
@@ -82,6 +91,15 @@ def _refuse_encrypted(host: Host, request: Request, sources: tuple[Source, ...])
                 reason="it is encrypted, and of a disk in a store only the bytes are kept, not the keys",
                 way_out="Back this VM up with the program vmkfstools (backup_vms), or leave the disk out",
             )
+
+
+def _watch(host: Host, request: Request, store: Store) -> RoomWatch | None:
+    """Of a store on a datastore: what fills it must end before the VMs there do."""
+    if not store.backend.keeps_chunks:
+        return None
+    name = request.vm.name if request.vm is not None else ""
+    datastores = [host.datastore(request.dest).name]
+    return RoomWatch(host, name, datastores, request.reserve_percent, error=StoreBelowReserve)
 
 
 def _room(host: Host, request: Request, sources: tuple[Source, ...], stores: Stores) -> dict[str, Any]:

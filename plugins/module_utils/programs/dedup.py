@@ -21,7 +21,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.metered impo
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import Watch
-from ansible_collections.stowage.esxi.plugins.module_utils.store import backup
+from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, keepchunks
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.keptlinks import KeptLinks
@@ -29,6 +29,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
 
 VERIFIED = "every chunk by its SHA-256, as hashed on the host; each that came was hashed again here"
+KEPT = "every chunk by its SHA-256, as hashed on the host; each that is new was hashed again when it was packed there"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class _Disks:
         self.metered = [Metered(one.source.key, one.disk, self.check) for one in opened]
         self.watch = Watch(
             f"The copy of {', '.join(one.source.path for one in opened)} on {reach.host.name}",
-            lambda: sum(disk.read + disk.sent for disk in self.metered),
+            lambda: sum(disk.read + disk.sent + disk.kept for disk in self.metered),
             self._look,
             self.cut,
             reach.stall_seconds,
@@ -145,7 +146,7 @@ class _Disks:
         meter.total_bytes = disk.read if ended else max(disk.read, meter.total_bytes or 0)
         return meter.at(disk.read)
 
-    def finish(self, began: float) -> tuple[DiskFed, ...]:
+    def finish(self, began: float, verified: str = VERIFIED) -> tuple[DiskFed, ...]:
         now = self._clock.monotonic()
         for disk in self.metered:
             self._end(disk, now)
@@ -157,6 +158,7 @@ class _Disks:
                 round(self._ended[disk.key] - self._began.get(disk.key, began), 3),
                 one.method,
                 one.notes,
+                verified,
             )
             for one, disk in zip(self._opened, self.metered)
         )
@@ -179,7 +181,7 @@ def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
         def before_commit(point: str) -> Mapping[str, Any]:
             nonlocal fed
             with disks.watch.paused():
-                fed = disks.finish(began)
+                fed = disks.finish(began, KEPT if keepchunks.possible(store) else VERIFIED)
                 return feeding.before_commit(point, fed)
 
         with disks.watch:

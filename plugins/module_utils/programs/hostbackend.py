@@ -96,11 +96,17 @@ class HostBackend(Backend):
     keeps_chunks = True
 
     def __init__(
-        self, starter: Starter, path: str, *, roots: Sequence[str] = (VOLUMES,), clock: Clock | None = None
+        self,
+        starter: Starter,
+        path: str,
+        *,
+        name: str | None = None,
+        roots: Sequence[str] = (VOLUMES,),
+        clock: Clock | None = None,
     ) -> None:
         """Nothing is connected before it is used."""
         self.host, self.path = starter.host, posixpath.normpath(path)
-        self.name = f"{self.path} on {self.host}"
+        self.name = name or f"{self.path} on {self.host}"
         self.clock: Clock = clock or SystemClock()
         self._starter, self._roots = starter, tuple(root.rstrip("/") + "/" for root in roots)
         self._guard = threading.Lock()
