@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -18,6 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import
 
 HOWS = ("hot", "warm", "cold")
 PROGRAMS = ("vmkfstools", "dedup")
+_ON_DATASTORE = re.compile(r"/vmfs/volumes/[^/]+/.+")
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ def _point(text: str, program: str, name: str) -> str:
 def _store(text: str, name: str) -> str:
     if any(ord(char) < 32 for char in text) or ".." in text.split("/") or "::" in text:
         raise BadPolicy(what=f"{name} is {text!r}; the place of a store has no '..', no '::' and no control characters")
-    if text.startswith("/vmfs/") and len(posixpath.normpath(text).split("/")) < 5:
+    if text.startswith("/vmfs/") and not _ON_DATASTORE.fullmatch(posixpath.normpath(text)):
         raise BadPolicy(
             what=f"{name} is {text!r}; a store on a datastore of the hypervisor is a folder there, "
             "/vmfs/volumes/datastore/folder"
