@@ -75,7 +75,8 @@ options:
       point:
         description:
           - The backup point, a folder on a datastore that the hypervisor mounts. For the program V(dedup) it is the
-            store, a path on the machine where the module runs or C(s3://bucket/prefix).
+            store, a path on the machine where the module runs, C(s3://bucket/prefix), or a folder on a datastore for
+            one that the hypervisor keeps itself.
         type: str
         required: true
       how:

@@ -37,8 +37,8 @@ options:
   point:
     description:
       - The backup point, the folder of one VM in it, or the folder of one restore point, as the target host sees it.
-      - With O(program=dedup) a store, a path on the machine where the module runs or C(s3://bucket/prefix), or one
-        restore point in it, as C(STORE::POINT).
+      - With O(program=dedup) a store, a path on the machine where the module runs, C(s3://bucket/prefix) or a folder on
+        a datastore of the hypervisor, or one restore point in it, as C(STORE::POINT).
     type: str
     required: true
   program:

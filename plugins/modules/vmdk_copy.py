@@ -62,8 +62,9 @@ options:
     description:
       - Folder for the copies, as V([datastore] folder) or V(/vmfs/volumes/datastore/folder). It is made where it is not
         there, with its parents, and removed again if the copy fails.
-      - With O(program=dedup) and a virtual machine it is the store, a path on the machine where the module runs or
-        C(s3://bucket/prefix). All its disks, and the configuration that its job has kept, become one restore point
+      - With O(program=dedup) and a virtual machine it is the store, a path on the machine where the module runs,
+        C(s3://bucket/prefix), or V(/vmfs/volumes/datastore/folder) for one that the hypervisor keeps itself. All its
+        disks, and the configuration that its job has kept, become one restore point
         there, once the source is proven to have held still; O(journal) and O(job_id) are needed for that.
       - In a folder a disk of a virtual machine is named after its device key, V(scsi0-1.vmdk) for V(scsi0:1). A disk
         copied by O(src) keeps its name.
