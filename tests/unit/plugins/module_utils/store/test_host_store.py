@@ -136,6 +136,7 @@ def test_a_new_store_there_is_one_that_a_hypervisor_can_fill(root: Path) -> None
     backend.close()
 
 
+@pytest.mark.soak
 def test_a_store_with_other_sums_is_fed_by_this_side(root: Path, host: Here, tmp_path: Path) -> None:
     """As one that was made on Linux, and copied there."""
     new_store(LocalBackend(str(root)))
@@ -162,6 +163,7 @@ def test_pruned_and_collected_there(store: Store, host: Here, tmp_path: Path) ->
     sound(store)
 
 
+@pytest.mark.soak
 def test_copied_into_a_store_of_a_backup_server_and_back(store: Store, host: Here, tmp_path: Path, root: Path) -> None:
     disk = image(tmp_path / "disk", list(range(1, 30)))
     point, _told = feed(store, host, disk)
