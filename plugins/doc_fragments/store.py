@@ -11,6 +11,9 @@ options:
   location:
     description:
       - Path of the store's folder on the machine where the module runs, or C(s3://bucket/prefix).
+      - C(/vmfs/volumes/datastore/folder) is a folder on a datastore of a hypervisor, which is reached by SSH. The
+        connection options are for that alone, and need not be given for any other place. The hypervisor needs a Python
+        3 (6.5 or newer), and the store is never encrypted.
     type: str
     required: true
     aliases: [path]

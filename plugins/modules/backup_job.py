@@ -279,7 +279,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Ac
 def main():
     module = AnsibleModule(argument_spec=arguments.job_spec(), supports_check_mode=True)
     try:
-        with Stores(Access.of(module.params["store"])) as stores, open_host(module.params) as host:
+        with open_host(module.params) as host, Stores(Access.of(module.params["store"]), host) as stores:
             step = steps.run(host, module.params, module.check_mode, stores)
     except StowageError as error:
         fail(module, error)

@@ -75,8 +75,9 @@ options:
       point:
         description:
           - The backup point, a folder on a datastore that the hypervisor mounts. For the program V(dedup) it is the
-            store, a path on the machine where the module runs or C(s3://bucket/prefix); for V(borg) the repository, a
-            path there or C(ssh://user@server:port/path).
+            store, a path on the machine where the module runs, C(s3://bucket/prefix), or a folder on a datastore for
+            one that the hypervisor keeps itself; for V(borg) the repository, a path there or
+            C(ssh://user@server:port/path).
         type: str
         required: true
       how:
@@ -425,7 +426,7 @@ def main():
     module = AnsibleModule(argument_spec=arguments.plan_spec(), supports_check_mode=True)
     params = module.params
     try:
-        with Stores(Access.of(params["store"])) as stores, open_host(params) as host:
+        with open_host(params) as host, Stores(Access.of(params["store"]), host) as stores:
             label = params["inventory_host"] or host.name
             plan = planning.plan_backup(host, params["policy"], params["run_id"], label, params["host_tags"], stores)
             writes = params["write_record"] and not module.check_mode

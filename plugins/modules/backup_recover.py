@@ -209,7 +209,7 @@ def main():
     module = AnsibleModule(argument_spec=arguments.recover_spec(), supports_check_mode=True)
     params = module.params
     try:
-        with Stores(Access.of(params["store"])) as stores, open_host(params) as host:
+        with open_host(params) as host, Stores(Access.of(params["store"]), host) as stores:
             label = params["inventory_host"] or host.name
             outcomes = recover.recover_host(
                 host,

@@ -13,10 +13,12 @@ author:
   - Stowage contributors (@stowage)
 description:
   - Makes a store, changes its settings and its keys, removes what no restore point needs, and proves what is in it.
-  - It runs on the machine where the store is, or for a store in a bucket on any machine.
+  - It runs on the machine where the store is, or for a store in a bucket on any machine. For a store on a datastore of
+    a hypervisor it runs on the backup server, and reaches the hypervisor by SSH.
   - No module deletes a store.
 extends_documentation_fragment:
   - stowage.esxi.store
+  - stowage.esxi.connection
   - stowage.esxi.attributes
 attributes:
   check_mode:
@@ -239,6 +241,12 @@ EXAMPLES = r"""
     secret_key: "{{ vault_s3_secret }}"
   delegate_to: backup01
 
+# A play on the hypervisors: the connection options are taken from the variables of each.
+- name: Make a store on a datastore, as a local backup point
+  stowage.esxi.dedup_store:
+    location: /vmfs/volumes/backup/stowage
+  delegate_to: backup01
+
 - name: Replace the passphrase
   stowage.esxi.dedup_store:
     location: /srv/stowage
@@ -408,12 +416,15 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import bundle
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import hoststore
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import connection_argument_spec
 from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, options, wish
 
 
 def argument_spec():
     return dict(
-        options.place_argument_spec(),
+        connection_argument_spec(),
+        **options.place_argument_spec(),
         **options.settings_argument_spec(),
         **options.keys_argument_spec(),
         **options.chores_argument_spec(),
@@ -449,15 +460,15 @@ def main():
         argument_spec=argument_spec(),
         supports_check_mode=True,
         required_together=[("access_key", "secret_key")],
-        mutually_exclusive=options.NEVER_TOGETHER,
+        mutually_exclusive=[*options.NEVER_TOGETHER, ("private_key", "private_key_file")],
         required_if=options.NEEDED_BY_STATE,
     )
     try:
-        with options.open_place(module.params) as backend:
+        with hoststore.Places(module.params) as places, places.open(module.params) as backend:
             if module.params["state"] == "present":
                 result = present(module, backend)
             else:
-                result = chores.run(backend, module.params, module.check_mode)
+                result = chores.run(backend, module.params, module.check_mode, places.open)
     except StowageError as error:
         fail(module, error)
     damage = result.pop("damage", None)

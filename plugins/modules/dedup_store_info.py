@@ -17,6 +17,7 @@ description:
   - Use M(stowage.esxi.dedup_store) with O(stowage.esxi.dedup_store#module:state=verified) to prove what is in it.
 extends_documentation_fragment:
   - stowage.esxi.store
+  - stowage.esxi.connection
   - stowage.esxi.attributes
   - stowage.esxi.attributes.info_module
 attributes:
@@ -304,21 +305,25 @@ error:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import hoststore
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import connection_argument_spec
 from ansible_collections.stowage.esxi.plugins.module_utils.store import options, survey
 
 
 def main():
     module = AnsibleModule(
         argument_spec=dict(
-            options.place_argument_spec(),
+            connection_argument_spec(),
+            **options.place_argument_spec(),
             machine=dict(type="str"),
             gather=dict(type="list", elements="str", choices=["points", "stats"], default=["points", "stats"]),
         ),
         supports_check_mode=True,
         required_together=[("access_key", "secret_key")],
+        mutually_exclusive=[("private_key", "private_key_file")],
     )
     try:
-        with options.open_place(module.params) as backend:
+        with hoststore.Places(module.params) as places, places.open(module.params) as backend:
             found = survey.run(
                 backend, module.params["passphrase"], machine=module.params["machine"], gather=module.params["gather"]
             )

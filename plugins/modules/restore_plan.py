@@ -40,8 +40,8 @@ options:
   point:
     description:
       - The backup point, the folder of one VM in it, or the folder of one restore point, as the target host sees it.
-      - With O(program=dedup) a store, a path on the machine where the module runs or C(s3://bucket/prefix), or one
-        restore point in it, as C(STORE::POINT).
+      - With O(program=dedup) a store, a path on the machine where the module runs, C(s3://bucket/prefix) or a folder on
+        a datastore of the hypervisor, or one restore point in it, as C(STORE::POINT).
       - With O(program=borg) a repository, a path on the machine where the module runs or C(ssh://user@server:port/path),
         or one archive in it, as C(REPOSITORY::ARCHIVE).
     type: str
@@ -304,7 +304,7 @@ def main():
     try:
         way = inplace if params["in_place"] else restore
         way.check_request(params)
-        with Stores(Access.of(params["store"])) as stores, open_host(params) as host:
+        with open_host(params) as host, Stores(Access.of(params["store"]), host) as stores:
             answer = way.answer(host, params, stores)
     except StowageError as error:
         fail(module, error, **restoreplanning.refused(params, error, module.check_mode))

@@ -65,8 +65,9 @@ options:
     description:
       - Folder for the copies, as V([datastore] folder) or V(/vmfs/volumes/datastore/folder). It is made where it is not
         there, with its parents, and removed again if the copy fails.
-      - With O(program=dedup) and a virtual machine it is the store, a path on the machine where the module runs or
-        C(s3://bucket/prefix). All its disks, and the configuration that its job has kept, become one restore point
+      - With O(program=dedup) and a virtual machine it is the store, a path on the machine where the module runs,
+        C(s3://bucket/prefix), or V(/vmfs/volumes/datastore/folder) for one that the hypervisor keeps itself. All its
+        disks, and the configuration that its job has kept, become one restore point
         there, once the source is proven to have held still; O(journal) and O(job_id) are needed for that.
       - With O(program=borg) it is the repository, a path on the machine where the module runs or
         C(ssh://user@server:port/path), and the same holds.
@@ -538,11 +539,11 @@ def main() -> None:
         ],
     )
     try:
-        stores = Stores(Access.of(module.params["store"]))
-        with stores, open_session(endpoint_from_params(module.params)) as session:
+        with open_session(endpoint_from_params(module.params)) as session:
             host = Host(session)
             run = copying.predict if module.check_mode else copying.perform
-            result = run(host, module.params, stores)
+            with Stores(Access.of(module.params["store"]), host) as stores:
+                result = run(host, module.params, stores)
     except StowageError as error:
         fail(module, error)
     for warning in result.pop("warnings"):

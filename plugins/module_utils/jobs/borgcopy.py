@@ -91,12 +91,13 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
 class BorgOrder(Order):
     """A job's VM, on its way into a repository."""
 
-    readable = "the host's hashes as each disk's verified says; every member of the archive was listed in its size"
-
     @property
     def repository(self) -> Repository:
         found: Repository = self.store
         return found
+
+    def readable(self) -> str:
+        return "the host's hashes as each disk's verified says; every member of the archive was listed in its size"
 
     def file_of(self, key: str) -> str:
         return image_name(key)

@@ -285,6 +285,16 @@ class StoreNotGiven(JobError):
     exit_code = 51
 
 
+class StoreEncryptedThere(JobError):
+    id = "store-encrypted-there"
+    template = "The store {store} cannot be encrypted: it lies on a hypervisor, which packs the chunks itself"
+    hint = (
+        "Leave the passphrase away for a store on a datastore (backup_store_passphrase; an encrypted one that is there "
+        "must be made anew), or keep the store on the backup server, where it can be encrypted."
+    )
+    exit_code = 51
+
+
 class StoreNotForHosts(JobError):
     id = "store-not-sha256"
     template = "The store {store} names its chunks by {hash}, which no hypervisor can compute"

@@ -22,6 +22,7 @@ HOWS = ("hot", "warm", "cold")
 PROGRAMS = ("vmkfstools", "dedup", "borg")
 #: What these move is read from the backup server, and goes into one place for many machines.
 STORING = ("dedup", "borg")
+_ON_DATASTORE = re.compile(r"/vmfs/volumes/[^/]+/.+")
 
 
 @dataclass(frozen=True)
@@ -239,10 +240,10 @@ def _repository(text: str, name: str) -> str:
 def _store(text: str, name: str) -> str:
     if any(ord(char) < 32 for char in text) or ".." in text.split("/") or "::" in text:
         raise BadPolicy(what=f"{name} is {text!r}; the place of a store has no '..', no '::' and no control characters")
-    if text.startswith("/vmfs/"):
+    if text.startswith("/vmfs/") and not _ON_DATASTORE.fullmatch(posixpath.normpath(text)):
         raise BadPolicy(
-            what=f"{name} is {text!r}, a folder of the hypervisor; the program dedup writes into a store on the backup "
-            "server, by its path there, or into a bucket, s3://bucket/prefix"
+            what=f"{name} is {text!r}; a store on a datastore of the hypervisor is a folder there, "
+            "/vmfs/volumes/datastore/folder"
         )
     if text.startswith("s3://"):
         return text.rstrip("/")
@@ -252,7 +253,10 @@ def _store(text: str, name: str) -> str:
             "reaches by ssh use the program borg"
         )
     if not text.startswith("/"):
-        raise BadPolicy(what=f"{name} is {text!r}; a store is an absolute path on the backup server, or s3://…")
+        raise BadPolicy(
+            what=f"{name} is {text!r}; a store is an absolute path on the backup server, a folder on a "
+            "datastore of the hypervisor, /vmfs/volumes/datastore/folder, or s3://bucket/prefix"
+        )
     return posixpath.normpath(text)
 
 

@@ -25,6 +25,16 @@ class RoomBelowReserve(StowageError):
     exit_code = 52
 
 
+class StoreBelowReserve(StowageError):
+    id = "store-below-reserve"
+    template = (
+        "{host}: datastore {datastore!r}, where the store is, has {free} free, less than the reserve of {reserve}; the "
+        "copy of VM {vm!r} was ended before it stops the VMs there"
+    )
+    hint = "Prune and collect the store, or make room on that datastore otherwise"
+    exit_code = 52
+
+
 class RoomWatch:
     """Asks for the free room of the datastores that hold the VM's live deltas, at most every ``interval_seconds``."""
 
@@ -36,7 +46,9 @@ class RoomWatch:
         reserve_percent: int,
         interval_seconds: float = 15.0,
         clock: Clock | None = None,
+        error: type[StowageError] = RoomBelowReserve,
     ) -> None:
+        self._error = error
         self.host = host
         self.vm = vm
         self.datastores = tuple(dict.fromkeys(datastores))
@@ -51,7 +63,8 @@ class RoomWatch:
         return cls(host, vm.name, [vm.datastore, *(disk.datastore for disk in vm.disks())], reserve_percent)
 
     def check(self) -> None:
-        """Raises RoomBelowReserve. A host that does not answer is not a full one: others notice that."""
+        """Raises RoomBelowReserve, or the error that was given. A host that does not answer is not a full one: others
+        notice that."""
         now = self._clock.monotonic()
         if self._asked is not None and now - self._asked < self.interval_seconds:
             return
@@ -66,7 +79,7 @@ class RoomWatch:
                 continue
             reserve = store.capacity_bytes * self.reserve_percent // 100
             if store.free_bytes < reserve:
-                raise RoomBelowReserve(
+                raise self._error(
                     host=self.host.name,
                     vm=self.vm,
                     datastore=name,

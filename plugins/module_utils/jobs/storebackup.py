@@ -15,6 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jo
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import INPLACE
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import JobAltered
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.overwriting import safety_job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.room import RoomWatch, StoreBelowReserve
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order, disk_results
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import path_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
@@ -26,6 +27,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources impo
 
 if TYPE_CHECKING:
     from ansible_collections.stowage.esxi.plugins.module_utils.jobs.copying import Frame, Settings
+    from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 
 def predict(host: Host, params: Mapping[str, Any], request: Request, stores: Stores) -> dict[str, Any]:
@@ -53,6 +55,13 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
         # Whose points it may be told of, and whose it adds to, goes by what stands here, not on the hypervisor.
         reason = f"{jobs.mirror_path(settings.state_dir, frame.job.job)} is not there, or says otherwise"
         raise JobAltered(job=frame.job.job, vm=frame.job.vm, reason=reason)
+    watch = _watch(host, request, store)
+
+    def alive() -> None:
+        frame.waiting()
+        if watch is not None:
+            watch.check()
+
     job = safety_job(frame.job) if frame.job.kind == INPLACE else frame.job
     order = Order(host, job, frame.journal, store, request.dest, stores.access, tuple(sources))
     fed, hint = order.run(
@@ -60,7 +69,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
             host=host,
             note=frame.journal.note,
             progress=frame.progress,
-            alive=frame.waiting,
+            alive=alive,
             connections=settings.connections,
             bandwidth_limit=settings.bandwidth_limit or 0,
             stall_seconds=settings.stall_timeout,
@@ -95,6 +104,15 @@ def refuse_encrypted(host: Host, request: Request, sources: tuple[Source, ...]) 
                 reason="it is encrypted, and of a disk in a store only the bytes are kept, not the keys",
                 way_out="Back this VM up with the program vmkfstools (backup_vms), or leave the disk out",
             )
+
+
+def _watch(host: Host, request: Request, store: Store) -> RoomWatch | None:
+    """Of a store on a datastore: what fills it must end before the VMs there do."""
+    if not store.backend.keeps_chunks:
+        return None
+    name = request.vm.name if request.vm is not None else ""
+    datastores = [host.datastore(request.dest).name]
+    return RoomWatch(host, name, datastores, request.reserve_percent, error=StoreBelowReserve)
 
 
 def room_in(

@@ -26,12 +26,14 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Ac
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.dedup import DiskFed, Fed, Feeding, feed
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
+from ansible_collections.stowage.esxi.plugins.module_utils.store import keepchunks
 
 if TYPE_CHECKING:
     from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
     from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 _READABLE = "every chunk was hashed on the host, and hashed again here when it came; each one's record is in the store"
+_KEPT = "every chunk was hashed on the host, and hashed again there when its record was written into the store"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,6 @@ class Order:
     location: str
     access: Access
     sources: tuple[Source, ...]
-    readable = _READABLE
 
     def run(self, reach: Reach) -> tuple[Fed, Mapping[str, Any]]:
         """What went into the store, and what came of a hint (see `hinting`)."""
@@ -120,11 +121,14 @@ class Order:
         there = [PointFile(name, len(data), points.role_of(name)) for name, data in sorted(files.items())]
         there += [PointFile(disk.file, disk.capacity_bytes, "disk") for disk in disks]
         measured = [{"key": one.key, "seconds": one.seconds, "verified": one.verified} for one in fed]
-        return proving.facts_of(self.host, vm, self.job, proof, disks, there, self.readable, measured)
+        return proving.facts_of(self.host, vm, self.job, proof, disks, there, self.readable(), measured)
 
     def file_of(self, key: str) -> str:
         """A disk's name among the files of the point."""
         return key
+
+    def readable(self) -> str:
+        return _KEPT if keepchunks.possible(self.store) else _READABLE
 
     def _disk(self, source: Source) -> PointDisk:
         noted = next((disk for disk in self.job.disks if disk["key"] == source.key), {})

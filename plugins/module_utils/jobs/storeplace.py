@@ -1,7 +1,8 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Restore points in a dedup store on the backup server. What is in one comes by the copy step, which also commits it.
+"""Restore points in a dedup store, on the backup server or on a datastore. What is in one comes by the copy step,
+which also commits it.
 
 A restore point is named `<store>::<id>` and what is in it `<store>::<id>/<name>`; a disk by its key.
 """
@@ -24,7 +25,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import Ba
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import KIND, RestorePoint, read_facts
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import VmPolicy
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores, backend_of
 
 if TYPE_CHECKING:
     from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
@@ -132,14 +133,13 @@ class StorePlace:
         if self.stores.access is None and not job.final.startswith("/"):
             return path_of(job.final, str((events.last(DONE) or begun)["point"]))
         from ansible_collections.stowage.esxi.plugins.module_utils.store import points, registry
-        from ansible_collections.stowage.esxi.plugins.module_utils.store.location import backend_at
 
         name = points.object_name(job.identity, str(begun["point"]))
         try:
             if self.stores.access is not None:
                 there = self.stores.open(job.final).backend.read(name)
             else:
-                backend = backend_at(job.final)
+                backend = backend_of(job.final, host)
                 with contextlib.closing(backend):
                     there = backend.read(name)
         except StowageError:

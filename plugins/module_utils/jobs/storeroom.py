@@ -11,6 +11,7 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgplace
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import StoreEncryptedThere
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import StoreRoom
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 
@@ -30,6 +31,7 @@ def look(stores: Stores, location: str, program: str = "dedup") -> StoreRoom:
     """Nothing is changed. A store that is not there is no problem where it is to be made."""
     if program == "borg":
         return borgplace.look(stores, location)
+    from ansible_collections.stowage.esxi.plugins.module_utils.programs.hoststore import is_on_host
     from ansible_collections.stowage.esxi.plugins.module_utils.store import quota
     from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoStore
 
@@ -40,12 +42,17 @@ def look(stores: Stores, location: str, program: str = "dedup") -> StoreRoom:
         reserve = quota.reserve(store) if left is not None else 0
     except NoStore as error:
         if stores.access is not None and stores.access.create:
+            if is_on_host(location) and stores.access.passphrase:
+                return StoreRoom(problem=StoreEncryptedThere(store=location).as_dict())
             return StoreRoom(warning=f"there is no store at {location} yet: it is made before the first copy")
         return StoreRoom(problem=error.as_dict())
     except StowageError as error:
         return StoreRoom(problem=error.as_dict())
     capacity = free = None
-    if location.startswith("/"):
+    if is_on_host(location) and stores.host is not None:
+        there = stores.host.datastore(location)
+        capacity, free = there.capacity_bytes, there.free_bytes
+    elif location.startswith("/"):
         found = os.statvfs(location)
         capacity, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
     if left is not None:

@@ -9,9 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import StoreNotForHosts, StoreNotGiven
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
+    StoreEncryptedThere,
+    StoreNotForHosts,
+    StoreNotGiven,
+)
 
 if TYPE_CHECKING:
+    from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
+    from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
     from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 
@@ -38,10 +44,10 @@ class Access:
 
 
 class Stores:
-    """Without `access` (a recover, which needs none) no store can be asked for."""
+    """Without `access` (a recover, which needs none) no store can be asked for. `host`: whose datastores are meant."""
 
-    def __init__(self, access: Access | None = None) -> None:
-        self.access = access
+    def __init__(self, access: Access | None = None, host: Host | None = None) -> None:
+        self.access, self.host = access, host
         self._open: dict[str, Store] = {}
 
     def open(self, location: str) -> Store:
@@ -52,16 +58,21 @@ class Stores:
             self._open[location] = self._opened(location, self.access)
         return self._open[location]
 
-    @staticmethod
-    def _opened(location: str, access: Access) -> Store:
+    def _opened(self, location: str, access: Access) -> Store:
         # Inside: a backup that goes to a datastore needs none of it, nor the libraries.
-        from ansible_collections.stowage.esxi.plugins.module_utils.store.location import S3Access, backend_at
+        from ansible_collections.stowage.esxi.plugins.module_utils.store.crypto import WrongKey
         from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
-        reach = S3Access(access.endpoint, access.region, access.access_key, access.secret_key)
-        backend = backend_at(location, reach)
+        backend = backend_of(location, self.host, access)
         try:
-            store = Store.open(backend, access.passphrase)
+            try:
+                store = Store.open(backend, access.passphrase)
+            except WrongKey as error:
+                if backend.keeps_chunks:
+                    raise StoreEncryptedThere(store=location) from error
+                raise
+            if backend.keeps_chunks and store.vault is not None:
+                raise StoreEncryptedThere(store=location)
             if store.config["hash"] != "sha256":
                 raise StoreNotForHosts(store=location, hash=store.config["hash"])
         except BaseException:
@@ -78,3 +89,17 @@ class Stores:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def backend_of(location: str, host: Host | None, access: Access | None = None) -> Backend:
+    """The place itself, on the backup server, in a bucket, or on a datastore of the hypervisor."""
+    from ansible_collections.stowage.esxi.plugins.module_utils.programs.hoststore import backend_on, is_on_host
+    from ansible_collections.stowage.esxi.plugins.module_utils.store.location import S3Access, backend_at
+
+    if is_on_host(location):
+        if host is None:
+            raise StoreNotGiven(store=location)
+        return backend_on(host, location)
+    if access is None:
+        return backend_at(location)
+    return backend_at(location, S3Access(access.endpoint, access.region, access.access_key, access.secret_key))

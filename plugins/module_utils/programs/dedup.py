@@ -23,7 +23,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.metered impo
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import Watch
-from ansible_collections.stowage.esxi.plugins.module_utils.store import backup
+from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, keepchunks
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.keptlinks import KeptLinks
@@ -31,10 +31,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
 
 VERIFIED = "every chunk by its SHA-256, as hashed on the host; each that came was hashed again here"
+KEPT = "every chunk by its SHA-256, as hashed on the host; each that is new was hashed again when it was packed there"
 OF_CLONE = "of a clone that the host has made, {verified}. The clone and its source: {proof}"
-VERIFIED_HINTED = (
-    "every chunk written since the reference snapshot by its SHA-256, as hashed on the host; each that came was hashed "
-    "again here; the others are those of the restore point before"
+HINTED = (
+    "every chunk written since the reference snapshot by its SHA-256, as hashed on the host; {new}; the others are "
+    "those of the restore point before"
 )
 
 
@@ -97,11 +98,10 @@ class OpenDisk:
     def method(self) -> str:
         return "clone" if self.reading.way == "clone" else self.way.method
 
-    @property
-    def verified(self) -> str:
-        """Of a clone no more is proven than of the clone."""
-        verified = VERIFIED_HINTED if self.hint.outcome == hints.HINTED else VERIFIED
-        return OF_CLONE.format(verified=verified, proof=self.reading.proof) if self.reading.proof else verified
+    def verified(self, by: str) -> str:
+        """Of a clone no more is proven than of the clone; of what a hint spares, the point before it."""
+        proof = HINTED.format(new=by.partition("; ")[2]) if self.hint.outcome == hints.HINTED else by
+        return OF_CLONE.format(verified=proof, proof=self.reading.proof) if self.reading.proof else proof
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ class _Disks:
         self.metered = [Metered(one.source.key, one.disk, self.check) for one in opened]
         self.watch = Watch(
             f"The copy of {', '.join(one.source.path for one in opened)} on {reach.host.name}",
-            lambda: sum(disk.read + disk.sent for disk in self.metered),
+            lambda: sum(disk.read + disk.sent + disk.kept for disk in self.metered),
             self._look,
             self.cut,
             reach.stall_seconds,
@@ -168,7 +168,7 @@ class _Disks:
         meter.total_bytes = disk.read if ended else max(disk.read, meter.total_bytes or 0)
         return meter.at(disk.read)
 
-    def finish(self, began: float) -> tuple[DiskFed, ...]:
+    def finish(self, began: float, verified: str = VERIFIED) -> tuple[DiskFed, ...]:
         now = self._clock.monotonic()
         for disk in self.metered:
             self._end(disk, now)
@@ -180,7 +180,7 @@ class _Disks:
                 round(self._ended[disk.key] - self._began.get(disk.key, began), 3),
                 one.method,
                 one.notes,
-                one.verified,
+                one.verified(verified),
                 one.hint.outcome,
             )
             for one, disk in zip(self._opened, self.metered)
@@ -221,7 +221,7 @@ def _fed(
     def before_commit(point: str) -> Mapping[str, Any]:
         nonlocal fed
         with disks.watch.at_rest():
-            fed = disks.finish(began)
+            fed = disks.finish(began, KEPT if keepchunks.possible(store) else VERIFIED)
             facts = feeding.before_commit(point, fed)
         # What becomes of the host from here on cannot unmake a restore point that is proven.
         disks.watch.decided()

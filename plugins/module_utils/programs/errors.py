@@ -29,6 +29,16 @@ class TargetExists(ProgramError):
     exit_code = 41
 
 
+class HostKeepsNoStore(ProgramError):
+    id = "store-host-unfit"
+    template = "{host} cannot keep the store {store}: {reason}"
+    hint = (
+        "Put the store on the backup server or into a bucket: from there a hypervisor without a Python 3 is read by "
+        "its plain commands. On a datastore it is a folder, such as /vmfs/volumes/backup/stowage"
+    )
+    exit_code = 41
+
+
 class BadDestination(ProgramError):
     id = "copy-bad-destination"
     template = "{host}: the destination {dest} cannot be used: {reason}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import (
     Asked,
@@ -15,6 +16,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import 
     Hash,
     HashedLane,
     HashedSource,
+    KeepingLane,
+    Kept,
+    KeptRecord,
     Piece,
 )
 
@@ -26,6 +30,8 @@ class Metered:
         self.key, self.path, self.size = key, source.path, source.size
         self.read = 0
         self.sent = 0
+        self.kept = 0
+        """Bytes that were packed where they lie."""
         self.check = check
         self._source = source
         self._guard = threading.Lock()
@@ -36,12 +42,13 @@ class Metered:
     @contextlib.contextmanager
     def lane(self) -> Iterator[HashedLane]:
         with self._source.lane() as lane:
-            yield _Lane(self, lane)
+            yield _KeepingLane(self, lane) if hasattr(lane, "keep") else _Lane(self, lane)
 
-    def count(self, read: int = 0, sent: int = 0) -> None:
+    def count(self, read: int = 0, sent: int = 0, kept: int = 0) -> None:
         with self._guard:
             self.read += read
             self.sent += sent
+            self.kept += kept
 
 
 class _Lane:
@@ -55,6 +62,29 @@ class _Lane:
     def fetch(self, pieces: Sequence[Piece]) -> Fetched:
         self._disk.check()
         return _Fetched(self._disk, self._lane.fetch(pieces))
+
+
+class _KeepingLane(_Lane):
+    """Of a machine that can pack chunks itself."""
+
+    _lane: KeepingLane
+
+    def keep(self, pieces: Sequence[Piece], pack: Any, level: int) -> Kept:
+        self._disk.check()
+        return _Kept(self._disk, self._lane.keep(pieces, pack, level), [length for _offset, length in pieces])
+
+    def done(self, pack: Any) -> None:
+        self._lane.done(pack)
+
+
+class _Kept:
+    def __init__(self, disk: Metered, kept: Kept, lengths: Sequence[int]) -> None:
+        self._disk, self._kept, self._lengths = disk, kept, iter(lengths)
+
+    def parts(self) -> Iterator[Sequence[KeptRecord]]:
+        for part in self._kept.parts():
+            self._disk.count(kept=sum(length for _record, length in zip(part, self._lengths)))
+            yield part
 
 
 class _Asked:

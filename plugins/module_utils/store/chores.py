@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import (
@@ -29,11 +29,16 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 from ansible_collections.stowage.esxi.plugins.module_utils.store.options import open_place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
+_OPENER = "_opener"
 _MOST, _MOST_SECONDS = 1 << 62, 1_000_000
 
 
-def run(backend: Backend, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
-    """`changed`, `id`, and what was done; `damage` is an error that is to be told with them."""
+Opener = Callable[[Mapping[str, Any]], AbstractContextManager[Backend]]
+
+
+def run(backend: Backend, params: Mapping[str, Any], check: bool, opener: Opener = open_place) -> dict[str, Any]:
+    """`changed`, `id`, and what was done; `damage` is an error that is to be told with them. `opener`: of the second
+    store's place."""
     _refuse(params)
     try:
         opened = Store.open(backend, params["passphrase"])
@@ -43,7 +48,7 @@ def run(backend: Backend, params: Mapping[str, Any], check: bool) -> dict[str, A
         # The step that makes it has not really happened.
         return {"changed": False, params["state"]: {}}
     with closing(opened) as store:
-        return {"id": store.id, **CHORES[params["state"]](store, params, check)}
+        return {"id": store.id, **CHORES[params["state"]](store, {**params, _OPENER: opener}, check)}
 
 
 def _refuse(params: Mapping[str, Any]) -> None:
@@ -145,7 +150,7 @@ def copied(report: copy.Report) -> dict[str, Any]:
 
 def _repair(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     with ExitStack() as stack:
-        other = stack.enter_context(_other(params["other"])) if params["other"] is not None else None
+        other = stack.enter_context(_other(params)) if params["other"] is not None else None
         report = repair.run(
             store,
             other=other,
@@ -165,7 +170,7 @@ def _repair(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, A
 
 
 def _copy(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
-    with _other(params["other"]) as other:
+    with _other(params) as other:
         report = copy.run(store, other, machines=params["machines"], check=check)
     result: dict[str, Any] = {"changed": bool(report.copied), "copied": copied(report)}
     if report.failed:
@@ -176,8 +181,8 @@ def _copy(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any
 
 @contextmanager
 def _other(params: Mapping[str, Any]) -> Iterator[Store]:
-    with open_place(params) as backend:
-        yield Store.open(backend, params["passphrase"])
+    with params[_OPENER](params["other"]) as backend:
+        yield Store.open(backend, params["other"]["passphrase"])
 
 
 def _verify(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any]:

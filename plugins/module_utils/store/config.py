@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import NAMES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged
-from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import HASHES
+from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import CHECKS, HASHES, XXH3
 
 CHUNK_SIZES = tuple(1 << bits for bits in range(16, 25))
 DEFAULTS: dict[str, Any] = {
@@ -25,6 +25,8 @@ DEFAULTS: dict[str, Any] = {
     # A pack of which less is needed is written anew without the rest.
     "repack_percent": 50,
 }
+# Of a new store whose place packs chunks itself: a codec that every Python has, and few files.
+KEPT_DEFAULTS: dict[str, Any] = {**DEFAULTS, "codec": "zlib", "pack_bytes": 256 << 20}
 # Below 0 zstd is faster than at its level 1, and packs less.
 LEVELS = {"zstd": (-7, 19), "zlib": (1, 9), "none": (-7, 19)}
 SETTINGS = "settings/"
@@ -38,6 +40,7 @@ def check(config: Mapping[str, Any], name: str, store: str) -> None:
         "id": _is_hex(config.get("id"), 32),
         "chunk_bytes": _is_number(config.get("chunk_bytes")) and config["chunk_bytes"] in CHUNK_SIZES,
         "hash": config.get("hash") in HASHES,
+        "check": config.get("check", XXH3) in CHECKS,
         "encryption": encryption is None or encryption == {"cipher": "aes-256-gcm"},
         "seed": encryption is not None or _is_hex(config.get("seed"), 16),
     }

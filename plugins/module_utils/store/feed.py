@@ -6,7 +6,7 @@
 A hash leads to a chunk that the parent has at this place, that the scope has (see `known`, and `unfinished` for what
 backups have stored that came to no end), or that is fetched; what was fetched is hashed again. So no chunk gets into a
 restore point whose bytes this store has not seen, and whoever tells hashes of what he never had gets what his own scope
-has, and else is asked for the bytes.
+has, and else is asked for the bytes. Only a store on that machine's own datastore takes its word for what it packs.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+from ansible_collections.stowage.esxi.plugins.module_utils.store import keepchunks
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import HashUnfit, SourceLied
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import CHECK_BYTES, ID_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
@@ -29,6 +30,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import 
     Hash,
     HashedLane,
     HashedSource,
+    KeepingLane,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.spans import SPANS_AHEAD, Page, Span, Told
 from ansible_collections.stowage.esxi.plugins.module_utils.store.unfinished import Unfinished
@@ -52,6 +54,7 @@ class _Entry:
     span: Span
     asked: Asked | None = None
     fetched: Fetched | None = None
+    kept: keepchunks.Owed | None = None
     wanted: list[_Chunk] = field(default_factory=list)
 
 
@@ -90,14 +93,20 @@ class Feed:
         self._line: HashedLane | None = None
         self._open = contextlib.ExitStack()
         self._way: deque[_Entry] = deque()
+        # Where the disks' own machine packs what is new.
+        self._keep: keepchunks.KeepLane | None = None
         # Chunks that were asked for and have not come: the slots that they fill, the one that was asked for first.
         self._coming: dict[bytes, list[tuple[Span, int]]] = {}
 
     def __enter__(self) -> Feed:
         return self
 
-    def __exit__(self, *words: object) -> None:
-        self._open.close()
+    def __exit__(self, kind: object, *words: object) -> None:
+        try:
+            if kind is None and self._keep is not None:
+                self._keep.flush()
+        finally:
+            self._open.close()
 
     def take(self, span: Span, source: HashedSource) -> None:
         """Asks for a span; then answers are taken until there is room for the next one."""
@@ -115,10 +124,23 @@ class Feed:
                 raise HashUnfit(path=source.path, store=self._writer.store.name, hash=self._identity.name)
             while self.step():
                 pass
+            if self._keep is not None:
+                self._keep.pause()
             self._open.close()
             self._line = self._open.enter_context(source.lane())
             self._source = source
+            if keepchunks.possible(self._writer.store):
+                self._keep_with(self._line)
         return self._line
+
+    def _keep_with(self, line: HashedLane) -> None:
+        if not hasattr(line, "keep"):
+            # Its machine is another one than the store's.
+            return
+        if self._keep is None:
+            self._keep = keepchunks.KeepLane(self._writer)
+            self._writer.join(self._keep)
+        self._keep.use(cast(KeepingLane, line))
 
     def step(self) -> bool:
         """Takes the oldest answer; False when none is due."""
@@ -158,7 +180,9 @@ class Feed:
             self._end(span)
             return
         entry.asked = None
-        if entry.wanted and self._line is not None:
+        if entry.wanted and self._keep is not None:
+            entry.kept = self._keep.ask([self._wanted(span, chunk) for chunk in entry.wanted])
+        elif entry.wanted and self._line is not None:
             entry.fetched = self._line.fetch([span.piece(chunk.slot) for chunk in entry.wanted])
         self._way.append(entry)
 
@@ -192,6 +216,8 @@ class Feed:
     def _known(self, span: Span, slot: int, name: bytes, place: Place | None) -> bytes | None:
         """The check of a chunk that need not be sent."""
         shared, length = self._shared, span.plan.length_of(slot)
+        if self._keep is not None:
+            return self._kept_already(span, slot, name, place)
         check = shared.fresh.get(name) if length == span.plan.chunk_bytes else None
         if check is None and place is not None:
             check = shared.known.check(name)
@@ -202,6 +228,20 @@ class Feed:
             if check is not None:
                 shared.came(name, check, length)
         return check
+
+    def _kept_already(self, span: Span, slot: int, name: bytes, place: Place | None) -> bytes | None:
+        """A machine that packs its chunks itself has the store under its hands: nothing is kept from it."""
+        if place is not None:
+            self._must_fit(span, slot, place.length)
+            return name[:CHECK_BYTES]
+        check = self._shared.unfinished.check(name, span.plan.length_of(slot))
+        if check is None and not self._writer.claim(name):
+            # Whoever has claimed it is about to have it packed, or there will be no restore point.
+            check = name[:CHECK_BYTES]
+        return check
+
+    def _wanted(self, span: Span, chunk: _Chunk) -> keepchunks.Wanted:
+        return keepchunks.Wanted(*span.piece(chunk.slot), chunk.id, chunk.hash)
 
     def _must_fit(self, span: Span, slot: int, length: int) -> None:
         """What has another length has another hash."""
@@ -218,7 +258,11 @@ class Feed:
 
     def _receive(self, entry: _Entry) -> None:
         span = entry.span
-        if entry.fetched is not None:
+        if entry.kept is not None and self._keep is not None:
+            self._keep.take(entry.kept, lambda one: self._lie(span, self._other_bytes(one.length, one.offset)))
+            for chunk in entry.wanted:
+                self._settled(span, chunk, chunk.id[:CHECK_BYTES], new=True)
+        elif entry.fetched is not None:
             chunks = iter(entry.fetched.chunks())
             for chunk in entry.wanted:
                 self._store(span, chunk, self._proven(span, chunk, chunks))
@@ -236,20 +280,29 @@ class Feed:
             raise self._lie(span, f"{len(view)} bytes came for the {length} bytes at {offset}")
         self._told.sent += length
         if self._identity.plain(view) != chunk.hash:
-            words = f"the {length} bytes at {offset} came with other content than their hash, told before, says"
-            raise self._lie(span, words)
+            raise self._lie(span, self._other_bytes(length, offset))
         return view
+
+    @staticmethod
+    def _other_bytes(length: int, offset: int) -> str:
+        return f"the {length} bytes at {offset} came with other content than their hash, told before, says"
 
     def _store(self, span: Span, chunk: _Chunk, view: memoryview) -> None:
         check = self._identity.check(view)
+        new = chunk.id not in self._writer.index and self._writer.claim(chunk.id)
+        if new:
+            self._lane.add(chunk.id, check, view)
+        self._settled(span, chunk, check, new)
+
+    def _settled(self, span: Span, chunk: _Chunk, check: bytes, new: bool) -> None:
+        length = span.plan.length_of(chunk.slot)
         at = span.page.at(chunk.slot)
         span.page.slots[at : at + SLOT_BYTES] = chunk.id + check
-        if chunk.id in self._writer.index or not self._writer.claim(chunk.id):
-            self._told.known += len(view)
+        if new:
+            self._told.new += length
         else:
-            self._lane.add(chunk.id, check, view)
-            self._told.new += len(view)
-        self._shared.came(chunk.id, check, len(view))
+            self._told.known += length
+        self._shared.came(chunk.id, check, length)
         for other, slot in self._coming.pop(chunk.id)[1:]:
             self._fill(other, slot, chunk.id, check)
 

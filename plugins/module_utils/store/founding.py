@@ -21,7 +21,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.config import CHUNK_SIZES, DEFAULTS
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import ObjectExists, StoreExists
-from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import HASHES
+from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import HASHES, XXH3
 
 VERSION = 1
 CONFIG = "config.json"
@@ -74,7 +74,7 @@ def instead(backend: Backend) -> str:
     return f"{none}, but {other}"
 
 
-def wanted(chunk_bytes: int, hash_name: str, clock: Clock) -> dict[str, Any]:
+def wanted(chunk_bytes: int, hash_name: str, clock: Clock, check: str = XXH3) -> dict[str, Any]:
     """The configuration of a store that is to be, without its seed."""
     if chunk_bytes not in CHUNK_SIZES:
         raise ValueError(f"chunks of {chunk_bytes} bytes: a power of two from {CHUNK_SIZES[0]} to {CHUNK_SIZES[-1]}")
@@ -87,6 +87,8 @@ def wanted(chunk_bytes: int, hash_name: str, clock: Clock) -> dict[str, Any]:
         "chunk_bytes": chunk_bytes,
         "hash": hash_name,
         "encryption": None,
+        # Where it is not named it is what every store had before there were others.
+        **({"check": check} if check != XXH3 else {}),
         "created_at": iso(clock.now()),
     }
 

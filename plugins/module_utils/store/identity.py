@@ -15,17 +15,22 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base import imports
 ID_BYTES = 32
 CHECK_BYTES = 16
 HASHES = ("sha256", "blake3")
+XXH3, SHA256 = "xxh3-128", "sha256-128"
+CHECKS = (XXH3, SHA256)
 
 
 class Identity:
     """The hash of one store. With a key its ids say nothing about the content to whoever lacks the key."""
 
-    def __init__(self, name: str, seed: int, key: bytes | None = None) -> None:
+    def __init__(self, name: str, seed: int, key: bytes | None = None, check: str = XXH3) -> None:
         if name not in HASHES:
             raise ValueError(f"unknown hash {name!r}: one of {', '.join(HASHES)}")
         xxhash = imports.load("xxhash", purpose="the dedup store")
         self.name = name
         self.seed = seed
+        self.check_name = check
+        self.record_check: Callable[..., bytes] = record_check if check == XXH3 else record_check_sha256
+        """The sum of a record of a pack."""
         self._xxh: Callable[..., bytes] = xxhash.xxh3_128_digest
         self.plain: Callable[[Any], bytes] = _plain(name)
         """The hash of some bytes as anyone can make it, without the key: 32 bytes."""
@@ -46,8 +51,16 @@ class Identity:
         return self.named(self.plain(data))
 
     def check(self, data: Any) -> bytes:
-        """XXH3-128 with the store's seed: near memory speed, against damage, not against malice."""
+        """XXH3-128 with the store's seed: near memory speed, against damage, not against malice. In a store whose sums
+        a hypervisor must be able to compute, the beginning of the SHA-256."""
+        if self.check_name == SHA256:
+            return hashlib.sha256(data).digest()[:CHECK_BYTES]
         return self._xxh(data, seed=self.seed)
+
+    @property
+    def plain_checks(self) -> bool:
+        """Whether the check of a chunk is the beginning of its id."""
+        return self.check_name == SHA256 and self.name == "sha256" and self._key is None
 
 
 def _plain(name: str) -> Callable[[Any], bytes]:
@@ -60,6 +73,14 @@ def _plain(name: str) -> Callable[[Any], bytes]:
 def record_check(*parts: Any) -> bytes:
     """XXH3-128, seed 0, of several pieces as one."""
     return stream_check(parts)
+
+
+def record_check_sha256(*parts: Any) -> bytes:
+    """The beginning of the SHA-256 of several pieces as one."""
+    engine = hashlib.sha256()
+    for part in parts:
+        engine.update(part)
+    return engine.digest()[:CHECK_BYTES]
 
 
 def stream_check(parts: Iterable[Any]) -> bytes:

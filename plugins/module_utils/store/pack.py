@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -36,6 +36,8 @@ NO_CHECK = bytes(CHECK_BYTES)
 # Of the end of a pack, what is fetched at once for its table of contents: a thousand records; and of all of it.
 _TABLE = 1 << 16
 _PIECE = 1 << 20
+# Records that a place is asked to prove at once.
+_PROOFS = 32
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class Entry:
         return RECORD.size + self.stored + CHECK_BYTES
 
 
+Check = Callable[..., bytes]
+"""The sum of a record, of its pieces."""
+
+
 class Packed(NamedTuple):
     """What a record holds: codec, kind, the check of the bytes before compression, and the compressed bytes."""
 
@@ -68,8 +74,17 @@ class Packed(NamedTuple):
 class PackWriter:
     """Fills one pack. For one thread at a time."""
 
-    def __init__(self, name: str, upload: Upload, store_id: bytes, codec: Codec, vault: Vault | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        upload: Upload,
+        store_id: bytes,
+        codec: Codec,
+        vault: Vault | None,
+        check: Check = record_check,
+    ) -> None:
         self.name = name
+        self._check = check
         self.entries: list[Entry] = []
         self._upload = upload
         self._codec = codec
@@ -95,10 +110,21 @@ class PackWriter:
             payload = self._cipher.seal(len(self.entries), head, self._joined(check, payload))
             check = NO_CHECK
         entry = Entry(identity, check, self.size, len(payload), length, codec, kind)
-        self._upload.append([head, payload, record_check(head, payload)])
+        self._upload.append([head, payload, self._check(head, payload)])
+        return self._added(entry)
+
+    def _added(self, entry: Entry) -> Entry:
         self.entries.append(entry)
         self.size += entry.span
         return entry
+
+    def lend(self) -> Any:
+        """What somebody else appends chunks to; each is told by `kept`."""
+        return self._upload.lend()
+
+    def kept(self, identity: bytes, check: bytes, codec: int, stored: int, length: int) -> Entry:
+        """A chunk that is the next record already."""
+        return self._added(Entry(identity, check, self.size, stored, length, codec, CHUNK))
 
     def _joined(self, check: bytes, payload: Any) -> memoryview:
         """In room that is kept: as much anew for each record made 200,000 page faults of one backup."""
@@ -129,8 +155,17 @@ def footer(header: bytes, count: int, offset: int, table: bytes) -> bytes:
 class PackReader:
     """One pack, for reading. Serves several threads."""
 
-    def __init__(self, name: str, ranges: Ranges, store: str, codec: Codec, vault: Vault | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        ranges: Ranges,
+        store: str,
+        codec: Codec,
+        vault: Vault | None,
+        check: Check = record_check,
+    ) -> None:
         self.name = name
+        self._check = check
         self.store = store
         self.ranges = ranges
         self._codec = codec
@@ -220,9 +255,32 @@ class PackReader:
         if stored > LONGEST_PAYLOAD:
             raise self.damaged(f"the record at byte {offset} claims {stored} bytes")
         data = memoryview(self.ranges.read(offset, RECORD.size + stored + CHECK_BYTES))
-        if record_check(data[:-CHECK_BYTES]) != data[-CHECK_BYTES:]:
+        if self._check(data[:-CHECK_BYTES]) != data[-CHECK_BYTES:]:
             raise self.damaged(f"the record at byte {offset} is wrong")
         return data
+
+    def proofs(self, entries: Sequence[Entry], deep: bool) -> Iterator[tuple[Entry, bytes | None]]:
+        """Each of these chunks and pages, and what the place's own machine says of it: the SHA-256 of what it holds, or
+        without `deep` nothing but that its sum is right; None where it is to be read and looked at here."""
+        for at in range(0, len(entries), _PROOFS):
+            some = entries[at : at + _PROOFS]
+            told = self.ranges.proofs([(one.offset, one.stored, one.length) for one in some], deep)
+            for entry, proof in zip(some, told):
+                yield entry, self._digest(entry, proof)
+
+    def _digest(self, entry: Entry, proof: tuple[bytes, bytes] | None) -> bytes | None:
+        if proof is None:
+            return None
+        magic, codec, kind, _zero, length, stored, identity, check = RECORD.unpack(proof[0])
+        same = (length, stored, identity, check, codec, kind) == (
+            entry.length,
+            entry.stored,
+            entry.id,
+            entry.check,
+            entry.codec,
+            entry.kind,
+        )
+        return proof[1] if same and magic == RECORD_MAGIC else None
 
     def expand(self, record: memoryview, offset: int, length: int, identity: bytes | None = None) -> tuple[Any, bytes]:
         """The bytes of a record and their check as it was stored. The caller compares; `length` bounds the room."""

@@ -11,7 +11,7 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Optional, Protocol
+from typing import Any, Optional, Protocol
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import SourceFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.fileerrors import ExtentUnusable
@@ -71,6 +71,40 @@ class HashedLane(Protocol):
     @abstractmethod
     def fetch(self, pieces: Sequence[Piece]) -> Fetched:
         """Their bytes."""
+
+
+class KeptRecord(Protocol):
+    """What became of a piece: its SHA-256, and codec and length of what the record of it holds."""
+
+    @property
+    def hash(self) -> bytes: ...
+
+    @property
+    def codec(self) -> int: ...
+
+    @property
+    def stored(self) -> int: ...
+
+
+class Kept(Protocol):
+    """Pieces that were to be kept."""
+
+    @abstractmethod
+    def parts(self) -> Iterator[Sequence[KeptRecord]]:
+        """What became of each piece, in order, in as many parts as it comes in. Waits for them."""
+
+
+class KeepingLane(HashedLane, Protocol):
+    """A lane of a disk that lies on the machine of the store: its chunks need not come here."""
+
+    @abstractmethod
+    def keep(self, pieces: Sequence[Piece], pack: Any, level: int) -> Kept:
+        """These pieces become records at the end of a pack that was lent (`Upload.lend`), in order, packed with this
+        level of zlib or, with 0, not at all. Returns at once."""
+
+    @abstractmethod
+    def done(self, pack: Any) -> None:
+        """Nothing more comes for it from here. Waits until that is so."""
 
 
 class HashedSource(Protocol):

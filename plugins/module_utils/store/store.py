@@ -18,7 +18,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     registry,
     textfile,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend, Ranges
 from ansible_collections.stowage.esxi.plugins.module_utils.store.codec import Codec
 from ansible_collections.stowage.esxi.plugins.module_utils.store.config import DEFAULTS
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
@@ -32,7 +32,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     passing,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.founding import CONFIG, VERSION
-from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import Identity
+from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import SHA256, XXH3, Identity
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, Index, Place, Segment
 from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_pack_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
@@ -55,7 +55,7 @@ class Store:
         self.id: str = config["id"]
         self.chunk_bytes: int = config["chunk_bytes"]
         seed = vault.seed if vault else int(config["seed"], 16)
-        self.identity = Identity(config["hash"], seed, vault.id_key if vault else None)
+        self.identity = Identity(config["hash"], seed, vault.id_key if vault else None, config.get("check", XXH3))
         self.settings_problems: dict[str, str] = {}
         """Settings that are damaged and would count, by the names of their files: those before them count instead."""
         self.settings = self.newest_settings()
@@ -81,8 +81,9 @@ class Store:
         """A new store in an empty place, or where a making was cut short; `StoreExists` where anything else is.
         `beside`: programs to lie in it."""
         clock = clock or SystemClock()
+        check = SHA256 if backend.keeps_chunks else XXH3
         config, vault = founding.found(
-            backend, founding.wanted(chunk_bytes, hash_name, clock), passphrase, settings, beside or {}
+            backend, founding.wanted(chunk_bytes, hash_name, clock, check), passphrase, settings, beside or {}
         )
         return Store(backend, config, vault, clock)
 
@@ -177,7 +178,7 @@ class Store:
             for name, _size in self.packs():
                 stem = pack_stem(name)
                 with contextlib.suppress(StoreError), self.pack(stem).ranges as ranges:
-                    reader = PackReader(name, ranges, self.name, self.codec, self.vault)
+                    reader = self.pack_reader(name, ranges)
                     for entry in reader.entries_or_survivors():
                         index.added.setdefault(entry.id, Place(stem, entry.offset, entry.stored, entry.length))
             self._from_packs = index
@@ -187,10 +188,14 @@ class Store:
         """Name and size of every pack's object. What lies elsewhere than its name says is found by no index: none."""
         return ((name, size) for name, size in self.backend.list("packs/") if is_pack(name))
 
+    def pack_reader(self, name: str, ranges: Ranges) -> PackReader:
+        """A pack by the name of its object, nothing of it looked at."""
+        return PackReader(name, ranges, self.name, self.codec, self.vault, self.identity.record_check)
+
     def pack(self, name: str) -> PackReader:
         """A pack, its header checked. The caller closes its `ranges`."""
         full = pack_name(name)
-        reader = PackReader(full, self.backend.open(full), self.name, self.codec, self.vault)
+        reader = self.pack_reader(full, self.backend.open(full))
         try:
             reader.check_header(bytes.fromhex(self.id))
         except BaseException:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import founding, keys, settings
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
-from ansible_collections.stowage.esxi.plugins.module_utils.store.config import CHUNK_SIZES
+from ansible_collections.stowage.esxi.plugins.module_utils.store.config import CHUNK_SIZES, KEPT_DEFAULTS
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     BadKeys,
     BadSettings,
@@ -83,7 +83,7 @@ def plan(backend: Backend, wish: Wish, store: Store | None) -> Plan:
     encrypted = store.vault is not None if store else wish.passphrase is not None
     there = {slot.name: slot for slot in keys.slots(backend)} if store else {}
     if store is None:
-        new = settings.check(wish.settings, backend.name)
+        new = settings.check({**(KEPT_DEFAULTS if backend.keeps_chunks else {}), **wish.settings}, backend.name)
         change = new
         before = None
     else:
@@ -153,6 +153,7 @@ def _refuse(backend: Backend, wish: Wish, store: Store | None) -> None:
     if not encrypted and (wish.keys or wish.recovery_key):
         raise BadKeys(store=backend.name, reason="it is not encrypted")
     if store is None:
+        _refuse_where_chunks_are_kept(backend, wish)
         return
     if wish.passphrase is not None and store.vault is None:
         raise never("encryption", "off", "on: make a new store, and copy the restore points there")
@@ -160,6 +161,17 @@ def _refuse(backend: Backend, wish: Wish, store: Store | None) -> None:
         raise never("the size of a chunk", store.chunk_bytes, wish.chunk_bytes)
     if wish.hash_name not in (None, store.config["hash"]):
         raise never("the hash", store.config["hash"], wish.hash_name)
+
+
+def _refuse_where_chunks_are_kept(backend: Backend, wish: Wish) -> None:
+    """The machine that packs them has no key, and it sees the disks anyway."""
+    if not backend.keeps_chunks:
+        return
+    if wish.passphrase is not None:
+        reason = "the hypervisor packs the chunks itself and has no cipher; a store on a datastore is never encrypted"
+        raise BadKeys(store=backend.name, reason=reason)
+    if wish.hash_name not in (None, HASHES[0]):
+        raise BadSettings(store=backend.name, reason=f"no hypervisor computes {wish.hash_name}")
 
 
 def _shown(

@@ -63,6 +63,7 @@ class Registered:
         self._sealing = ThreadPoolExecutor(1, thread_name_prefix="seal")
         self._sealed: list[Future[None]] = []
         self._lanes: list[Lane] = []
+        self._common: CommonLane | None = None
         registration = {"writer": self.id, "point": point, "created_at": self.created_at}
         # In this order; see registry.
         store.backend.create(self._object, textfile.render(registration))
@@ -95,12 +96,25 @@ class Registered:
 
     @contextlib.contextmanager
     def lane(self) -> Iterator[Lane]:
-        """For one thread. Its last pack is sealed at the end of the block."""
+        """For one thread. Its last pack is sealed at the end of the block; where few files are better, with those of
+        all threads at the end of the work."""
+        if self.store.backend.keeps_chunks:
+            with self._guard:
+                self._common = self._common or CommonLane(self)
+                if self._common not in self._lanes:
+                    self._lanes.append(self._common)
+            yield self._common
+            return
         lane = Lane(self)
         with self._guard:
             self._lanes.append(lane)
         yield lane
         lane.flush()
+
+    def join(self, lane: Lane) -> None:
+        """One more, whose packs go the way of all others."""
+        with self._guard:
+            self._lanes.append(lane)
 
     def open_pack(self) -> PackWriter:
         with self._guard:
@@ -108,7 +122,14 @@ class Registered:
             name = f"{self.id}-{self._packs:06d}"
         upload = self.store.backend.upload(pack_name(name))
         try:
-            return PackWriter(name, upload, bytes.fromhex(self.store.id), self.store.codec, self.store.vault)
+            return PackWriter(
+                name,
+                upload,
+                bytes.fromhex(self.store.id),
+                self.store.codec,
+                self.store.vault,
+                self.store.identity.record_check,
+            )
         except BaseException:
             upload.abort()
             raise
@@ -147,6 +168,8 @@ class Registered:
 
     def settle(self) -> Iterator[tuple[bytes, Place]]:
         """Waits until all packs are durable; then where each record of them lies."""
+        if self._common is not None:
+            self._common.flush()
         for one in self._sealed:
             one.result()
         self._sealing.shutdown()
@@ -336,3 +359,23 @@ class Lane:
         if self._pack is not None:
             self._pack.abort()
             self._pack = None
+
+
+class CommonLane(Lane):
+    """One pack for all threads: where a file costs more than a moment's waiting."""
+
+    def __init__(self, writer: Registered) -> None:
+        super().__init__(writer)
+        self._turn = threading.RLock()
+
+    def add(self, identity: bytes, check: bytes, data: Any, kind: int = CHUNK) -> Entry:
+        with self._turn:
+            return super().add(identity, check, data, kind)
+
+    def add_packed(self, identity: bytes, check: bytes, codec: int, payload: Any, length: int, kind: int) -> Entry:
+        with self._turn:
+            return super().add_packed(identity, check, codec, payload, length, kind)
+
+    def flush(self) -> None:
+        with self._turn:
+            super().flush()

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import CodecChoice
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.packing import Keeping, PackFile
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import (
     Handles,
     Line,
@@ -23,6 +25,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.throttle imp
 
 Range = tuple[int, int]
 HASH_BYTES = 32 << 20
+KEEP_BYTES = 16 << 20
 FETCH_BYTES = 4 << 20
 # So many requests are out at once where a limit holds the rest back, or where it is not known yet how to send them.
 _AHEAD = 2
@@ -171,6 +174,17 @@ class Lane:
     def fetch(self, pieces: Sequence[Range]) -> Fetched:
         """The bytes of each piece. Returns at once; where a limit holds, most is asked for when its turn comes."""
         return Fetched(self, pieces)
+
+    def keep(self, pieces: Sequence[Range], pack: PackFile, level: int) -> Keeping:
+        """Each piece becomes a record at the end of a pack on the same host. Returns at once."""
+        if pack.host != self.line.host:
+            raise ValueError(f"{pack.path} is a file of {pack.host}, and the disk one of {self.line.host}")
+        parts = _split(pieces, [True] * len(pieces), KEEP_BYTES)
+        return Keeping(self.line, pack, [(partial(self.placed, some), level) for some in parts])
+
+    def done(self, pack: PackFile) -> None:
+        """No more comes for it from here."""
+        pack.shut(self.line)
 
     # -- used by what was asked ----------------------------------------------------------------------------------
 

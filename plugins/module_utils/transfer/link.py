@@ -54,6 +54,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors impor
 )
 
 T = TypeVar("T")
+_Own = TypeVar("_Own", bound="AgentLink")
 
 STALL_SECONDS = 60.0
 # The agent ends by itself when it hears nothing for so long: a job that is gone without a word holds no disk open.
@@ -297,14 +298,14 @@ class AgentLink:
 
     @classmethod
     def start(
-        cls,
+        cls: type[_Own],
         session: Session,
         interpreter: starting.Interpreter,
         *,
         stall_seconds: float = STALL_SECONDS,
         lease_seconds: int = LEASE_SECONDS,
         window_bytes: int = WINDOW_BYTES,
-    ) -> AgentLink:
+    ) -> _Own:
         """Runs the agent on the session's host over a connection of its own, and waits for its greeting."""
         token = starting.mark(secrets.token_hex(8))
         argv = interpreter.argv(len(starting.source()), token, lease_seconds)

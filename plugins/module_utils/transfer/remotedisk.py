@@ -15,7 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import NotInFiles
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.hostfiles import HostFile, HostFiles
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.lanes import Lane
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import STALL_SECONDS, AgentLink
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import STALL_SECONDS
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.shellway import ShellLink
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import (
@@ -26,6 +26,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady impor
     ended,
     together,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.storelink import StoreLink
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.throttle import Throttle
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.disk import ChainDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.extents import FileExtent
@@ -50,9 +51,9 @@ class OnHost(Starter):
         self._stall = stall_seconds
 
     def start(self) -> Any:
-        link: AgentLink | ShellLink
+        link: StoreLink | ShellLink
         if self.way.interpreter is not None and self.way.method == "agent":
-            link = AgentLink.start(self.session, self.way.interpreter, stall_seconds=self._stall)
+            link = StoreLink.start(self.session, self.way.interpreter, stall_seconds=self._stall)
         else:
             link = ShellLink.start(self.session, self.way.digest, stall_seconds=self._stall)
         try:

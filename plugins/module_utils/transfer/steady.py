@@ -155,8 +155,17 @@ class OwedBytes(Owed[None]):
 class Line:
     """One link at a time. `Owed` answers may be waited for by several threads."""
 
-    def __init__(self, starter: Starter, files: Files, clock: Clock | None = None, *, patient: bool = False) -> None:
-        """`patient`: the host was there a moment ago; else whatever keeps the first link from it is raised at once."""
+    def __init__(
+        self,
+        starter: Starter,
+        files: Files,
+        clock: Clock | None = None,
+        *,
+        patient: bool = False,
+        careful: bool = False,
+    ) -> None:
+        """`patient`: the host was there a moment ago; else whatever keeps the first link from it is raised at once.
+        `careful`: nothing is asked again before the lost link is proven gone; see `carefully`."""
         self.host = starter.host
         self._starter = starter
         self._files = files
@@ -166,6 +175,7 @@ class Line:
         self._lost: list[Any] = []
         self._failures = 0
         self._final: StowageError | None = None
+        self._careful = careful
         self._handles: Handles = {}
         self.turn = 0
         self.link: Any = None
@@ -202,6 +212,14 @@ class Line:
 
     def ask(self, send: Callable[[Any, Handles], Any]) -> Owed[Any]:
         return Owed(self, send)
+
+    def run(self, act: Callable[[Any], T]) -> T:
+        """What `act` makes of the link; once more with the next one where that is lost on the way."""
+        return self._now(act)
+
+    def carefully(self) -> None:
+        """From now on: what goes on there without us would write where the next one does."""
+        self._careful = True
 
     def _now(self, act: Callable[[Any], T]) -> T:
         while True:
@@ -283,6 +301,8 @@ class Line:
             self._failures += 1
             try:
                 self.link = self._starter.start()
+                if self._careful:
+                    self._bury(surely=True)
                 self._reopen()
                 for owed in tuple(self._owed):
                     owed.turn, owed.pending = self.turn + 1, owed.send(self.link, self._handles)
@@ -327,12 +347,14 @@ class Line:
             self._lost.append(self.link)
         self.link = None
 
-    def _bury(self) -> None:
+    def _bury(self, surely: bool = False) -> None:
         """An agent that has not noticed that its connection is gone still holds the disk open."""
         while self._lost:
             try:
                 self._starter.end(self._lost[-1])
             except StowageError:
+                if surely:
+                    raise
                 return
             self._lost.pop()
 

@@ -26,6 +26,11 @@ class Upload(ABC):
     def abort(self) -> None:
         """Nothing of it stays. After `commit` it does nothing."""
 
+    def lend(self) -> Any:
+        """What a lane of a disk on the place's own machine appends to (see `sources.KeepingLane`); only where the
+        backend `keeps_chunks`. What is appended here after that comes behind it."""
+        raise ValueError("nobody but this process can append to it")
+
 
 class Ranges(ABC):
     """One object, open for reads from anywhere in it. Serves several threads."""
@@ -42,6 +47,12 @@ class Ranges(ABC):
     def expect(self, extents: Iterable[tuple[int, int]]) -> None:  # noqa: B027  most places have no use for it
         """(offset, length) of what this thread reads next: where a request costs more than its bytes, neighbours are
         fetched together."""
+
+    def proofs(self, records: Sequence[tuple[int, int, int]], deep: bool) -> Sequence[tuple[bytes, bytes] | None]:
+        """Where the place's own machine can look at records of a pack (offset, bytes of what they hold, and before
+        compression): the head of each whose sum it has found right and, with `deep`, the SHA-256 of what it holds.
+        None for those that are to be read. Only in stores whose sums are SHA-256."""
+        return [None] * len(records)
 
     @abstractmethod
     def close(self) -> None:
@@ -64,6 +75,10 @@ class Backend(ABC):
 
     name: str
     """The place in words, for messages."""
+    keeps_chunks = False
+    """Whether the place's own machine packs chunks of its disks itself (see `Upload.lend`). It has only what any Python
+    has, sees all that is stored, and likes few large files: a new store there has sums that are SHA-256, zlib, large
+    packs, and no encryption."""
 
     @abstractmethod
     def read(self, name: str, limit: int = 1 << 26) -> bytes:

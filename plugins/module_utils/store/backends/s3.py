@@ -12,12 +12,13 @@ import contextlib
 import mmap
 import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import imports
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend, Ranges, Upload
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.windowed import WindowedRanges
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     BackendFailed,
     Damaged,
@@ -32,17 +33,13 @@ _ATTEMPTS = 8
 _PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
 _PIECE = 1 << 20
-# Neighbours that are fetched in one request: at most so much at once, over gaps of at most so many bytes.
-_WINDOW = 16 << 20
-_GAP = 1 << 17
 
 
-class S3Ranges(Ranges):
+class S3Ranges(WindowedRanges):
     def __init__(self, backend: S3Backend, name: str) -> None:
-        self._backend, self._name = backend, name
+        super().__init__(name, backend.name)
+        self._backend = backend
         self._size: int | None = None
-        self._expected: list[tuple[int, int]] = []
-        self._held: tuple[int, bytes] = (0, b"")
 
     @property
     def size(self) -> int:
@@ -50,41 +47,8 @@ class S3Ranges(Ranges):
             self._size = self._backend.size_of(self._name)
         return self._size
 
-    def expect(self, extents: Iterable[tuple[int, int]]) -> None:
-        windows: list[tuple[int, int]] = []
-        for offset, length in sorted(extents):
-            begin, end = windows[-1] if windows else (0, -_GAP - 1)
-            if offset - end <= _GAP and offset + length - begin <= _WINDOW:
-                windows[-1] = (begin, max(end, offset + length))
-            else:
-                windows.append((offset, offset + length))
-        self._expected = windows
-
-    def read(self, offset: int, length: int) -> Any:
-        held = self._within(self._held, offset, length)
-        if held is not None:
-            return held
-        for begin, end in self._expected:
-            if begin <= offset and offset + length <= end:
-                # Of an object that has become shorter this much is there; the record that is cut is told below.
-                self._held = (begin, self._backend.get(self._name, begin, end - begin))
-                held = self._within(self._held, offset, length)
-                if held is not None:
-                    return held
-        data = self._backend.get(self._name, offset, length)
-        if len(data) != length:
-            raise Damaged(name=self._name, store=self._backend.name, reason=f"it ends before byte {offset + length}")
-        return data
-
-    @staticmethod
-    def _within(held: tuple[int, bytes], offset: int, length: int) -> memoryview | None:
-        begin, data = held
-        if begin <= offset and offset + length <= begin + len(data):
-            return memoryview(data)[offset - begin : offset - begin + length]
-        return None
-
-    def close(self) -> None:
-        self._held = (0, b"")
+    def fetch(self, offset: int, length: int) -> bytes:
+        return self._backend.get(self._name, offset, length)
 
 
 class S3Upload(Upload):

@@ -349,7 +349,9 @@ def test_room_is_that_of_the_store_and_its_quota(stores: Stores, location: str, 
 @pytest.mark.parametrize(
     ("point", "program", "words"),
     [
-        ("/vmfs/volumes/backup", "dedup", "a folder of the hypervisor"),
+        ("/vmfs/volumes/backup", "dedup", "is a folder there"),
+        ("/vmfs/volumes/backup/", "dedup", "is a folder there"),
+        ("/vmfs/elsewhere/a/b", "dedup", "is a folder there"),
         ("relative", "dedup", "an absolute path on the backup server"),
         ("/srv/../etc", "dedup", "no '..'"),
         ("/srv/a::b", "dedup", "no '::'"),
@@ -379,6 +381,7 @@ def test_one_machine_may_go_into_a_store_and_the_others_to_a_datastore() -> None
     )
     assert policy.for_vm(["web01"]).point == "s3://bucket/esxi"
     assert policy.for_vm(["db01"]).point == "/vmfs/volumes/b"
+    assert parse_policy({"point": "/vmfs/volumes/b/s/", "program": "dedup"}).common.point == "/vmfs/volumes/b/s"
 
 
 def test_no_secret_is_shown_by_what_holds_it() -> None:

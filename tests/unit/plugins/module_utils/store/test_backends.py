@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,20 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 from fakeclock import FakeClock
 
 from .benches import s3
+from .hosted import host_backend
 
 
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.xdist_group("s3"))])
-def backend(request: pytest.FixtureRequest, root: Path) -> Backend:
+@pytest.fixture(params=["local", "host", pytest.param("s3", marks=pytest.mark.xdist_group("s3"))])
+def backend(request: pytest.FixtureRequest, root: Path) -> Iterator[Backend]:
+    made: Backend
     if request.param == "local":
-        return LocalBackend(str(root))
-    return s3(request.getfixturevalue("s3_server"))
+        made = LocalBackend(str(root))
+    elif request.param == "host":
+        made = host_backend(root)
+    else:
+        made = s3(request.getfixturevalue("s3_server"))
+    yield made
+    made.close()
 
 
 @pytest.fixture

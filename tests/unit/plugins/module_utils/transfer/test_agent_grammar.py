@@ -25,19 +25,28 @@ TREE = ast.parse(SOURCE, feature_version=(3, 5))
 # Everything of a module that the agent may use was there in 3.5.
 USED = {
     "collections": {"deque"},
-    "errno": {"EBADF", "EINVAL", "EIO", "ENODATA", "ENOMEM", "ENOSYS", "ENXIO", "EPROTO", "errorcode"},
+    "errno": {
+        *("EACCES", "EBADF", "EBUSY", "EEXIST", "EFBIG", "EINVAL", "EIO", "EISDIR", "ENODATA", "ENOENT", "ENOMEM"),
+        *("ENOSYS", "ENOTDIR", "ENXIO", "EOPNOTSUPP", "EPERM", "EPROTO", "ESTALE", "errorcode"),
+    },
     "hashlib": {"sha256"},
     "json": {"dumps"},
     "io": {"FileIO"},
-    "os": {"SEEK_SET", "fstat", "fsync", "getpid", "lseek", "path", "stat", "write", "_exit"},
+    "os": {
+        *("SEEK_SET", "fstat", "fsync", "getpid", "lseek", "path", "stat", "write", "_exit"),
+        # What a store in a folder needs; see Root.
+        *("O_CREAT", "O_RDONLY", "O_RDWR", "O_TRUNC", "close", "ftruncate", "listdir", "lstat", "mkdir", "open"),
+        *("rename", "rmdir", "unlink", "utime"),
+    },
     "platform": {"system"},
+    "re": {"compile"},
     "select": {"select"},
-    "stat": {"S_ISREG"},
-    "struct": {"Struct", "pack", "unpack"},
+    "stat": {"S_ISDIR", "S_ISREG"},
+    "struct": {"Struct", "pack", "unpack", "unpack_from"},
     "sys": {"argv", "version_info"},
     "threading": {"Condition", "Thread"},
-    "time": {"time"},
-    "zlib": {"compress", "decompressobj"},
+    "time": {"monotonic", "time"},
+    "zlib": {"compress", "decompressobj", "error"},
 }
 
 
@@ -71,8 +80,20 @@ def test_nothing_newer_than_3_5_is_in_its_grammar() -> None:
 
 
 def test_it_has_no_epoll_and_starts_no_process() -> None:
-    for word in ("epoll", "multiprocessing", "subprocess", "fork", "selectors", "asyncio", "mmap", "O_CREAT"):
+    for word in ("epoll", "multiprocessing", "subprocess", "fork", "selectors", "asyncio", "mmap"):
         assert word not in {node.attr for node in ast.walk(TREE) if isinstance(node, ast.Attribute)}, word
+
+
+def test_one_place_makes_files_and_it_is_asked_for_names_below_the_stores_folder_only() -> None:
+    """Whoever calls it, or removes, or renames, has had the name looked at: see `place` and `under_way`."""
+    makers = {
+        function.name
+        for function in ast.walk(TREE)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Attribute) and node.attr in ("O_CREAT", "mkdir", "rename", "unlink", "rmdir")
+    }
+    assert makers == {"made", "make_folder", "give", "clear", "drop", "put", "remove"}
 
 
 @pytest.mark.parametrize("found", PYTHONS, ids=lambda found: found.text)
