@@ -124,7 +124,7 @@ def _fill(
             seconds = round(reach.clock.monotonic() - began, 3)
             fed.append(DiskFed(key, read.held_bytes, read.held_bytes, seconds, one.method, one.notes, read.verified))
             reach.progress(now[-1][0].at(read.done))
-        with watch.paused():
+        with watch.at_rest():
             manifest = packing.prove(fed).encode("utf-8", "surrogateescape")
         sizes[MANIFEST] = len(manifest)
         running.write(small_file(MANIFEST, manifest, packing.moment) + END)

@@ -125,8 +125,7 @@ def renew(
             reach.progress(meter.at(done))
 
         def torn() -> None:
-            # One thread at a time talks to the host.
-            with watch.paused():
+            with watch.at_rest():
                 tear()
 
         watch = Watch(
