@@ -38,9 +38,12 @@ LONGEST = (
     "test_kill_matrix",
     "test_zoo",
     "test_releases",
-    "test_vmdk_copy",
     "test_dedup",
+    "test_datastore_store",
+    "test_vmdk_copy",
+    "test_borg",
     "test_slow_guest",
+    "test_hostile_hosts",
     "test_link",
 )
 
