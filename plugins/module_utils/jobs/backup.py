@@ -34,7 +34,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import ASKED_BEFORE, Events
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import ASKED_BEFORE, INPLACE, Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     BootUnknown,
     ConfigNotCopied,
@@ -136,8 +136,12 @@ def held_job(context: Context) -> Job | None:
 def _as_planned(context: Context, job: Job) -> None:
     """The job file is in the hands of its hypervisor; whose store, identity and rules these are says the plan."""
     entry, wrong = context.entry, []
-    if job.kind != context.kind or job.host != context.label:
+    kind = INPLACE if context.kind == "restore" and entry.get("in_place") else context.kind
+    if job.kind != kind or job.host != context.label:
         wrong.append(f"it is the {job.kind} of {job.host}")
+    if kind == INPLACE and not jobs.is_begun(context.state_dir, job):
+        # It names what is read from the store at the end.
+        wrong.append("its copy on the backup server says otherwise")
     if context.kind == "backup":
         if job.identity != entry["identity"]:
             wrong.append(f"it names the identity {job.identity}")

@@ -99,6 +99,9 @@ def words(vm: str, outcome: Mapping[str, Any]) -> str:
 
 def decide(host: Host, job: Job, events: Events, store: Store, location: str, sources: Sequence[Source]) -> Decision:
     """Looks at the reference that lies in the VM's folder. What cannot be looked at is a doubt, and no failure."""
+    if job.extra.get("safety"):
+        # Of what a restore in place is about to overwrite; that job has no policy.
+        return Decision(OFF)
     policy = vm_policy_from_dict(job.policy)
     if not policy.keeps_reference:
         return Decision(OFF)

@@ -64,8 +64,8 @@ class DiskFed:
     sent_bytes: int
     seconds: float
     method: str
-    notes: tuple[str, ...]
-    verified: str
+    notes: tuple[str, ...] = ()
+    verified: str = VERIFIED
     hint: str = hints.NONE
 
     @property

@@ -70,8 +70,9 @@ def test_a_job_that_could_not_be_recovered_fails_the_task_or_is_told(
 ) -> None:
     module = importlib.import_module("ansible_collections.stowage.esxi.plugins.modules.backup_recover")
     outcome = module.recover.Outcome(job="j", vm="web01", kind="backup", folder="/f", outcome="failed")
-    monkeypatch.setattr(module, "open_host", lambda _params: nullcontext(SimpleNamespace(name="esx1")))
+    monkeypatch.setattr(module, "open_host", lambda _params: nullcontext(SimpleNamespace(name="esx1", vms=lambda: [])))
     monkeypatch.setattr(module.recover, "recover_host", lambda *_args: [outcome])
+    monkeypatch.setattr(module.recover.upkeep, "look", lambda *_args: [])
     result = run("backup_recover", **wanted)
     assert result.get("failed", False) is failed
     assert result["error"]["id"] == "recover-incomplete" and result["jobs"][0]["vm"] == "web01"

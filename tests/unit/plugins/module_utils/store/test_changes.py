@@ -167,7 +167,9 @@ def proven(
     source: Any = HashedFile(disk) if hashed else RawDisk(str(disk))
     inputs = [backup.DiskInput("scsi0:0", source, areas, proof=proof)]
     facts = {"hypervisor": "esx1"}
-    point, told = backup.run(store, "vm-1", "name of vm-1", inputs, parent=parent, facts=facts, threads=2)
+    point, told = backup.run(
+        store, "vm-1", "name of vm-1", inputs, parent=parent, facts=facts, threads=2, scope="store"
+    )
     return point, told, proof
 
 

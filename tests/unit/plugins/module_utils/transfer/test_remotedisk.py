@@ -192,7 +192,7 @@ def test_a_host_with_nothing_but_its_shell(tmp_path: Path, digest: str | None) -
 def test_a_shell_that_is_cut_is_gone_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steady, "PAUSES", (0.0,) * 4)
     top, _expected = chain(tmp_path, ["sesparse"], 3 * MIB + 512)
-    host = LocalShell(30_000, 700_000, 1 << 40, 900_000)
+    host = LocalShell(30_000, 700_000, 900_000, 1 << 40)
     assert same(top, host=host).renewals >= 2
 
 
