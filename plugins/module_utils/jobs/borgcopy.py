@@ -46,7 +46,8 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     sources, left_out = sources_of(host, request, False, warnings)
     storebackup.refuse_encrypted(host, request, sources)
     room = storebackup.room_in(host, request, sources, stores, "borg")
-    assert stores.access is not None
+    if stores.access is None:
+        raise ValueError("a copy into a repository needs the options of a store")
     order = BorgOrder(host, frame.job, frame.journal, repository, request.dest, stores.access, tuple(sources))
     packed, archive = order.pack(
         Reach(

@@ -100,7 +100,9 @@ def parse(text: str) -> Reference | None:
         return None
     kinds = {"str": str, "int": int, "bool": bool}
     plain = [(one, part) for part in (found, found.rules) for one in fields(part) if one.type in kinds]
-    sound = all(type(getattr(part, one.name)) is kinds[str(one.type)] for one, part in plain)
+    # A truth value is a number to Python, and none here.
+    values = [(getattr(part, one.name), kinds[str(one.type)]) for one, part in plain]
+    sound = all(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) for value, kind in values)
     return found if sound and found.ours else None
 
 

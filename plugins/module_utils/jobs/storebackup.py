@@ -50,7 +50,8 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     sources, left_out = sources_of(host, request, False, warnings)
     refuse_encrypted(host, request, sources)
     room = room_in(host, request, sources, stores)
-    assert stores.access is not None
+    if stores.access is None:
+        raise ValueError("a copy into a store needs its options")
     if not jobs.is_begun(settings.state_dir, frame.job):
         # Whose points it may be told of, and whose it adds to, goes by what stands here, not on the hypervisor.
         reason = f"{jobs.mirror_path(settings.state_dir, frame.job.job)} is not there, or says otherwise"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import Batch, CutAnswer, Reply
@@ -176,8 +177,7 @@ def look_at_target(session: Session, user: str) -> Target:
 _COMMON = 5
 
 
-def _common(batch: Batch, ask: object) -> Batch:
-    assert callable(ask)
+def _common(batch: Batch, ask: Callable[[str], list[str]]) -> Batch:
     batch.add(["uname", "-s"])
     batch.add(["sh", "-c", "id -u 2>/dev/null || echo 0"])
     batch.add(ask('printf "%s\\n" "$d"; stat -c "%a %F" "$d"; exit 0'))

@@ -124,7 +124,8 @@ def manage(
         source_session, source = _source(params, link, reach, warn)
         runner = run.Runner(link, source_session or target_session, target_session, warn=warn)
         if params["state"] == "present":
-            assert source is not None
+            if source is None:
+                raise ValueError("a link is made on its source")
             decided = plan.plan_present(link, source, target)
             key = source.key if not decided.make_key else None
             if not check_mode and (decided.changed or decided.verify):

@@ -137,7 +137,8 @@ class Restriction:
             programs = "".join(_BRANCH[self.kind, program] for program in self.programs)
             body = _RECEIVE if self.kind == "receive" else _READ
             script, arguments = _HEAD + body.format(programs=programs), [self.path or ""]
-        assert "'" not in script
+        if "'" in script:
+            raise ValueError("the script stands between single quotes")
         return f"exec /bin/sh -c '{script}' stowage " + " ".join(quoting.quote(word) for word in arguments)
 
     def not_enforced(self, *, esxi: bool) -> list[str]:

@@ -91,7 +91,8 @@ class Runner:
                 session = self._source if path == key_file else self._target
                 session.check(["chmod", "go-rwx" if path == key_file else "go-w", path])
             key = self._make(plan, key_file) if plan.make_key else source.key
-            assert key is not None
+            if key is None:
+                raise ValueError("a key is made, or there")
             if plan.pins is not None:
                 self._source.write_text(f"{key_file}.known_hosts", plan.pins)
             if plan.edit_keys:

@@ -80,7 +80,7 @@ class Repository:
             said, told = (stack.enter_context(tempfile.TemporaryFile()) for _output in range(2))
             with self._secret() as (handles, environment):
                 try:
-                    process = subprocess.Popen(  # pylint: disable=consider-using-with
+                    process = subprocess.Popen(  # pylint: disable=ansible-bad-function,consider-using-with  # no AnsibleModule in this room
                         argv,
                         stdin=subprocess.PIPE if feeds else subprocess.DEVNULL,
                         stdout=subprocess.PIPE if streams else said,
@@ -198,12 +198,14 @@ class Running:
 
     @property
     def input(self) -> IO[bytes]:
-        assert self._process.stdin is not None
+        if self._process.stdin is None:
+            raise ValueError("it was started without feeds")
         return self._process.stdin
 
     @property
     def output(self) -> IO[bytes]:
-        assert self._process.stdout is not None
+        if self._process.stdout is None:
+            raise ValueError("it was started without streams")
         return self._process.stdout
 
     def write(self, data: bytes) -> None:

@@ -113,10 +113,11 @@ class Ladder:
                 return
         store = self._store(source, reason, cause)
         began = self.clock.monotonic()
-        with self._clone(source, store, progress) as (path, made):
+        with contextlib.ExitStack() as stack:
+            path, made = stack.enter_context(self._clone(source, store, progress))
             seconds = round(self.clock.monotonic() - began, 3)
-            with open_disk(path) as disk:
-                yield disk, Reading("clone", path, reason, store.name, seconds, _proof(source, made))
+            disk = stack.enter_context(open_disk(path))
+            yield disk, Reading("clone", path, reason, store.name, seconds, _proof(source, made))
 
     def _store(self, source: Source, reason: str, cause: StowageError | None) -> Datastore:
         own = self.host.datastore(source.path)

@@ -83,7 +83,8 @@ class KeepLane(Lane):
 
     def ask(self, wanted: Sequence[Wanted]) -> Owed:
         """Returns at once. Answers are taken in the order in which was asked."""
-        assert self._line is not None
+        if self._line is None:
+            raise ValueError("use comes first")
         filling = self._room()
         count = sum(one.length + RECORD.size + CHECK_BYTES for one in wanted)
         kept = self._line.keep([(one.offset, one.length) for one in wanted], filling.lent, self._level)

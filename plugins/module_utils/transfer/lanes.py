@@ -89,7 +89,9 @@ class Fetched:
                 held = self._lane.limited or not self._lane.codec.settled
                 self._send(_AHEAD if held else len(self._waiting) + len(self._sent))
                 arriving = self._sent.popleft().chunks()
-                view = next(arriving)
+                view = next(arriving, None)
+            if view is None:
+                raise RuntimeError("fewer pieces came than were asked for")
             yield view
         # Its end is measured, too.
         next(arriving, None)
@@ -125,7 +127,8 @@ class _Part:
 
     def chunks(self) -> Iterator[memoryview]:
         lane, clock = self._lane, self._lane.clock
-        assert self._owed is not None
+        if self._owed is None:
+            raise ValueError("send comes first")
         link, before, waited, began = lane.line.link, lane.told(), 0.0, clock.monotonic()
         for view in self._owed.chunks():
             waited += clock.monotonic() - began
@@ -165,7 +168,7 @@ class Lane:
         places = iter([place for place, there in enumerate(real) if there])
         parts: list[tuple[list[int], Owed[list[bytes | None]]]] = []
         for some in _split(pieces, real, HASH_BYTES):
-            parts.append(([next(places) for _ in some], self.line.ask(self._hash(some))))
+            parts.append(([next(places) for _piece in some], self.line.ask(self._hash(some))))
         return Asked(len(pieces), parts)
 
     def _hash(self, pieces: Sequence[Range]) -> Any:

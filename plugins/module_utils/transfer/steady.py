@@ -131,7 +131,9 @@ class OwedBytes(Owed[None]):
         arriving: Iterator[memoryview] = pending.chunks()
         while self._done < self._count:
             try:
-                view = next(arriving)
+                view = next(arriving, None)
+                if view is None:
+                    raise RuntimeError("fewer pieces came than were asked for")
             except LOST as error:
                 self.line.renew(turn, error)
                 turn, pending = self.line.current(self)
