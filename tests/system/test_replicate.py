@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ SECRET = "correct horse"
 def replicate(house: House, action: str = "sync", **more: Any) -> Run:
     if action == "sync":
         more = {"backup_store_create": True, **more}
-    return house.controller.play(
+    # What is given on the command line would win over what the role gives to the role backup.
+    controller = replace(house.controller, variables={"stowage_host_key_policy": "pinned"})
+    return controller.play(
         "replicate",
         replicate_source=SOURCE,
         replicate_target=TARGET,
