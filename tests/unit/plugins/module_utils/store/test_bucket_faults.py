@@ -34,7 +34,7 @@ def line(s3_server: str) -> Iterator[Line]:
 def backend(line: Line, monkeypatch: pytest.MonkeyPatch) -> S3Backend:
     # The client waits up to 20 s between its attempts, ours up to 10 s: the order is what is tried here, not the wait.
     monkeypatch.setattr("time.sleep", lambda _seconds: None)
-    return benches.s3(line.endpoint, timeout_seconds=0.3)
+    return benches.s3(line.endpoint, timeout_seconds=1.0)
 
 
 def once(fault: str, *methods: str) -> Any:
