@@ -107,7 +107,7 @@ def test_a_disk_that_no_snapshot_can_freeze_is_named_with_its_reason(house: Hous
     assert house.points("independent") == []
 
 
-@pytest.mark.parametrize("how", ["hot", "cold"])
+@pytest.mark.parametrize("how", ["hot", pytest.param("cold", marks=pytest.mark.soak)])
 def test_a_disk_excluded_by_policy_is_not_copied_and_named_in_the_record(house: House, how: str) -> None:
     run = house.controller.play(
         f"backup_{how}",

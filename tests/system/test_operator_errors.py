@@ -131,6 +131,7 @@ def test_a_machine_without_tools_fails_warm_with_the_way_out(house: House) -> No
     assert house.differences("esx70") == []
 
 
+@pytest.mark.soak
 def test_the_line_cut_while_a_clone_runs_ends_well_or_leaves_nothing(house: House) -> None:
     house.lab.fault("esx70", "slow_clone", rate=2 << 20)
     playing = house.controller.start("backup_hot", "--limit", "esx70", backup_select=["name:multi"])

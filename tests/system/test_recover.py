@@ -53,6 +53,7 @@ def test_after_a_kill_in_mid_clone_recover_leaves_everything_as_it_was(house: Ho
     assert again.changed == 0
 
 
+@pytest.mark.soak
 def test_a_machine_that_someone_started_meanwhile_is_left_running(house: House) -> None:
     killed_while_cloning(house, "cold", "multi")
     vm = house.vm("esx70", "multi")
