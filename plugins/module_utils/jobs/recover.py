@@ -283,11 +283,11 @@ def _undo(
     stores: Stores | None = None,
 ) -> Outcome:
     undoer = Undoer(host, job, folder, consolidation_timeout=consolidation_timeout)
-    undone = undoer.run(vm)
+    undone, ours = undoer.run(vm), jobs.is_begun(state_dir, job)
     if undone.torn and not undone.failed:
-        undone = _made_whole(host, job, undoer, undone, stores, jobs.is_begun(state_dir, job))
+        undone = _made_whole(host, job, undoer, undone, stores, ours)
     events = Events(tuple(undoer.log.read()))
-    left, ours = undone.left, jobs.is_begun(state_dir, job)
+    left = undone.left
     if undone.clean:
         left = (*left, *undoer.close(undone))
         jobs.forget(state_dir, job)

@@ -45,7 +45,10 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
             reason="it makes a restore point, which needs the journal and the proofs of a job",
             way_out="Use the role stowage.esxi.backup with backup_program=dedup, or give journal and job_id of its job",
         )
+    from ansible_collections.stowage.esxi.plugins.module_utils.store import quota
+
     store = stores.open(request.dest)
+    quota.must_have_room(store)
     warnings: list[str] = []
     sources, left_out = sources_of(host, request, False, warnings)
     refuse_encrypted(host, request, sources)
@@ -120,10 +123,6 @@ def room_in(
     host: Host, request: Request, sources: tuple[Source, ...], stores: Stores, program: str = "dedup"
 ) -> dict[str, Any]:
     """How much is new is known when it has been looked at; a store without any room need not be begun with."""
-    if program == "dedup":
-        from ansible_collections.stowage.esxi.plugins.module_utils.store import quota
-
-        quota.must_have_room(stores.open(request.dest))
     found = storeroom.look(stores, request.dest, program)
     reserve = (found.capacity_bytes or 0) * request.reserve_percent // 100
     room = {

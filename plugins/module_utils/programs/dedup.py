@@ -30,13 +30,16 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.keptlinks im
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
 
-VERIFIED = "every chunk by its SHA-256, as hashed on the host; each that came was hashed again here"
-KEPT = "every chunk by its SHA-256, as hashed on the host; each that is new was hashed again when it was packed there"
-OF_CLONE = "of a clone that the host has made, {verified}. The clone and its source: {proof}"
-HINTED = (
-    "every chunk written since the reference snapshot by its SHA-256, as hashed on the host; {new}; the others are "
+_HASHED = "every chunk by its SHA-256, as hashed on the host; {again}"
+_HINTED = (
+    "every chunk written since the reference snapshot by its SHA-256, as hashed on the host; {again}; the others are "
     "those of the restore point before"
 )
+#: Where what is new is hashed a second time.
+HERE = "each that came was hashed again here"
+THERE = "each that is new was hashed again when it was packed there"
+VERIFIED = _HASHED.format(again=HERE)
+OF_CLONE = "of a clone that the host has made, {verified}. The clone and its source: {proof}"
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,9 @@ class OpenDisk:
     def method(self) -> str:
         return "clone" if self.reading.way == "clone" else self.way.method
 
-    def verified(self, by: str) -> str:
+    def verified(self, again: str) -> str:
         """Of a clone no more is proven than of the clone; of what a hint spares, the point before it."""
-        proof = HINTED.format(new=by.partition("; ")[2]) if self.hint.outcome == hints.HINTED else by
+        proof = (_HINTED if self.hint.outcome == hints.HINTED else _HASHED).format(again=again)
         return OF_CLONE.format(verified=proof, proof=self.reading.proof) if self.reading.proof else proof
 
     @property
@@ -168,7 +171,7 @@ class _Disks:
         meter.total_bytes = disk.read if ended else max(disk.read, meter.total_bytes or 0)
         return meter.at(disk.read)
 
-    def finish(self, began: float, verified: str = VERIFIED) -> tuple[DiskFed, ...]:
+    def finish(self, began: float, again: str) -> tuple[DiskFed, ...]:
         now = self._clock.monotonic()
         for disk in self.metered:
             self._end(disk, now)
@@ -180,7 +183,7 @@ class _Disks:
                 round(self._ended[disk.key] - self._began.get(disk.key, began), 3),
                 one.method,
                 one.notes,
-                one.verified(verified),
+                one.verified(again),
                 one.hint.outcome,
             )
             for one, disk in zip(self._opened, self.metered)
@@ -221,7 +224,7 @@ def _fed(
     def before_commit(point: str) -> Mapping[str, Any]:
         nonlocal fed
         with disks.watch.at_rest():
-            fed = disks.finish(began, KEPT if keepchunks.possible(store) else VERIFIED)
+            fed = disks.finish(began, THERE if keepchunks.possible(store) else HERE)
             facts = feeding.before_commit(point, fed)
         # What becomes of the host from here on cannot unmake a restore point that is proven.
         disks.watch.decided()

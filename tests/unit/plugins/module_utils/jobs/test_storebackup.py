@@ -81,6 +81,15 @@ def test_check_mode_tells_what_would_be_read_and_what_is_left_out(
     assert told["left_out"] == [{"key": "scsi0:1", "reason": "not asked for"}]
 
 
+def test_check_mode_asks_for_no_store_that_is_made_before_the_first_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources(monkeypatch, DISK)
+    with Stores(Access(create=True)) as stores:
+        told = storebackup.predict(HOST, {}, Request(str(tmp_path / "absent"), reserve_percent=5), stores)
+    assert told["changed"] and told["room"]["free_bytes"] is None and not (tmp_path / "absent").exists()
+
+
 @pytest.mark.parametrize("src", ["/srv/store", "/srv/store::20261122T200000.000000Z-abcdef", "[ds] web01/web01.vmdk"])
 def test_only_a_disk_of_a_restore_point_can_come_out_of_a_store(stores: Stores, src: str) -> None:
     with pytest.raises(errors.BadSource, match="STORE::POINT/KEY"):

@@ -172,7 +172,7 @@ def test_of_a_clone_no_more_is_told_than_is_proven_of_the_clone() -> None:
     read = [Reading("direct", Grown.path), Reading("clone", "/vmfs/volumes/bk/x.vmdk", "busy", "bk", 3.0, proof)]
     disk: Any = Grown()
     direct, clone = (dedup.OpenDisk(SOURCE, disk, one, way) for one in read)
-    assert direct.verified(dedup.VERIFIED) == dedup.VERIFIED
-    told = clone.verified(dedup.VERIFIED)
-    assert told.startswith("of a clone that the host has made, every chunk") and proof in told
+    assert direct.verified(dedup.HERE) == dedup.VERIFIED
+    told = clone.verified(dedup.THERE)
+    assert told.startswith("of a clone that the host has made, every chunk") and dedup.THERE in told and proof in told
     assert clone.notes[0] == "read from a clone on bk: busy"
