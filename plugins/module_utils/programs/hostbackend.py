@@ -33,8 +33,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_object_name
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.encoding import RemoteFile
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import FileRefused
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import RemoteFile
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import (
     Files,
     Handles,

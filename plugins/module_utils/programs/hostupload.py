@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Upload
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.encoding import RemoteFile
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import FileRefused
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import RemoteFile
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.packing import PackFile
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.storelink import StoreLink
 

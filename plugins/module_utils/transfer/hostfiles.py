@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.encoding import RemoteFile
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import FileRefused
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import RemoteFile
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import Handles, Line, OwedBytes
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.fileerrors import PathOutside, unusable
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.files import File, Files, NoRegularFile

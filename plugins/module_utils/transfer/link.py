@@ -36,13 +36,24 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Callable, Generic, TypeVar, Union
+from typing import Any, Callable, TypeVar
 
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import SshError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.pipe import Pipe, open_pipe
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent, ending, starting
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.encoding import (
+    Piece,
+    Ranges,
+    RemoteFile,
+    described,
+    encoded,
+    file_of,
+    parts_of,
+    printable,
+    ranges_of,
+    whole,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import (
     AgentLies,
     AgentLost,
@@ -51,6 +62,13 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors impor
     FileRefused,
     OutOfOrder,
     TransferError,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.pending import (
+    Fetched,
+    Joined,
+    JoinedFetch,
+    Pending,
+    ReadPiece,
 )
 
 T = TypeVar("T")
@@ -69,194 +87,6 @@ _LITTLE, _A_LITTLE = 1 << 17, 0.0005
 _MAX_FAILURE = 1 << 15
 _MAX_GREETING = 1 << 12
 _MAX_FACTS = 1 << 16
-_REQUEST_BYTES = 1 << 18
-_NOTHING = agent.NOTHING
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file that the agent holds open. ``real`` is its path without symbolic links."""
-
-    number: int
-    path: str
-    size: int
-    mtime_ns: int
-    allocated: int
-    device: int
-    inode: int
-    real: str
-
-
-@dataclass(frozen=True)
-class Ranges:
-    """Where data is, up to ``until``. ``proven``: the file system's word about holes was found plausible."""
-
-    proven: bool
-    until: int
-    parts: list[tuple[int, int]]
-
-
-Segment = tuple[Union[RemoteFile, None], int, int]
-Piece = Sequence[Segment]
-
-
-class Pending(Generic[T]):
-    """An answer that is owed. ``result()`` waits for it, and raises what came instead."""
-
-    _kind = agent.DONE
-
-    def __init__(self, link: AgentLink, what: str, done: str, parse: Callable[[bytes], T], limit: int) -> None:
-        self._link = link
-        self.what = what
-        self.done_word = done
-        self.limit = limit
-        self.patience: float | None = None
-        self.sent = 0
-        self.number = 0
-        self.failed: Callable[[], None] = lambda: None
-        self._parse = parse
-        self._value: T | None = None
-        self._error: TransferError | None = None
-        self.complete = False
-
-    def result(self) -> T:
-        self._link.settle(lambda: self.complete)
-        if self._error is not None:
-            raise self._error
-        return self._value  # type: ignore[return-value]
-
-    def take(self, flags: int, length: int) -> None:
-        """Called by the link: the next frame is this one's, and its body of ``length`` bytes is still to be read."""
-        body = self._link.body(length)
-        try:
-            self._value = self._parse(body)
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, struct.error) as error:
-            raise self._link.lie(f"the answer about {self.what} cannot be understood ({error})") from error
-        self.complete = True
-
-    def fail(self, error: TransferError) -> None:
-        self._error = error
-        self.complete = True
-        self.failed()
-
-
-class Fetched(Pending[None]):
-    """Bytes that were asked for, piece by piece."""
-
-    _kind = agent.DATA
-
-    def __init__(self, link: AgentLink, what: str, lengths: Sequence[int]) -> None:
-        super().__init__(link, what, "read", lambda body: None, agent.STEP)
-        self._lengths = tuple(lengths)
-        self._steps = collections.deque(
-            min(agent.STEP, length - place) for length in lengths for place in range(0, length, agent.STEP)
-        )
-        self._kept: collections.deque[bytes | None] = collections.deque()
-        self._target: memoryview | None = None
-        self._dropped = False
-
-    def chunks(self, buffer: bytearray | None = None) -> Iterator[memoryview]:
-        """The pieces in order, once. Each view is good until the next one is asked for."""
-        whole = memoryview(buffer if buffer is not None else bytearray(max(self._lengths)))
-        for length in self._lengths:
-            self.into(whole[:length])
-            yield whole[:length]
-
-    def into(self, view: memoryview) -> None:
-        """The next piece, straight into ``view``, which is as long as it."""
-        for place in range(0, len(view), agent.STEP):
-            self._step(view[place : place + agent.STEP])
-
-    def drop(self) -> None:
-        """Nobody wants the rest any more: it is read out of the way, and not kept."""
-        self._dropped = True
-        self._link.kept_bytes -= sum(len(step) for step in self._kept if step)
-        self._kept.clear()
-
-    def _step(self, view: memoryview) -> None:
-        with self._link.turn:
-            if not self._kept:
-                self._target = view
-                try:
-                    self._link.settle(lambda: self._target is None or self._error is not None)
-                finally:
-                    self._target = None
-                if self._error is not None:
-                    raise self._error
-                return
-            step = self._kept.popleft()
-            if step is None:
-                view[:] = _NOTHING[: len(view)]
-            else:
-                self._link.kept_bytes -= len(step)
-                view[:] = step
-
-    def take(self, flags: int, length: int) -> None:
-        link = self._link
-        size = self._steps[0]
-        right = {0: length == size, agent.ZEROS: length == 0, agent.ZLIB: agent.PACKED_HEAD.size < length < size}
-        if not right.get(flags, False):
-            raise link.lie(f"{length} bytes packed as {flags} came for {size} bytes of {self.what}")
-        target = None if self._kept or self._dropped else self._target
-        data: bytes | None = None
-        if flags == 0 and target is not None:
-            link.exactly(target)
-        elif flags == 0:
-            data = link.body(length)
-        elif flags == agent.ZLIB:
-            body = link.body(length)
-            link.packing_seconds += agent.PACKED_HEAD.unpack_from(body)[0] / 1e6
-            data = self._unpacked(memoryview(body)[agent.PACKED_HEAD.size :], size)
-        elif target is not None:
-            target[:] = _NOTHING[:size]
-        if target is not None:
-            if data is not None:
-                target[:] = data
-            self._target = None
-        elif not self._dropped:
-            link.keep(len(data or b""), self.what)
-            self._kept.append(data)
-        self._steps.popleft()
-        self.complete = not self._steps
-
-    def _unpacked(self, body: memoryview, size: int) -> bytes:
-        unpacker = zlib.decompressobj()
-        try:
-            data = unpacker.decompress(body, size + 1)
-        except zlib.error as error:
-            raise self._link.lie(f"what came for {self.what} cannot be unpacked ({error})") from error
-        if len(data) != size or not unpacker.eof or unpacker.unused_data:
-            raise self._link.lie(f"what came for {self.what} unpacks to another length than {size}")
-        return data
-
-
-class _Joined(Generic[T]):
-    """Several answers as one: requests have a limit to their length, what is asked for has none."""
-
-    def __init__(self, parts: Sequence[Pending[list[T]]]) -> None:
-        self._parts = parts
-
-    def result(self) -> list[T]:
-        return [value for part in self._parts for value in part.result()]
-
-
-class JoinedFetch:
-    """Several fetches as one."""
-
-    def __init__(self, parts: Sequence[Fetched], longest: int) -> None:
-        self._parts = parts
-        self._longest = longest
-
-    def chunks(self, buffer: bytearray | None = None) -> Iterator[memoryview]:
-        """The pieces in order, once. Each view is good until the next one is asked for."""
-        buffer = buffer if buffer is not None else bytearray(self._longest)
-        for part in self._parts:
-            yield from part.chunks(buffer)
-
-    def drop(self) -> None:
-        """Nobody wants the rest any more."""
-        for part in self._parts:
-            part.drop()
 
 
 class AgentLink:
@@ -338,7 +168,7 @@ class AgentLink:
             if (kind, number) != (agent.DONE, 0) or length > _MAX_GREETING:
                 raise self.lie("its greeting is none")
             self.facts = dict(json.loads(self.body(length)))
-            self.pid = _whole(self.facts["pid"])
+            self.pid = whole(self.facts["pid"])
             if self.pid < 2:
                 # It will be asked after, and ended, by this number.
                 raise ValueError(f"{self.pid} is no process id")
@@ -379,7 +209,7 @@ class AgentLink:
         body = struct.pack(">HB", number, writable) + path.encode("utf-8", "surrogateescape")
 
         def parse(answer: bytes) -> RemoteFile:
-            return _file(number, path, answer)
+            return file_of(number, path, answer)
 
         asked = Pending(self, path, "opened", parse, _MAX_FACTS)
         asked.failed = lambda: self._forget(number)
@@ -399,7 +229,7 @@ class AgentLink:
         """The file as it is now."""
 
         def parse(answer: bytes) -> RemoteFile:
-            return _file(file.number, file.path, answer)
+            return file_of(file.number, file.path, answer)
 
         asked = Pending(self, file.path, "looked at", parse, _MAX_FACTS)
         return self._ask(agent.STAT, struct.pack(">H", file.number), asked)
@@ -408,7 +238,7 @@ class AgentLink:
         """Where data is between ``begin`` and ``end``, as far as one answer tells; ``data_ranges`` asks on."""
 
         def parse(answer: bytes) -> Ranges:
-            return _ranges(answer, begin, min(end, max(begin, file.size)))
+            return ranges_of(answer, begin, min(end, max(begin, file.size)))
 
         asked = Pending(self, file.path, "mapped", parse, 9 + 16 * agent.MAX_RANGES)
         return self._ask(agent.RANGES, agent.RANGE_REQUEST.pack(file.number, begin, end), asked)
@@ -423,23 +253,23 @@ class AgentLink:
 
     def read(self, file: RemoteFile, offset: int, length: int) -> Pending[bytes]:
         """These bytes; less than asked for is an error."""
-        return _Read(self._fetch([[(file, offset, length)]], 0), length)
+        return ReadPiece(self._fetch([[(file, offset, length)]], 0), length)
 
     def load(self, file: RemoteFile, view: memoryview, offset: int) -> None:
         """Fills ``view`` from the file."""
         if view:
             self._fetch([[(file, offset, len(view))]], 0).into(view)
 
-    def hash(self, pieces: Sequence[Piece]) -> _Joined[bytes | None]:
+    def hash(self, pieces: Sequence[Piece]) -> Joined[bytes | None]:
         """Plain SHA-256 of each piece; ``None`` for one of nothing but zeros."""
-        return _Joined([self._hash(part) for part in _parts(pieces)])
+        return Joined([self._hash(part) for part in parts_of(pieces)])
 
     def fetch(self, pieces: Sequence[Piece], *, level: int = 0) -> JoinedFetch:
         """The bytes of each piece; ``level`` of zlib on the way, 0 for none, and where the host has no zlib."""
         longest = max((sum(segment[2] for segment in piece) for piece in pieces), default=0)
-        return JoinedFetch([self._fetch(part, level) for part in _parts(pieces)], longest)
+        return JoinedFetch([self._fetch(part, level) for part in parts_of(pieces)], longest)
 
-    def write(self, file: RemoteFile, offset: int, data: bytes | memoryview, *, level: int = 0) -> _Joined[None]:
+    def write(self, file: RemoteFile, offset: int, data: bytes | memoryview, *, level: int = 0) -> Joined[None]:
         """Writes; ``result()`` waits until the host's kernel has it all. ``sync`` makes it durable."""
         view = memoryview(data)
         asked = []
@@ -452,15 +282,15 @@ class AgentLink:
                 if len(packed) < len(part) - len(part) // 16:
                     part, flags = packed, agent.ZLIB
             asked.append(self._write(file, head, part, flags))
-        return _Joined(asked)
+        return Joined(asked)
 
-    def write_zeros(self, file: RemoteFile, offset: int, length: int) -> _Joined[None]:
+    def write_zeros(self, file: RemoteFile, offset: int, length: int) -> Joined[None]:
         """As ``write``, of zeros that do not travel."""
         asked = []
         for place in range(0, length, agent.STEP):
             head = agent.WRITE_HEAD.pack(file.number, offset + place, min(agent.STEP, length - place))
             asked.append(self._write(file, head, b"", agent.ZEROS))
-        return _Joined(asked)
+        return Joined(asked)
 
     def sync(self, file: RemoteFile) -> Pending[None]:
         """All that was written to the file is durable."""
@@ -480,15 +310,15 @@ class AgentLink:
                 raise ValueError(f"{len(answer)} bytes for {len(pieces)} hashes")
             return [answer[at + 1 : at + 33] if answer[at] else None for at in range(0, len(answer), 33)]
 
-        asked = Pending(self, _what(pieces), "read", parse, 33 * len(pieces))
-        return self._ask(agent.HASH, _encoded(pieces), asked)
+        asked = Pending(self, described(pieces), "read", parse, 33 * len(pieces))
+        return self._ask(agent.HASH, encoded(pieces), asked)
 
     def _fetch(self, pieces: Sequence[Piece], level: int) -> Fetched:
         lengths = [sum(segment[2] for segment in piece) for piece in pieces]
         if not lengths or min(lengths) <= 0:
             raise ValueError("a piece to fetch has at least one byte")
-        body = agent.FETCH_HEAD.pack(level if self.facts.get("zlib") else 0) + _encoded(pieces)
-        return self._ask(agent.FETCH, body, Fetched(self, _what(pieces), lengths))
+        body = agent.FETCH_HEAD.pack(level if self.facts.get("zlib") else 0) + encoded(pieces)
+        return self._ask(agent.FETCH, body, Fetched(self, described(pieces), lengths))
 
     def _write(self, file: RemoteFile, head: bytes, data: bytes | memoryview, flags: int) -> Pending[list[None]]:
         asked: Pending[list[None]] = Pending(self, file.path, "written", lambda body: [None], 0)
@@ -722,89 +552,3 @@ class AgentLink:
 
 
 _P = TypeVar("_P", bound=Pending[Any])
-
-
-class _Read(Pending[bytes]):
-    """One fetched piece as bytes of its own."""
-
-    def __init__(self, fetched: Fetched, length: int) -> None:  # pylint: disable=super-init-not-called
-        self._fetched = fetched
-        self._length = length
-        self._bytes: bytes | None = None
-
-    def result(self) -> bytes:
-        if self._bytes is None:
-            whole = bytearray(self._length)
-            self._fetched.into(memoryview(whole))
-            self._bytes = bytes(whole)
-        return self._bytes
-
-
-def _file(number: int, path: str, answer: bytes) -> RemoteFile:
-    words = json.loads(answer)
-    return RemoteFile(
-        number=number,
-        path=path,
-        size=_whole(words["size"]),
-        mtime_ns=int(words["mtime_ns"]),
-        allocated=_whole(words["allocated"]),
-        device=int(words["device"]),
-        inode=int(words["inode"]),
-        real=str(words["real"]),
-    )
-
-
-def printable(text: str) -> str:
-    """The end of it, for a message: a host's words must not steer the terminal that shows them."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[-600:])
-
-
-def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
-        raise ValueError(f"{value!r} is no size")
-    return value
-
-
-def _ranges(answer: bytes, begin: int, end: int) -> Ranges:
-    proven, until = struct.unpack_from(">BQ", answer)
-    parts: list[Any] = list(struct.iter_unpack(">QQ", answer[9:]))
-    place = begin
-    for first, last in parts:
-        if not place <= first < last <= end:
-            raise ValueError(f"the part {first} to {last} lies outside, or before the last one")
-        place = last
-    if not begin < until <= max(end, begin + 1) or place > until:
-        raise ValueError(f"it tells up to {until} of {begin} to {end}")
-    return Ranges(bool(proven), until, parts)
-
-
-def _encoded(pieces: Sequence[Piece]) -> bytes:
-    words = [agent.COUNT.pack(len(pieces))]
-    for piece in pieces:
-        words.append(agent.COUNT.pack(len(piece)))
-        for file, offset, length in piece:
-            words.append(agent.SEGMENT.pack(agent.NO_FILE if file is None else file.number, offset, length))
-    return b"".join(words)
-
-
-def _parts(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
-    """The pieces in parts that fit a request each."""
-    part: list[Piece] = []
-    size = 0
-    for piece in pieces:
-        length = agent.COUNT.size + agent.SEGMENT.size * len(piece)
-        if part and (size + length > _REQUEST_BYTES or len(part) >= agent.MAX_PIECES):
-            yield part
-            part, size = [], 0
-        part.append(piece)
-        size += length
-    if part:
-        yield part
-
-
-def _what(pieces: Sequence[Piece]) -> str:
-    for piece in pieces:
-        for file, offset, _length in piece:
-            if file is not None:
-                return f"{file.path} from byte {offset}"
-    return "zeros"

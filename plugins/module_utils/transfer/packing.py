@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.encoding import RemoteFile
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import FileRefused
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import Pending, RemoteFile
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.pending import Pending
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import LOST, Handles, Line, Owed
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.storelink import Kept
 

@@ -29,6 +29,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import Ssh
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.pipe import Pipe, open_pipe
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import ending
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.encoding import Piece, Ranges, RemoteFile, printable
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import (
     AgentLies,
     AgentLost,
@@ -38,13 +39,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors impor
     NoWay,
     TransferError,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import (
-    STALL_SECONDS,
-    Piece,
-    Ranges,
-    RemoteFile,
-    printable,
-)
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import STALL_SECONDS
 
 T = TypeVar("T")
 

@@ -25,13 +25,13 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import (
     UnsafeFolder,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import FileChanged, GaveUp
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.encoding import RemoteFile
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import (
     AgentLost,
     AgentNotStarted,
     AgentSilent,
     TransferError,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import RemoteFile
 
 T = TypeVar("T")
 

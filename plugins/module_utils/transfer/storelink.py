@@ -16,16 +16,15 @@ from dataclasses import dataclass
 from typing import Callable, NamedTuple, TypeVar
 
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import (
-    SYNC_SECONDS,
-    AgentLink,
-    Pending,
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.encoding import (
     Piece,
     RemoteFile,
-    _encoded,
-    _file,
-    _whole,
+    encoded,
+    file_of,
+    whole,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import SYNC_SECONDS, AgentLink
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.pending import Pending
 
 T = TypeVar("T")
 
@@ -136,7 +135,7 @@ class StoreLink(AgentLink):
         with self._sending:
             number = next(number for number in range(agent.NO_FILE) if number not in self._files)
             self._files[number] = path
-        asked = Pending(self, path, "opened", lambda answer: _file(number, path, answer), _MAX_FACTS)
+        asked = Pending(self, path, "opened", lambda answer: file_of(number, path, answer), _MAX_FACTS)
         asked.failed = lambda: self._forget(number)
         body = agent.TEMP_HEAD.pack(number, size, _bytes(token)) + _bytes(name)
         return RemoteFile(number, path, size, 0, 0, 0, 0, path), self._ask(agent.TEMP, body, asked)
@@ -156,7 +155,7 @@ class StoreLink(AgentLink):
 
         def parse(answer: bytes) -> tuple[int, int]:
             words = json.loads(answer)
-            return _whole(words["size"]), int(words["inode"])
+            return whole(words["size"]), int(words["inode"])
 
         return self._ask(agent.LOOK, _bytes(name), Pending(self, name, "looked at", parse, _MAX_FACTS))
 
@@ -176,7 +175,7 @@ class StoreLink(AgentLink):
 
         asked = Pending(self, file.path, "written", parse, agent.KEPT.size * len(pieces))
         asked.patience = max(SYNC_SECONDS, self.stall_seconds)
-        return self._ask(agent.KEEP, agent.KEEP_HEAD.pack(file.number, level) + _encoded(pieces), asked)
+        return self._ask(agent.KEEP, agent.KEEP_HEAD.pack(file.number, level) + encoded(pieces), asked)
 
     def prove_records(
         self, file: RemoteFile, records: Sequence[tuple[int, int, int]], *, deep: bool = False

@@ -27,11 +27,6 @@ class GuestDisk(Protocol):
     def write(self, offset: int, data: bytes) -> None: ...
 
 
-# Seconds that a guest sleeps at least between writes. A faster one writes several records in a row: to wake up for each
-# one cost more than to write it.
-LEAST_WAIT = 0.05
-
-
 class GuestWriter:
     """Writes records to the rings of all the disks, one after the other, from a thread of its own.
 
@@ -129,7 +124,7 @@ class GuestWriter:
                 due = max(due + 1.0 / self.rate, time.monotonic() - 0.1)
                 wait = due - time.monotonic()
                 if wait > 0:
-                    self._gate.wait(max(wait, LEAST_WAIT))
+                    self._gate.wait(wait)
 
     def _try_write(self, flags: int) -> bool:
         """One record; a disk that refuses it stops the guest until `resume`, which tries the same record again."""

@@ -19,7 +19,8 @@ from typing import Any, Callable
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent, errors, starting
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import AgentLink, RemoteFile
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.encoding import RemoteFile
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import AgentLink
 
 from .conftest import PYTHONS, interpreter, local_agent, local_pipe
 

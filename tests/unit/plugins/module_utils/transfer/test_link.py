@@ -16,7 +16,8 @@ import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import ConnectionLost
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.pipe import ProcessPipe
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent, errors, starting
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import AgentLink, RemoteFile
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.encoding import RemoteFile
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import AgentLink
 
 from .conftest import PYTHONS, interpreter, local_pipe
 
