@@ -71,7 +71,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.pending impo
     ReadPiece,
 )
 
-T = TypeVar("T")
 _Own = TypeVar("_Own", bound="AgentLink")
 
 STALL_SECONDS = 60.0
