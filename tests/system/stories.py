@@ -54,7 +54,8 @@ class Story:
         wishes = {"point": POINT, "select": [NAME], "how": how, **policy}
         plan = planning.plan_backup(host, wishes, run_id, HOST, {}, stores).as_dict()
         (self.entry,) = plan["vms"]
-        assert self.entry["problems"] == []
+        problems = self.entry["problems"]
+        assert not problems, problems
         self.context = Context(host, self.entry, run_id, self.state, HOST, "tests", stores=stores or Stores())
         self.job: Any = None
 

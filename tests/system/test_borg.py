@@ -67,7 +67,7 @@ def story(
 
     def make(how: str = "hot", **policy: Any) -> StoreStory:
         run = f"{abs(hash(request.node.name)) % 10**8:08d}-{next(number)}"
-        where = {"program": "borg", "point": repository.location}
+        where = {"program": "borg", "point": repository.location, "reserve_percent": 0}
         return BorgStory(clean_lab, host, tmp_path, run, how, stores, **where, **policy)
 
     with Stores(Access(passphrase=SECRET, borg_rsh=repository.rsh)) as stores:
@@ -223,6 +223,7 @@ def test_one_variable_switches_a_fleet_to_borg_and_its_machines_come_back(house:
         backup_point=where,
         backup_store_create=True,
         backup_store_passphrase=SECRET,
+        backup_reserve_percent=0,
     ).must_end_with(0)
     entries = {vm["vm"]: vm for vm in house.record(run)["vms"]}
     assert set(entries) == {"plain67", "plain80"}
