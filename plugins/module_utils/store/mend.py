@@ -13,13 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, find, registry, removal, textfile
-from ansible_collections.stowage.esxi.plugins.module_utils.store.config import SETTINGS
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     Damaged,
     ObjectMissing,
-    StoreError,
     StoreInUse,
-    passing,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
@@ -38,22 +35,7 @@ def damaged(store: Store) -> list[str]:
                 value = {}
             if not _sound(name, value):
                 found.append(name)
-    return [*found, *damaged_settings(store)]
-
-
-def damaged_settings(store: Store) -> dict[str, str]:
-    """Why, by name. Without the newest ones, those before them count."""
-    found = {}
-    for name, _size in sorted(store.backend.list(SETTINGS)):
-        try:
-            store.settings_in(name)
-        except ObjectMissing:
-            continue
-        except StoreError as error:
-            if passing(error):
-                raise
-            found[name] = error.message
-    return found
+    return [*found, *store.damaged_settings()]
 
 
 def _sound(name: str, value: Mapping[str, Any]) -> bool:

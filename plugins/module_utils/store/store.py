@@ -124,6 +124,20 @@ class Store:
             raise Damaged(name=name, store=self.name, reason=reason)
         return found
 
+    def damaged_settings(self) -> dict[str, str]:
+        """Why, by name. Without the newest ones, those before them count."""
+        found = {}
+        for name, _size in sorted(self.backend.list(checks.SETTINGS)):
+            try:
+                self.settings_in(name)
+            except ObjectMissing:
+                continue
+            except StoreError as error:
+                if passing(error):
+                    raise
+                found[name] = error.message
+        return found
+
     # -- objects -------------------------------------------------------------------------------------------------
 
     def seal(self, data: bytes) -> bytes:

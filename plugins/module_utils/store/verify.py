@@ -10,7 +10,6 @@ from collections.abc import Callable
 from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     holds,
     keys,
-    mend,
     registry,
     removal,
     unfinished,
@@ -160,7 +159,7 @@ def _others(store: Store, report: Report) -> None:
         lambda: removal.under_way(store.backend),
         lambda: registry.condemned(store.backend),
         lambda: registry.registrations(store.backend),
-        lambda: report.problems.extend(mend.damaged_settings(store).values()),
+        lambda: report.problems.extend(store.damaged_settings().values()),
     ]
     for look in looks:
         try:
