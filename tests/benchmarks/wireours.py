@@ -36,6 +36,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk i
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotetarget import RemoteTarget
 
 MACHINE = "machine"
+# What it may be told of is what it has stored itself.
+FACTS = {"hypervisor": "host"}
 
 
 @contextmanager
@@ -67,9 +69,9 @@ def backup(given: argparse.Namespace) -> Mapping[str, Any]:
             machine_name=MACHINE,
             sources=[Source(key, path, size, size) for (key, path), size in zip(_disks(given), given.size)],
             files={},
-            facts={"hypervisor": reach.host.name},
+            facts=FACTS,
             before_commit=before_commit,
-            parent=newest(store, MACHINE),
+            parent=newest(store, MACHINE, "host", FACTS),
             hints=Hints(dict(_pairs(given.hint))),
         )
         return feed(store, feeding, reach).told
@@ -108,7 +110,7 @@ def in_place(given: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _disk(store: Store, key: str) -> DiskMap:
-    point = newest(store, MACHINE)
+    point = newest(store, MACHINE, "host", FACTS)
     if point is None:
         raise SystemExit("the store has no restore point")
     return next(disk for disk in point.disks if disk.key == key)

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
+
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.processors import Processors
 
 RAW, PACKED = 0, 1
 """Level of zlib. Higher ones cost a hypervisor much more and save little."""
@@ -18,9 +21,11 @@ _AGAIN_BYTES, _FAR_AGAIN_BYTES = 512 << 20, 4 << 30
 _FADE = 0.8
 # Packing costs processor time on both sides: it must gain something.
 _GAIN = 1.1
-# Where the processors are what is waited for, several lanes make each other's wire look slow: it must be so many times
-# as slow as the packing. Then whatever makes fewer bytes of it is worth while.
-_SLOW, _FEWER = 1.5, 1.03
+# The pace of fewer bytes is that of a pause.
+_ARRIVED_BYTES = 256 << 10
+# Several lanes make each other's wire look slow: it must be so many times as slow as the packing, and many times where
+# the processors of this side are what is waited for. Then whatever makes fewer bytes of it is worth while.
+_SLOW, _SLOW_BUSY, _FEWER = 1.5, 6.0, 1.03
 
 
 class CodecChoice:
@@ -30,12 +35,22 @@ class CodecChoice:
     one a trial of the other way would cost more than all that is to be gained. Else both ways are tried and timed.
     """
 
-    def __init__(self, possible: bool = True, forced: int | None = None, limit: int = 0, first: int = RAW) -> None:
+    def __init__(
+        self,
+        possible: bool = True,
+        forced: int | None = None,
+        limit: int = 0,
+        first: int = RAW,
+        busy: Callable[[], bool] | None = None,
+    ) -> None:
+        """`busy`: whether the processors of this side have nothing left (those of this machine)."""
         self._limit = limit
+        self._busy = busy or Processors().busy
         self._guard = threading.Lock()
         self._seconds: dict[int, float] = {}
         self._packing: float | None = None
         self._pace: float | None = None
+        self._arrived = self._arriving = 0.0
         self._ratio = {RAW: 1.0, PACKED: 1.0}
         self._measured = {RAW: 0, PACKED: 0}
         self._since = self._trial_left = 0
@@ -72,10 +87,12 @@ class CodecChoice:
         carried: int,
         seconds: float,
         packing: float | None = None,
-        pace: float | None = None,
+        arrived: int = 0,
+        arriving: float = 0.0,
     ) -> None:
         """`count` bytes came as `carried` bytes, and were waited for so long. Where that is known: how long their
-        `packing` took on the other side, and the `pace` of the wire, in seconds for a byte."""
+        `packing` took on the other side; and how many of those that came the wire was waited for, and how long
+        (`arrived`, `arriving`)."""
         if not count:
             return
         with self._guard:
@@ -84,8 +101,10 @@ class CodecChoice:
             self._seconds[level] = _mixed(self._seconds.get(level, 0.0), seconds / count, new)
             if level == PACKED and packing is not None:
                 self._packing = _mixed(self._packing or 0.0, packing / count, self._packing is None)
-            if pace is not None:
-                self._pace = _mixed(self._pace or 0.0, pace, self._pace is None)
+            # By their bytes: a few that came behind a pause say nothing of the wire.
+            self._arrived, self._arriving = self._arrived * _FADE + arrived, self._arriving * _FADE + arriving
+            if self._arrived >= _ARRIVED_BYTES:
+                self._pace = self._arriving / self._arrived
             self._measured[level] += count
             if not self._fixed and (self.settled or self._measured[self.chosen] >= FIRST_BYTES):
                 self._judge()
@@ -95,7 +114,8 @@ class CodecChoice:
             self.settled = True
             raw, packed = self._cost(RAW), self._cost(PACKED)
             if self._packing is not None and self._pace is not None:
-                self.chosen = PACKED if max(self._packing * _SLOW, packed * _FEWER) < raw else RAW
+                slow = _SLOW_BUSY if self._busy() else _SLOW
+                self.chosen = PACKED if max(self._packing * slow, packed * _FEWER) < raw else RAW
             else:
                 self.chosen = PACKED if packed * _GAIN < raw else RAW
         elif not self.settled:

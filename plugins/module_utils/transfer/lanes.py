@@ -139,9 +139,7 @@ class _Part:
         carried = after[0] - before[0]
         packing, arrived, arriving = (now - then for now, then in zip(after[1:], before[1:]))
         lane.throttle.charge(carried - self._charged)
-        lane.codec.told(
-            self._level, self._bytes, carried, waited, packing or None, arriving / arrived if arrived else None
-        )
+        lane.codec.told(self._level, self._bytes, carried, waited, packing or None, int(arrived), arriving)
         lane.fetched_bytes += self._bytes
         lane.carried_bytes += carried
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer import processors
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import PACKED, RAW, CodecChoice
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.throttle import Throttle
 from fakeclock import FakeClock
@@ -38,6 +40,10 @@ def test_a_slow_link_gets_packed_bytes_and_a_fast_one_raw_ones() -> None:
     assert told(CodecChoice(), 1 / 20e6, 1 / 19e6, 1.0, 1024)[8:100] == [RAW] * 92
 
 
+def idle() -> bool:
+    return False
+
+
 def wired(choice: CodecChoice, pace: float, packing: float, ratio: float, mebibytes: int) -> list[int]:
     """As `told`, where the wire takes so many seconds for a byte and the other side tells how long it packs."""
     ways = []
@@ -46,34 +52,70 @@ def wired(choice: CodecChoice, pace: float, packing: float, ratio: float, mebiby
         ways.append(level)
         carried = int(MIB * ratio) if level == PACKED else MIB
         # What is waited for says little: a busy machine answers late.
-        choice.told(level, MIB, carried, 0.3, MIB * packing if level == PACKED else None, pace)
+        for count, came, seconds in ((MIB, carried, carried * pace), (MIB >> 8, 100, 0.001)):
+            # A few bytes come behind a pause now and then: they say nothing of the wire.
+            took = count * packing if level == PACKED else None
+            choice.told(level, count, carried * count // MIB, 0.3, took, came, seconds)
     return ways
 
 
 def test_on_a_slow_wire_not_one_byte_goes_raw_where_the_host_tells_how_long_it_packs() -> None:
-    choice = CodecChoice(first=PACKED)
+    choice = CodecChoice(first=PACKED, busy=idle)
     assert not choice.settled
     assert set(wired(choice, 1 / 12e6, 1 / 60e6, 0.4, 2048)) == {PACKED}
     assert choice.settled
     # Also where little is saved, as every byte is waited for.
-    assert set(wired(CodecChoice(first=PACKED), 1 / 3e6, 1 / 60e6, 0.8, 2048)) == {PACKED}
+    assert set(wired(CodecChoice(first=PACKED, busy=idle), 1 / 3e6, 1 / 60e6, 0.8, 2048)) == {PACKED}
 
 
 def test_a_fast_wire_is_known_by_its_pace_and_few_bytes_are_packed_for_it() -> None:
-    ways = wired(CodecChoice(first=PACKED), 1 / 300e6, 1 / 60e6, 0.4, 2048)
+    ways = wired(CodecChoice(first=PACKED, busy=idle), 1 / 300e6, 1 / 60e6, 0.4, 2048)
     assert ways[:4] == [PACKED] * 4 and ways.count(PACKED) <= 8
 
 
 def test_a_wire_that_becomes_slow_gets_packed_bytes_and_one_that_becomes_fast_raw_ones() -> None:
-    choice = CodecChoice(first=PACKED)
+    choice = CodecChoice(first=PACKED, busy=idle)
     wired(choice, 1 / 300e6, 1 / 60e6, 0.4, 64)
     assert choice.chosen == RAW
     assert set(wired(choice, 1 / 10e6, 1 / 60e6, 0.4, 64)[32:]) == {PACKED}
     assert set(wired(choice, 1 / 300e6, 1 / 60e6, 0.4, 64)[32:]) == {RAW}
 
 
+def test_where_the_processors_here_are_busy_only_a_wire_that_is_slow_beyond_doubt_gets_packed_bytes() -> None:
+    def chosen(pace: float, busy: bool) -> int:
+        choice = CodecChoice(first=PACKED, busy=lambda: busy)
+        wired(choice, pace, 1 / 60e6, 0.4, 64)
+        return choice.chosen
+
+    assert [chosen(1 / 30e6, busy) for busy in (False, True)] == [PACKED, RAW]
+    assert [chosen(1 / 5e6, busy) for busy in (False, True)] == [PACKED, PACKED]
+
+
+def test_processors_are_busy_where_the_kernel_counts_hardly_an_idle_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat, clock = tmp_path / "stat", FakeClock()
+    monkeypatch.setattr(processors.time, "monotonic", clock.monotonic)
+
+    def counted(user: int, idle: int, iowait: int) -> None:
+        stat.write_text(f"cpu  {user} 0 0 {idle} {iowait} 0 0 0 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n")
+
+    counted(1000, 5000, 100)
+    here = processors.Processors(str(stat))
+    counted(1099, 5001, 100)
+    assert not here.busy()  # It looks at most four times a second.
+    clock.sleep(0.3)
+    assert here.busy()
+    counted(1189, 5006, 105)
+    clock.sleep(0.3)
+    assert not here.busy()
+    stat.unlink()
+    clock.sleep(0.3)
+    assert not here.busy() and not processors.Processors(str(stat)).busy()
+
+
 def test_bytes_that_do_not_pack_go_raw_over_any_wire() -> None:
-    assert set(wired(CodecChoice(first=PACKED), 1 / 12e6, 1 / 60e6, 1.0, 400)[8:]) == {RAW}
+    assert set(wired(CodecChoice(first=PACKED, busy=idle), 1 / 12e6, 1 / 60e6, 1.0, 400)[8:]) == {RAW}
 
 
 def test_the_other_way_is_tried_again_where_the_bytes_may_have_changed() -> None:
