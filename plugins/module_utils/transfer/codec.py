@@ -16,13 +16,15 @@ RAW, PACKED = 0, 1
 
 FIRST_BYTES = 4 << 20
 """So much of a way is seen before it is judged."""
+# Where the other side tells how long it packs, the wire is waited for sooner or later, or it is fast.
+_PATIENT_BYTES = 16 << 20
 # The other way is tried again, as the bytes of a disk differ from place to place; seldom where it was far worse.
 _AGAIN_BYTES, _FAR_AGAIN_BYTES = 512 << 20, 4 << 30
 _FADE = 0.8
 # Packing costs processor time on both sides: it must gain something.
 _GAIN = 1.1
 # The pace of fewer bytes is that of a pause.
-_ARRIVED_BYTES = 256 << 10
+_ARRIVED_BYTES = 64 << 10
 # Several lanes make each other's wire look slow: it must be so many times as slow as the packing, and many times where
 # the processors of this side are what is waited for. Then whatever makes fewer bytes of it is worth while.
 _SLOW, _SLOW_BUSY, _FEWER = 1.5, 6.0, 1.03
@@ -118,7 +120,7 @@ class CodecChoice:
                 self.chosen = PACKED if max(self._packing * slow, packed * _FEWER) < raw else RAW
             else:
                 self.chosen = PACKED if packed * _GAIN < raw else RAW
-        elif not self.settled:
+        elif not self.settled and (self._packing is None or self._measured[self.chosen] >= _PATIENT_BYTES):
             self.chosen = PACKED - self.chosen
 
     def ratio(self, level: int) -> float:

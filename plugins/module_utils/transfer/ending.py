@@ -5,37 +5,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import AgentStays
 
 WAIT_SECONDS = 10
 
-# $1 process id, $2 mark, $3 seconds until it is given up, $4 until it is killed. A process id may have gone to somebody
-# else by now: what does not bear the mark is not ours. An agent that does not end by itself waits for storage, and KILL
-# then ends it as that returns.
+# $1 seconds until it is given up, $2 until it is killed, then the process id and the mark of each. A process id may
+# have gone to somebody else by now: what does not bear the mark is not ours. An agent that does not end by itself waits
+# for storage, and KILL then ends it as that returns. Most end within a moment, for which not every host can sleep.
 _PROVE = r"""
-turn=0
-while kill -0 "$1" 2>/dev/null; do
-    if [ "$turn" -ge "$4" ] || [ "$turn" -ge "$3" ]; then
-        # A list that was not to be had proves nothing.
-        if list=$(ps -c 2>/dev/null) && [ -n "$list" ]; then
-            printf '%s\n' "$list" | grep -F -- "$2" | grep -q "^ *$1 " || break
-            [ "$4" -ge "$3" ] || kill -9 "$1" 2>/dev/null
+seconds=$1 patience=$2
+shift 2
+turn=0 moment=0
+while [ $# -gt 0 ]; do
+    while kill -0 "$1" 2>/dev/null; do
+        if [ "$moment" -lt 20 ] && usleep 50000 2>/dev/null; then
+            moment=$((moment + 1))
+            continue
         fi
-    fi
-    if [ "$turn" -ge "$3" ]; then
-        echo there
-        exit 0
-    fi
-    turn=$((turn + 1))
-    sleep 1
+        if [ "$turn" -ge "$patience" ] || [ "$turn" -ge "$seconds" ]; then
+            # A list that was not to be had proves nothing.
+            if list=$(ps -c 2>/dev/null) && [ -n "$list" ]; then
+                printf '%s\n' "$list" | grep -F -- "$2" | grep -q "^ *$1 " || break
+                [ "$patience" -ge "$seconds" ] || kill -9 "$1" 2>/dev/null
+            fi
+        fi
+        if [ "$turn" -ge "$seconds" ]; then
+            echo "there $1"
+            exit 0
+        fi
+        turn=$((turn + 1))
+        sleep 1
+    done
+    shift 2
 done
 echo gone
 """
 
 
-def prove_gone(session: Session, pid: int, token: str, *, seconds: int = WAIT_SECONDS, kill_after: int = 2) -> None:
-    """Waits for the end of the agent; one that stays is killed; ``AgentStays`` if even that does not end it."""
-    answer = session.script(_PROVE, [str(pid), token, str(seconds), str(kill_after)], timeout_seconds=seconds + 30)
-    if answer.stdout.strip() != "gone":
+def prove_gone(
+    session: Session, agents: Sequence[tuple[int, str]], *, seconds: int = WAIT_SECONDS, kill_after: int = 2
+) -> None:
+    """Waits for the end of all agents (process id and token); one that stays is killed; ``AgentStays`` if even that
+    does not end it."""
+    if not agents:
+        return
+    words = [str(seconds), str(kill_after), *(str(word) for agent in agents for word in agent)]
+    answer = session.script(_PROVE, words, timeout_seconds=seconds + 30).stdout.split()
+    if answer != ["gone"]:
+        pid, token = next((one for one in agents if [str(one[0])] == answer[1:]), agents[0])
         raise AgentStays(host=session.endpoint.host, pid=pid, token=token, seconds=seconds)

@@ -12,11 +12,10 @@ from __future__ import annotations
 import contextlib
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import FOR_GOOD, Starter, ended, together
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import FOR_GOOD, Starter, ended
 
 
 class KeptLinks(Starter):
@@ -47,7 +46,7 @@ class KeptLinks(Starter):
             # Nobody has needed it, so nobody is told why it did not come.
             with contextlib.suppress(StowageError):
                 idle.append(one.result())
-        together([partial(self._starter.end, link) for link in idle])
+        self._starter.end_all(idle)
 
     def start(self) -> Any:
         link = self._one()

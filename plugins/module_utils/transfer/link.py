@@ -511,7 +511,7 @@ class AgentLink:
     def prove(self, session: Session) -> None:
         """That the agent's process is gone, also where its connection was lost; else ``AgentStays``."""
         if self.pid:
-            ending.prove_gone(session, self.pid, self.token)
+            ending.prove_gone(session, [(self.pid, self.token)])
 
     def abandon(self) -> None:
         """Ends the connection, and with it the agent; nothing is proven."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer import ending
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import PACKED, CodecChoice
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import NotInFiles
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.hostfiles import HostFile, HostFiles
@@ -69,6 +71,15 @@ class OnHost(Starter):
         link.close()
         # One whose connection was lost may not know it: it holds the disk open until it does.
         link.prove(self.session)
+
+    def end_all(self, links: Sequence[Any]) -> None:
+        agents = [link for link in links if isinstance(link, StoreLink)]
+        others = [link for link in links if not isinstance(link, StoreLink)]
+        try:
+            together([*(link.close for link in agents), *(partial(self.end, link) for link in others)])
+        finally:
+            # One question for all of them.
+            ending.prove_gone(self.session, [(link.pid, link.token) for link in agents if link.pid])
 
 
 class RemoteDisk(ChainDisk):

@@ -568,7 +568,7 @@ class ShellLink:
         """That the shell's process is gone, also where its connection was lost; else ``AgentStays``."""
         if self.pid:
             # Never killed: what it runs would live on, and the shell's own end proves that there is nothing any more.
-            ending.prove_gone(session, self.pid, self.token, seconds=_END_SECONDS, kill_after=_END_SECONDS)
+            ending.prove_gone(session, [(self.pid, self.token)], seconds=_END_SECONDS, kill_after=_END_SECONDS)
 
     def abandon(self) -> None:
         """Ends the connection; nothing is proven."""

@@ -64,6 +64,10 @@ class Starter(Protocol):
     def end(self, link: Any) -> None:
         """Ends it, proven: nothing of it holds a file on the host open any more. May be called again."""
 
+    def end_all(self, links: Sequence[Any]) -> None:
+        """As `end`, of several; whatever becomes of any, and the first error is raised."""
+        together([partial(self.end, link) for link in links])
+
     def release(self, link: Any) -> None:
         """As `end`, of one that is as it should be: it may be kept, with every file closed, for the next `start`."""
         self.end(link)

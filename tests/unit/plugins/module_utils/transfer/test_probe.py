@@ -141,13 +141,13 @@ def test_a_host_where_nothing_works_is_told_why(answer: str) -> None:
 
 def test_an_agent_that_cannot_be_ended_is_an_error_with_its_number() -> None:
     with pytest.raises(errors.AgentStays, match="process 4711") as caught:
-        ending.prove_gone(Here("there\n"), 4711, "stowage-agent-x")
+        ending.prove_gone(Here("there\n"), [(4711, "stowage-agent-x")])
     assert "kill -9 4711" in caught.value.hint_text
 
 
 def test_a_connection_that_says_nothing_proves_nothing() -> None:
     with pytest.raises(errors.AgentStays):
-        ending.prove_gone(Here(""), 4711, "stowage-agent-x")
+        ending.prove_gone(Here(""), [(4711, "stowage-agent-x")])
 
 
 def test_an_ended_process_is_gone_and_a_foreign_one_is_left_alone(
@@ -158,14 +158,14 @@ def test_an_ended_process_is_gone_and_a_foreign_one_is_left_alone(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     ended = subprocess.Popen(["true"])
     ended.wait()
-    ending.prove_gone(Here(), ended.pid, "stowage-agent-x", seconds=3)
+    ending.prove_gone(Here(), [(ended.pid, "stowage-agent-x")], seconds=3)
     foreign = subprocess.Popen(["sleep", "60"])
     try:
-        ending.prove_gone(Here(), foreign.pid, "stowage-agent-x", seconds=3, kill_after=1)
+        ending.prove_gone(Here(), [(foreign.pid, "stowage-agent-x")], seconds=3, kill_after=1)
         assert foreign.poll() is None
         # One that bears the mark is ended.
         ours = subprocess.Popen(["sh", "-c", "trap '' TERM HUP; sleep 60; true", "stowage-agent-x"])
-        ending.prove_gone(Here(), ours.pid, "stowage-agent-x", seconds=4, kill_after=1)
+        ending.prove_gone(Here(), [(ours.pid, "stowage-agent-x")], seconds=4, kill_after=1)
         assert ours.wait(5) == -9
     finally:
         foreign.kill()
@@ -179,8 +179,12 @@ def test_a_list_of_processes_that_fails_proves_nothing_and_ends_nobody(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     ours = subprocess.Popen(["sh", "-c", "sleep 60; true", "stowage-agent-x"])
     try:
-        with pytest.raises(errors.AgentStays):
-            ending.prove_gone(Here(), ours.pid, "stowage-agent-x", seconds=3, kill_after=1)
+        ended = subprocess.Popen(["true"])
+        ended.wait()
+        agents = [(ended.pid, "stowage-agent-y"), (ours.pid, "stowage-agent-x")]
+        # Of several, the one that is left is named.
+        with pytest.raises(errors.AgentStays, match=f"process {ours.pid}"):
+            ending.prove_gone(Here(), agents, seconds=3, kill_after=1)
         assert ours.poll() is None
     finally:
         ours.kill()

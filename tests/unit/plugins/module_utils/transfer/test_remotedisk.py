@@ -20,16 +20,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import JournalFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import AuthenticationFailed, HostUnreachable
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer import steady
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer import ending, steady
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import FileChanged, GaveUp, NotInFiles
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import AgentLost, AgentStays, TransferError
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import AgentLink
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import OnHost, RemoteDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.starting import Interpreter
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.storelink import StoreLink
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.fileerrors import ExtentUnusable, PathOutside
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.localdisk import LocalDisk
 from remotebench import LocalHost, LocalShell, remote
@@ -430,3 +432,32 @@ def test_a_sparse_disk_of_two_terabytes_costs_no_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     shutil.rmtree(tmp_path)
     assert peak < 40 * MIB
+
+
+class _Ended(StoreLink):
+    """A link whose close is noted, and may fail."""
+
+    def __init__(self, pid: int, closed: list[int], error: StowageError | None = None) -> None:
+        self.pid, self.token = pid, f"stowage-agent-{pid}"
+        self._noted, self._error = closed, error
+
+    def close(self, session: Any = None) -> None:
+        self._noted.append(self.pid)
+        if self._error is not None:
+            raise self._error
+
+
+def test_several_links_are_closed_together_and_asked_after_once_whatever_becomes_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[list[tuple[int, str]]] = []
+    monkeypatch.setattr(ending, "prove_gone", lambda _session, agents, **_more: asked.append(list(agents)))
+    session: Any = SimpleNamespace(endpoint=Endpoint(host="here"))
+    closed: list[int] = []
+    lost = AgentLost(host="here", reason="on purpose")
+    links = [_Ended(7, closed), _Ended(8, closed, lost), _Ended(0, closed), _Ended(9, closed)]
+    with pytest.raises(AgentLost, match="on purpose"):
+        OnHost(session, Way("agent")).end_all(links)
+    assert sorted(closed) == [0, 7, 8, 9]
+    # One that never told its number has no process that anybody could ask after.
+    assert asked == [[(7, "stowage-agent-7"), (8, "stowage-agent-8"), (9, "stowage-agent-9")]]
