@@ -89,6 +89,7 @@ def test_a_name_that_looks_like_a_template_and_a_command_is_only_a_name(house: H
     assert house.differences("esx70") == []
 
 
+@pytest.mark.soak
 def test_older_points_go_after_a_good_run_and_never_below_the_minimum(house: House) -> None:
     keep = {"backup_select": ["name:two words"], "backup_keep": {"last": 1, "min": 2}}
     for _round in range(3):

@@ -41,7 +41,8 @@ def recovered(house: House) -> str:
     return text
 
 
-@pytest.mark.parametrize("how", ["hot", pytest.param("cold", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("how", ["hot", "cold"])
 def test_after_a_kill_in_mid_clone_recover_leaves_everything_as_it_was(house: House, how: str) -> None:
     known = len(house.points("multi"))
     killed_while_cloning(house, how, "multi")
