@@ -72,7 +72,7 @@ def folder(tmp_path: Path) -> Path:
 def reach(folder: Path) -> Any:
     session = Here(folder.parent.parent / "bin")
     host = SimpleNamespace(name="esx1", session=session, read_folders=lambda folders: {})
-    starter = SimpleNamespace(host="esx1", packs=True, way=SimpleNamespace(method="agent"))
+    starter = SimpleNamespace(host="esx1", packs=True, end_all=lambda links: None, way=SimpleNamespace(method="agent"))
     return SimpleNamespace(
         host=host,
         starter=lambda writes: starter,
