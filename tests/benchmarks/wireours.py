@@ -21,9 +21,10 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import newest
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.dedup import DiskFed, Feeding, Reach, feed
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.dedup import DiskFed, Feeding, feed
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.hints import Hints
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import DiskTask
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.undedup import bring
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint

@@ -294,7 +294,7 @@ STEPS = (
     Step("lint", step_lint, lane=1),
     Step("docs", step_docs, lane=1),
     Step("sanity on ansible-core 2.21", lambda: sanity(VENV, "2.21"), lane=2),
-    # Its pylint is an older one, and reads the same sources for as long as all the other tests together.
+    # Its pylint is an older one, and reads the same sources.
     Step("sanity on ansible-core 2.19", lambda: sanity(VENV_219, "2.19", "pylint"), lane=2),
     Step("build and importer", step_importer, lane=1),
     Step("execution environment", step_ee, lane=1),

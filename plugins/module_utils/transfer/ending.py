@@ -19,27 +19,34 @@ _PROVE = r"""
 seconds=$1 patience=$2
 shift 2
 turn=0 moment=0
-while [ $# -gt 0 ]; do
-    while kill -0 "$1" 2>/dev/null; do
-        if [ "$moment" -lt 20 ] && usleep 50000 2>/dev/null; then
-            moment=$((moment + 1))
-            continue
-        fi
-        if [ "$turn" -ge "$patience" ] || [ "$turn" -ge "$seconds" ]; then
+while :; do
+    count=$#
+    while [ "$count" -gt 0 ]; do
+        pid=$1 mark=$2
+        shift 2
+        count=$((count - 2))
+        kill -0 "$pid" 2>/dev/null || continue
+        if [ "$moment" -ge 20 ] && { [ "$turn" -ge "$patience" ] || [ "$turn" -ge "$seconds" ]; }; then
             # A list that was not to be had proves nothing.
             if list=$(ps -c 2>/dev/null) && [ -n "$list" ]; then
-                printf '%s\n' "$list" | grep -F -- "$2" | grep -q "^ *$1 " || break
-                [ "$patience" -ge "$seconds" ] || kill -9 "$1" 2>/dev/null
+                printf '%s\n' "$list" | grep -F -- "$mark" | grep -q "^ *$pid " || continue
+                [ "$patience" -ge "$seconds" ] || kill -9 "$pid" 2>/dev/null
             fi
         fi
-        if [ "$turn" -ge "$seconds" ]; then
-            echo "there $1"
-            exit 0
-        fi
-        turn=$((turn + 1))
-        sleep 1
+        set -- "$@" "$pid" "$mark"
     done
-    shift 2
+    [ $# -gt 0 ] || break
+    if [ "$moment" -lt 20 ] && usleep 50000 2>/dev/null; then
+        moment=$((moment + 1))
+        continue
+    fi
+    moment=20
+    if [ "$turn" -ge "$seconds" ]; then
+        echo "there $1"
+        exit 0
+    fi
+    turn=$((turn + 1))
+    sleep 1
 done
 echo gone
 """
@@ -48,8 +55,8 @@ echo gone
 def prove_gone(
     session: Session, agents: Sequence[tuple[int, str]], *, seconds: int = WAIT_SECONDS, kill_after: int = 2
 ) -> None:
-    """Waits for the end of all agents (process id and token); one that stays is killed; ``AgentStays`` if even that
-    does not end it."""
+    """Waits for the end of all agents (process id and token); those that stay are killed; ``AgentStays`` names the
+    first that even that does not end."""
     if not agents:
         return
     words = [str(seconds), str(kill_after), *(str(word) for agent in agents for word in agent)]

@@ -40,7 +40,7 @@ def test_a_slow_link_gets_packed_bytes_and_a_fast_one_raw_ones() -> None:
     assert told(CodecChoice(), 1 / 20e6, 1 / 19e6, 1.0, 1024)[8:100] == [RAW] * 92
 
 
-def idle() -> bool:
+def not_busy() -> bool:
     return False
 
 
@@ -60,25 +60,39 @@ def wired(choice: CodecChoice, pace: float, packing: float, ratio: float, mebiby
 
 
 def test_on_a_slow_wire_not_one_byte_goes_raw_where_the_host_tells_how_long_it_packs() -> None:
-    choice = CodecChoice(first=PACKED, busy=idle)
+    choice = CodecChoice(first=PACKED, busy=not_busy)
     assert not choice.settled
     assert set(wired(choice, 1 / 12e6, 1 / 60e6, 0.4, 2048)) == {PACKED}
     assert choice.settled
     # Also where little is saved, as every byte is waited for.
-    assert set(wired(CodecChoice(first=PACKED, busy=idle), 1 / 3e6, 1 / 60e6, 0.8, 2048)) == {PACKED}
+    assert set(wired(CodecChoice(first=PACKED, busy=not_busy), 1 / 3e6, 1 / 60e6, 0.8, 2048)) == {PACKED}
 
 
 def test_a_fast_wire_is_known_by_its_pace_and_few_bytes_are_packed_for_it() -> None:
-    ways = wired(CodecChoice(first=PACKED, busy=idle), 1 / 300e6, 1 / 60e6, 0.4, 2048)
+    ways = wired(CodecChoice(first=PACKED, busy=not_busy), 1 / 300e6, 1 / 60e6, 0.4, 2048)
     assert ways[:4] == [PACKED] * 4 and ways.count(PACKED) <= 8
 
 
 def test_a_wire_that_becomes_slow_gets_packed_bytes_and_one_that_becomes_fast_raw_ones() -> None:
-    choice = CodecChoice(first=PACKED, busy=idle)
+    choice = CodecChoice(first=PACKED, busy=not_busy)
     wired(choice, 1 / 300e6, 1 / 60e6, 0.4, 64)
     assert choice.chosen == RAW
     assert set(wired(choice, 1 / 10e6, 1 / 60e6, 0.4, 64)[32:]) == {PACKED}
     assert set(wired(choice, 1 / 300e6, 1 / 60e6, 0.4, 64)[32:]) == {RAW}
+
+
+def test_no_trial_is_made_while_the_host_tells_how_long_it_packs_and_the_wire_was_not_waited_for() -> None:
+    choice = CodecChoice(first=PACKED, busy=not_busy)
+    for _part in range(12):
+        assert (choice.level(MIB), choice.settled) == (PACKED, False)
+        choice.told(PACKED, MIB, MIB // 3, 0.3, MIB / 60e6)
+    assert set(wired(choice, 1 / 12e6, 1 / 60e6, 0.4, 64)) == {PACKED} and choice.settled
+    # One that is never waited for is fast: the other way is tried, and timed.
+    fast = CodecChoice(first=PACKED, busy=not_busy)
+    for _part in range(40):
+        level = fast.level(MIB)
+        fast.told(level, MIB, MIB if level == RAW else MIB // 3, MIB / (400e6 if level == RAW else 60e6), MIB / 60e6)
+    assert fast.settled and fast.chosen == RAW
 
 
 def test_where_the_processors_here_are_busy_only_a_wire_that_is_slow_beyond_doubt_gets_packed_bytes() -> None:
@@ -115,7 +129,7 @@ def test_processors_are_busy_where_the_kernel_counts_hardly_an_idle_tick(
 
 
 def test_bytes_that_do_not_pack_go_raw_over_any_wire() -> None:
-    assert set(wired(CodecChoice(first=PACKED, busy=idle), 1 / 12e6, 1 / 60e6, 1.0, 400)[8:]) == {RAW}
+    assert set(wired(CodecChoice(first=PACKED, busy=not_busy), 1 / 12e6, 1 / 60e6, 1.0, 400)[8:]) == {RAW}
 
 
 def test_the_other_way_is_tried_again_where_the_bytes_may_have_changed() -> None:

@@ -167,6 +167,13 @@ def test_an_ended_process_is_gone_and_a_foreign_one_is_left_alone(
         ours = subprocess.Popen(["sh", "-c", "trap '' TERM HUP; sleep 60; true", "stowage-agent-x"])
         ending.prove_gone(Here(), [(ours.pid, "stowage-agent-x")], seconds=4, kill_after=1)
         assert ours.wait(5) == -9
+        # All that bear their mark, at the same time, and whoever does not is left alone between them.
+        several = [
+            subprocess.Popen(["sh", "-c", "trap '' TERM HUP; sleep 60; true", f"stowage-agent-{n}"]) for n in "ab"
+        ]
+        agents = [(one.pid, f"stowage-agent-{name}") for one, name in zip(several, "ab")]
+        ending.prove_gone(Here(), [agents[0], (foreign.pid, "stowage-agent-x"), agents[1]], seconds=4, kill_after=1)
+        assert [one.wait(5) for one in several] == [-9, -9] and foreign.poll() is None
     finally:
         foreign.kill()
         foreign.wait()
