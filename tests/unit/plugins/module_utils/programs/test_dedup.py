@@ -22,6 +22,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources impo
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import AgentStays
+from fakeclock import FakeClock
 
 MIB = 1 << 20
 
@@ -83,16 +84,17 @@ def feeding_of(before_commit: Any = lambda point, fed: {}) -> dedup.Feeding:
 @pytest.mark.usefixtures("opened")
 def test_signs_of_life_go_on_while_it_is_proven_that_the_source_held_still(store: Store) -> None:
     """A proof may take longer than a lease lasts: hostd is slow, and asked again."""
-    signs = threading.Semaphore(0)
+    signs, clock = threading.Semaphore(0), FakeClock()
 
     def proof(_point: str, _fed: Any) -> dict[str, Any]:
         while signs.acquire(blocking=False):
             pass
         for _sign in range(10):
-            assert signs.acquire(timeout=10), "nobody gave a sign of life"
+            clock.advance(100)
+            assert signs.acquire(timeout=60), "nobody gave a sign of life"
         return {"proof": "held"}
 
-    fed = dedup.feed(store, feeding_of(proof), reach_of(alive=signs.release, stall_seconds=0.05))
+    fed = dedup.feed(store, feeding_of(proof), reach_of(alive=signs.release, stall_seconds=60.0, clock=clock))
     assert store.points() == [fed.point] and fed.point.facts["proof"] == "held"
 
 
