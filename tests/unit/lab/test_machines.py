@@ -34,11 +34,13 @@ def test_a_datastores_identity_is_the_same_in_every_run_and_another_in_another_l
     assert not {volume.uuid for volume in first.volumes} & {volume.uuid for volume in other.volumes}
 
 
-def test_a_machine_has_a_folder_of_its_own_for_sshd_that_nobody_else_can_write_to(tmp_path: Path) -> None:
+def test_a_machine_has_a_folder_of_its_own_for_sshd_that_nobody_else_can_write_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether or not an sshd ever ran on the machine that the lab runs on."""
+    monkeypatch.setattr(sshd, "write_sshd", lambda *words: None)
     found, paths = built(topologies.demo()), hostroot.LabPaths(tmp_path)
     machines = (found.hosts[0], found.backup_servers[0])
-    sshd.make_keys(paths.keys, machines)
     paths.known_hosts.write_text("")
     before = os.umask(0)
     try:
