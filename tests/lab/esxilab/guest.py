@@ -15,7 +15,6 @@ import guestcheck
 
 from .disks import DiskError
 
-
 BURST_SECONDS = 0.06
 
 
