@@ -51,6 +51,7 @@ def perform(host: Host, settings: Settings, frame: Frame, stores: Stores) -> dic
             connections=settings.connections,
             bandwidth_limit=settings.bandwidth_limit or 0,
             stall_seconds=settings.stall_timeout,
+            minimum_rate=settings.minimum_rate,
             label=settings.job_id or "by-hand",
         ),
     )

@@ -58,7 +58,15 @@ def bring(
                     target.close()
 
             what = f"The restore to {task.target} on {reach.host.name}"
-            watch = Watch(what, lambda: sum(done), look, cut, reach.stall_seconds, reach.clock)
+            watch = Watch(
+                what,
+                lambda: sum(done),
+                look,
+                cut,
+                reach.stall_seconds,
+                reach.clock,
+                minimum_rate=reach.minimum_rate,
+            )
             with watch, contextlib.ExitStack() as stack:
                 lanes = [stack.enter_context(target.lane()) for _lane in range(reach.connections)]
                 wanted = _wanted(task.capacity_bytes, verify)
@@ -113,4 +121,4 @@ def _compare(lane: TargetLane, task: DiskTask, digests: Mapping[int, bytes], wat
                 raise errors.CopyDiffers(
                     host="", source=task.source, target=task.target, reason=f"the {length} bytes at {offset} differ"
                 )
-        done[1] += len(some)
+        done[1] += sum(length for _offset, length in pieces)

@@ -135,6 +135,7 @@ def renew(
             lambda: undedup.cut(target),
             reach.stall_seconds,
             reach.clock,
+            minimum_rate=reach.minimum_rate,
         )
         renewed = _Renewed(target, watch.check, torn)
         with watch:

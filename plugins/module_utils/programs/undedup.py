@@ -123,6 +123,7 @@ def bring(
                 lambda: cut(target),
                 reach.stall_seconds,
                 reach.clock,
+                minimum_rate=reach.minimum_rate,
             )
             tally = _Shown(watch)
             with watch:
@@ -231,7 +232,7 @@ def compared(
                         host=host, source=disk.key, target=target.path, reason=f"{place} are not those of the store"
                     )
                 compared += 1
-            count[0] += len(span)
+            count[0] += sum(disk.length_of(slot) for slot in span)
     return f"{'all' if whole else 'sample of'} {compared} chunks, by their SHA-256 on the host"
 
 

@@ -79,6 +79,7 @@ def reach(folder: Path) -> Any:
         clock=SystemClock(),
         bandwidth_limit=0,
         stall_seconds=60.0,
+        minimum_rate=0,
         connections=1,
         alive=lambda: None,
         progress=lambda progress: None,
