@@ -360,7 +360,8 @@ disks:
       returned: O(in_place=true)
       sample: 17163091968
     sent_bytes:
-      description: What of the disk has travelled, as it is on the disk.
+      description:
+        - What of the disk has travelled, as it is on the disk. Between a disk and a store on a datastore of the same hypervisor nothing does.
       type: int
       returned: O(program=dedup) and O(program=borg)
       sample: 104857600

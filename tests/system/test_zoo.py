@@ -232,7 +232,9 @@ def test_the_whole_zoo_goes_into_a_store_twice_and_all_of_it_comes_back(
         assert changes(before, state(zoo)) == [] and left_behind(zoo) == []
         record = zoo.record(run)
         judge_record(record, None, MODES[how], snapshots=how != "cold", whole_chunks=True)
-        sent.append({(one["host"], one["identity"]): one["bytes_sent"] for one in record["vms"] if one["status"] == "ok"})
+        sent.append(
+            {(one["host"], one["identity"]): one["bytes_sent"] for one in record["vms"] if one["status"] == "ok"}
+        )
     assert sum(sent[1].values()) < sum(sent[0].values()) / 2, sent
     for host in zoo.hosts:
         green = [one for one in record["vms"] if one["host"] == host and one["status"] == "ok"]

@@ -63,7 +63,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     result = result_of(frame.request, plan, [])
     result["disks"][0].update(
         copied_bytes=brought.copied_bytes,
-        sent_bytes=brought.written_bytes,
+        sent_bytes=brought.sent_bytes,
         fetched_bytes=brought.fetched_bytes,
         seconds=brought.seconds,
         rate=int(brought.written_bytes / brought.seconds),

@@ -97,6 +97,7 @@ def bring(
         seconds=round(max(reach.clock.monotonic() - began, 0.001), 3),
         verified=verified or "not compared: verify is none",
         method=host.way.method,
+        sent_bytes=written,
     )
 
 

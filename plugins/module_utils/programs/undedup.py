@@ -20,6 +20,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import 
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import DiskTask
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.unpacking import opened_target
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import inspect
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import LOOK_SECONDS, Watch
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result
@@ -80,6 +81,8 @@ class DiskBrought:
     seconds: float
     verified: str
     method: str
+    sent_bytes: int
+    """Of what was written: a store on the same hypervisor sends nothing."""
 
 
 class _Shown(Tally):
@@ -107,7 +110,7 @@ def bring(
     with made(task, folders, reach):
         with (
             KeptLinks(host, reach.connections + 1) as starter,
-            RemoteTarget(starter, flat, bandwidth_limit=reach.bandwidth_limit) as target,
+            opened_target(starter, flat, store, reach.bandwidth_limit) as target,
         ):
             count = [0]
 
@@ -138,6 +141,7 @@ def bring(
         seconds=round(max(reach.clock.monotonic() - began, 0.001), 3),
         verified=verified or "not compared: verify is none",
         method=host.way.method,
+        sent_bytes=told.written - told.unpacked,
     )
 
 
