@@ -361,7 +361,8 @@ disks:
       sample: 17163091968
     sent_bytes:
       description:
-        - What of the disk has travelled, as it is on the disk. Between a disk and a store on a datastore of the same hypervisor nothing does.
+        - What of the disk has travelled, as it is on the disk. Nothing does between a disk and a store on a datastore
+          of the same hypervisor.
       type: int
       returned: O(program=dedup) and O(program=borg)
       sample: 104857600
