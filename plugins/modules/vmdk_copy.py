@@ -152,6 +152,14 @@ options:
       - For a disk whose one percent takes longer at 4 MiB/s, that time counts instead.
     type: int
     default: 900
+  minimum_rate:
+    description:
+      - With O(program=dedup) and O(program=borg), bytes per second that must move, read on the host or sent, over four
+        times O(stall_timeout). A copy that is slower than that is ended and removed. A hypervisor that gives a byte now
+        and then would hold its job for ever. V(0) asks for none.
+      - At most half of O(bandwidth_limit), where there is one.
+    type: int
+    default: 8192
   bandwidth_limit:
     description:
       - Most bytes per second, over all connections, at least 65536. V(dedup) and V(borg) can hold one; with
@@ -352,7 +360,9 @@ disks:
       returned: O(in_place=true)
       sample: 17163091968
     sent_bytes:
-      description: What of the disk has travelled, as it is on the disk.
+      description:
+        - What of the disk has travelled, as it is on the disk. Nothing does between a disk and a store on a datastore
+          of the same hypervisor.
       type: int
       returned: O(program=dedup) and O(program=borg)
       sample: 104857600
@@ -509,6 +519,7 @@ def argument_spec() -> dict:
         "reserve_percent": {"type": "int", "default": 5},
         "snapshot_reserve_percent": {"type": "int", "default": 5},
         "stall_timeout": {"type": "int", "default": DEFAULT_SECONDS},
+        "minimum_rate": {"type": "int", "default": copying.MINIMUM_RATE},
         "bandwidth_limit": {"type": "int"},
         "journal": {"type": "str"},
         "job_id": {"type": "str"},

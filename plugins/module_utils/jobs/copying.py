@@ -37,6 +37,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools i
 MOST_CONNECTIONS = 32
 # A copy that waits for its turn with one chunk must still notice soon that it has to end.
 LEAST_BANDWIDTH = 64 << 10
+# Of what moves: below the slowest line that anybody backs up over, and above what a host that holds us up gives.
+MINIMUM_RATE = 8 << 10
 # A hypervisor that cannot be reached for so long is gone.
 CUT_SECONDS = 60.0
 
@@ -55,6 +57,7 @@ class Settings:
     limits_dir: str = "/var/lib/stowage/limits"
     limits_timeout: float = 86400
     stall_timeout: float = DEFAULT_SECONDS
+    minimum_rate: int = MINIMUM_RATE
     snapshot_reserve_percent: int = 5
     progress_file: str | None = None
     beat_file: str | None = None
@@ -93,11 +96,17 @@ def settings_from(params: Mapping[str, Any]) -> Settings:
             reason=f"bandwidth_limit is {settings.bandwidth_limit} bytes per second",
             way_out=f"Give {LEAST_BANDWIDTH} or more, or 0 for none (backup_bandwidth_limit, restore_bandwidth_limit)",
         )
+    if settings.minimum_rate < 0 or settings.bandwidth_limit and settings.minimum_rate * 2 > settings.bandwidth_limit:
+        raise errors.NotSupported(
+            program=settings.program,
+            reason=f"minimum_rate is {settings.minimum_rate} and bandwidth_limit {settings.bandwidth_limit or 0}",
+            way_out="Give 0 for none, or at most half of the limit (backup_minimum_rate, restore_minimum_rate)",
+        )
     return settings
 
 
 def _settings(params: Mapping[str, Any]) -> Settings:
-    given = params.get("connections")
+    given, least = params.get("connections"), params.get("minimum_rate")
     return Settings(
         program=params["program"],
         verify=params["verify"],
@@ -109,6 +118,7 @@ def _settings(params: Mapping[str, Any]) -> Settings:
         limits_dir=params["limits_dir"],
         limits_timeout=params["limits_timeout"],
         stall_timeout=params.get("stall_timeout") or Settings.stall_timeout,
+        minimum_rate=least if least is not None else Settings.minimum_rate,
         snapshot_reserve_percent=params["snapshot_reserve_percent"],
         progress_file=params.get("progress_file"),
         beat_file=params.get("beat_file"),

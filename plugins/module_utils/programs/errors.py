@@ -198,6 +198,19 @@ class NothingMoves(ProgramError):
     exit_code = 45
 
 
+class MovesTooSlowly(ProgramError):
+    id = "copy-moves-too-slowly"
+    template = (
+        "{what}: only {moved} bytes have moved within {seconds} seconds, where minimum_rate asks for {least} a second. "
+        "It was ended"
+    )
+    hint = (
+        "Look at the host, its storage and the network to it. A link that is as slow as that needs a lower "
+        "minimum_rate (backup_minimum_rate, restore_minimum_rate; 0 for none)"
+    )
+    exit_code = 45
+
+
 class DiskNotMade(ProgramError):
     id = "copy-disk-not-made"
     template = "{host}: vmkfstools could not make the empty disk {target} (status {rc}): {output}"

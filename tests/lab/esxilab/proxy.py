@@ -37,6 +37,7 @@ class Rules:
     latency_ms: float = 0.0
     bytes_per_second: int = 0  # of each connection and direction
     cut_after_bytes: int = 0  # of each connection, both directions together
+    cut_total_bytes: int = 0  # of all connections together, from when the rule was made; then all break, once
     cut_mode: str = "reset"
     stalled: bool = False  # new connections are accepted and then hear nothing
 
@@ -106,6 +107,7 @@ class Wire:
             return
         sink.sendall(data)
         self.carried += len(data)
+        self._front.count(len(data))
         rules = self._front.rules
         if rules.cut_after_bytes and self.carried >= rules.cut_after_bytes:
             self.cut(rules.cut_mode)
@@ -161,6 +163,8 @@ class Front:
         self.target_port = target_port
         self.rules = Rules()
         self.accepted = 0
+        self.carried = 0
+        self._left = 0
         self._wires: dict[Wire, int] = {}
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
@@ -233,6 +237,19 @@ class Front:
             wire.cut(mode)
         return len(wires)
 
+    def rule(self, rules: Rules) -> None:
+        with self._lock:
+            self.rules, self._left = rules, rules.cut_total_bytes
+
+    def count(self, size: int) -> None:
+        """So many bytes more were carried."""
+        with self._lock:
+            self.carried += size
+            due = 0 < self._left <= size
+            self._left = max(0, self._left - size)
+        if due:
+            self.cut(self.rules.cut_mode)
+
     def heal(self) -> None:
         """Let held-back connections flow again, as after a broken cable was put right."""
         for wire in self.wires():
@@ -252,7 +269,12 @@ class Proxy:
             return {}
         if "stats" in order:
             return {
-                name: {"accepted": front.accepted, "open": len(front.wires()), "listening": front._listener is not None}
+                name: {
+                    "accepted": front.accepted,
+                    "open": len(front.wires()),
+                    "listening": front._listener is not None,
+                    "carried": front.carried,
+                }
                 for name, front in self._fronts.items()
             }
         verb, front = next((verb, self._fronts[order[verb]]) for verb in ORDERS if verb in order)
@@ -265,7 +287,7 @@ class Proxy:
         elif verb == "heal":
             front.heal()
         else:
-            front.rules = Rules(**{key: value for key, value in order.items() if key != "rules"})
+            front.rule(Rules(**{key: value for key, value in order.items() if key != "rules"}))
         return {}
 
 
