@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ansible_collections.stowage.esxi.plugins.module_utils.link import errors
+from ansible_collections.stowage.esxi.plugins.module_utils.link import errors, works
+from ansible_collections.stowage.esxi.plugins.module_utils.link.works import Work
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh import quoting
 
-KINDS = ("none", "receive", "read", "command")
+KINDS = ("none", "receive", "read", "command", "work")
 PROGRAMS = ("rsync", "borg")
 
 #: What a link is tried with. A forced command of ours answers it, and so does every shell.
@@ -79,6 +80,7 @@ class Restriction:
     command: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     from_addresses: tuple[str, ...] = ()
+    work: Work | None = None
 
     def check(self, name: str) -> None:
         """Raises ``BadLink`` for what cannot be meant."""
@@ -102,6 +104,13 @@ class Restriction:
                 "a restriction of kind command needs a command, and no other takes one",
                 "Set restriction.command to the words of the one command line",
             )
+        if (self.kind == "work") != (self.work is not None):
+            raise bad(
+                "a restriction of kind work needs a work, and no other takes one",
+                "Set restriction.work to the playbook that may be started",
+            )
+        if self.work is not None:
+            self.work.check(name)
         for word in (*self.command, self.path or ""):
             if any(character in word for character in "\n\r\0"):
                 raise bad(f"{word!r} has more than one line", "Write it in one line")
@@ -133,6 +142,8 @@ class Restriction:
         """The one line that the account's own shell, whatever it is, runs in place of all that is asked for."""
         if self.kind == "command":
             script, arguments = _HEAD + _COMMAND, list(self.command)
+        elif self.work is not None:
+            script, arguments = _HEAD + works.SCRIPT, self.work.words()
         else:
             programs = "".join(_BRANCH[self.kind, program] for program in self.programs)
             body = _RECEIVE if self.kind == "receive" else _READ
@@ -155,6 +166,9 @@ class Restriction:
                 said.append("rsync and borg may replace or add to what they find in the folder; stowage-put may not.")
         if self.kind == "command":
             said.append("What the command itself does is up to the command.")
+        if self.kind == "work":
+            said.append("What the playbook does, and what it prints, is up to the playbook; its output can be read.")
+            said.append("The work can be started again as soon as it has ended, as often as the key logs in.")
         if esxi and self.kind != "none":
             said.append(
                 "ESXi has no chroot and no second account for this: the forced command runs as the account itself, and "
