@@ -27,8 +27,8 @@ class ActionModule(EsxiActionBase):
         given.setdefault("source_name", source)
         if target == source and not given.get("address"):
             raise AnsibleActionFail(
-                f"The work of link {given.get('link')!r} would be started on {source} by {source} itself. Name the link's "
-                "target, or delegate the task to its source"
+                f"The work of link {given.get('link')!r} would be started on {source} by {source} itself. Name the "
+                "link's target, or delegate the task to its source"
             )
         variables = self._variables(target, host, task_vars)
         if variables is None:

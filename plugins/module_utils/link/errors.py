@@ -95,8 +95,8 @@ class WorkNotLinked(WorkError):
     id = "link-work-not-linked"
     template = "The link {link!r} to {target} is not on this machine: {path} is not there"
     hint = (
-        "Make it with stowage.esxi.link_server and a restriction of kind work; this task must run on the link's source, "
-        "as the user that the key was made for"
+        "Make it with stowage.esxi.link_server and a restriction of kind work; this task must run on the link's "
+        "source, as the user that the key was made for"
     )
 
 
