@@ -65,7 +65,7 @@ SCRIPT = (
     'mkdir -p "$h"&&exec 9>>"$h/lock"||no "its folder cannot be made";'
     # The same id once more joins: whoever lost the answer asks again.
     't=0;until [ -d "$h/$i" ]||flock -n 9;do t=$((t+1));'
-    '[ $t -lt 4 ]||{ exec 9>&-;i=$(cat "$h/current");echo busy;say;exit 0;};sleep 1;done;'
+    '[ $t -lt 2 ]||{ exec 9>&-;i=$(cat "$h/current");echo busy;say;exit 0;};sleep 1;done;'
     'w=$h/$i;mkdir "$w" 2>/dev/null||{ exec 9>&-;say;exit 0;};'
     'while [ "$k" -gt 0 ];do shift 2;k=$((k-1));done;y=$1;shift;'
     f'{{ echo "started {_NOW}";echo "boot {_BOOT}"; }}>"$w/facts";'

@@ -74,20 +74,13 @@ def test_rsync_that_may_receive_writes_below_its_folder_and_reads_nothing_back(t
     far = Far(tmp_path, "receive", "rsync", shell)
     assert far.rsync("-a", f"{far.here}/", "host:")[0] == 0
     assert (far.box / "disk.img").read_bytes() == b"new" * 1000
-    for target in ("sub", "sub/", "sub/two", f"{far.box}/sub/three"):
+    for target in ("sub/", "sub/two", f"{far.box}/sub/three", "renamed"):
         code, err = far.rsync(
             "-aS", "--inplace", "--no-whole-file", "--bwlimit=100m", f"{far.here}/disk.img", f"host:{target}"
         )
         assert code == 0, (target, err)
-    assert (
-        sorted(str(path.relative_to(far.box)) for path in far.box.rglob("*") if path.is_file())
-        == [
-            "disk.img",
-            "old.img",
-            "sub",
-        ]
-        or (far.box / "sub").is_dir()
-    )
+    files = sorted(str(path.relative_to(far.box)) for path in far.box.rglob("*") if path.is_file())
+    assert files == ["disk.img", "old.img", "renamed", "sub/disk.img", "sub/three", "sub/two"]
     back = tmp_path / "back"
     before = {path: path.read_bytes() for path in far.box.rglob("*") if path.is_file()}
     for words in (
@@ -108,7 +101,7 @@ def test_rsync_that_may_receive_writes_below_its_folder_and_reads_nothing_back(t
         ["-a", "-R", f"{far.here}/disk.img", "host:"],
         ["-a", "-s", f"{far.here}/", "host:"],
         ["-a", "-M--log-file=/tmp/stowage-log", f"{far.here}/", "host:"],
-        ["-a", "--super", "--fake-super", f"{far.here}/", "host:"],
+        ["-a", "-M--fake-super", f"{far.here}/", "host:"],
         ["-a", "--write-devices", f"{far.here}/", "host:"],
     ):
         code, err = far.rsync(*words)
@@ -124,14 +117,11 @@ def test_a_symbolic_link_that_rsync_brings_leads_nowhere(tmp_path: Path) -> None
     (far.here / "file").symlink_to(tmp_path / "outside")
     assert far.rsync("-a", f"{far.here}/", "host:")[0] == 0
     assert not (far.box / "way out").exists() and os.path.islink(far.box / "way out")
-    # One that was there before leads out, too, and is not followed.
-    (far.box / "old way").symlink_to(tmp_path / "boxes")
-    (far.box / "old file").symlink_to(tmp_path / "outside")
-    for target in ("old way/", "old way/x", "old file"):
-        plain = target.replace(" ", "-")
-        if not (far.box / plain.rstrip("/x").rstrip("/")).is_symlink():
-            (far.box / plain.split("/")[0]).symlink_to(os.readlink(far.box / target.split("/")[0]))
-        code, err = far.rsync("-a", "--inplace", f"{far.here}/disk.img", f"host:{plain}")
+    # One that was there before is not followed.
+    (far.box / "old").symlink_to(tmp_path / "boxes")
+    (far.box / "oldfile").symlink_to(tmp_path / "outside")
+    for target in ("old/", "old", "old/x", "oldfile"):
+        code, err = far.rsync("-a", "--inplace", f"{far.here}/disk.img", f"host:{target}")
         assert code != 0 and "stowage: refused" in err, (target, code, err)
     assert (tmp_path / "outside").read_text() == "outside\n" and not list((tmp_path / "boxes").iterdir())
 
@@ -193,11 +183,8 @@ def test_a_command_that_only_looks_like_rsync_s_is_refused(tmp_path: Path, kind:
 def test_borg_that_may_receive_adds_to_its_folder_and_neither_removes_nor_leaves_it(tmp_path: Path) -> None:
     far = Far(tmp_path, "receive", "borg")
     repository = f"ssh://host{far.box}/repository"
-    assert far.borg("init", "-e", "repokey", repository)[0] == 0
-    for name in ("one", "two"):
-        assert far.borg("create", f"{repository}::{name}", "disk.img")[0] == 0
-    code, err = far.borg("init", "-e", "none", f"ssh://host{tmp_path}/boxes/x")
-    assert code != 0 and not list((tmp_path / "boxes").iterdir()), err
+    assert far.borg("init", "-e", "none", repository)[0] == 0
+    assert far.borg("create", f"{repository}::one", "disk.img")[0] == 0
     code, err = far.borg("init", "-e", "none", f"ssh://host{far.box}/../boxes/x")
     assert code != 0 and not list((tmp_path / "boxes").iterdir()), err
     # An append-only repository takes a delete, and keeps what was there: whoever owns it goes back to before.
