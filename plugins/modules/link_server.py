@@ -211,9 +211,12 @@ options:
         elements: str
       programs:
         description:
-          - Programs that may work in O(restriction.path) too. V(rsync) through C(rrsync), write-only without deletion
-            or read-only. V(borg) through C(borg serve --append-only --restrict-to-path), for V(receive) only. Both
-            must be on the target.
+          - Programs that may work in O(restriction.path) too, where they are on the target.
+          - V(rsync) for V(receive) writes and replaces, and removes and reads back nothing; for V(read) it reads. Its
+            options and its path are taken apart, and what is not known to stay in the folder is refused. A path is
+            relative to the folder, or in it. What symbolic links lead to is munged, and no device nodes are made.
+          - V(borg) for V(receive) is C(borg serve --append-only --restrict-to-path). Whoever writes into a repository
+            can read it. For V(read) borg has no server.
         type: list
         elements: str
         choices: [rsync, borg]

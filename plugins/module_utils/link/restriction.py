@@ -160,7 +160,8 @@ class Restriction:
                 said.append("Whoever may write into a repository of borg may read it, too: borg has no other server.")
         if "rsync" in self.programs:
             said.append(
-                "rsync tells sizes, times and checksums of what lies in the folder, and reads filters from files there."
+                "rsync tells sizes, times and checksums of what lies in the folder; an old one may show lines of files "
+                "that are named to it as filters."
             )
         if self.kind == "command":
             said.append("What the command itself does is up to the command.")
