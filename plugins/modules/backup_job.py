@@ -77,6 +77,14 @@ options:
     type: list
     elements: dict
     default: []
+  others:
+    description:
+      - With O(state=ended), of a VM with several backup points, how the copies to the others went. Each item has
+        V(copy), the number in RV(job.also), and either V(copies), as O(copies), or V(error), as O(error).
+      - One without an item has failed with O(error).
+    type: list
+    elements: dict
+    default: []
   register:
     description: Whether O(state=committed) registers a restored VM.
     type: bool
@@ -213,6 +221,17 @@ job:
       description: The settings of this VM.
       type: dict
       returned: success
+    copy:
+      description: Which of the VM's backup points O(plan) is for; null where it has one only.
+      type: int
+      returned: success
+    also:
+      description:
+        - The VM's other backup points, which are copied to under the same bracket, each with V(copy), V(point) and
+          V(dest), the folder or place to copy the disks to. O(state=committed) takes their own entries of the plan.
+      type: list
+      elements: dict
+      returned: success
 restore_point:
   description: The restore point, with V(path), V(time), V(vm), V(identity), V(host), V(bytes) and V(disks).
   returned: O(state=committed) and O(kind=backup)
@@ -227,6 +246,11 @@ entry:
   description: The VM's entry in the record.
   returned: O(state=ended)
   type: dict
+others:
+  description: The entries in the record of the VM's other backup points.
+  returned: O(state=ended)
+  type: list
+  elements: dict
 done:
   description: What was undone, in words.
   returned: O(state=ended)

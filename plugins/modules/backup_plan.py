@@ -78,8 +78,16 @@ options:
             store, a path on the machine where the module runs, C(s3://bucket/prefix), or a folder on a datastore for
             one that the hypervisor keeps itself; for V(borg) the repository, a path there or
             C(ssh://user@server:port/path).
+          - Needed, unless O(policy.points) is given.
         type: str
-        required: true
+      points:
+        description:
+          - Several backup points, in the place of O(policy.point). Each is a text, or a mapping of V(point) and any of
+            V(program), V(disk_format), V(verify), V(keep), V(rotate) and V(reserve_percent), which then hold for it
+            alone.
+        type: list
+        elements: raw
+        default: []
       how:
         description:
           - V(hot) copies under a snapshot while the VM runs; V(warm) shuts the guest down for the snapshot only;
@@ -349,6 +357,17 @@ plan:
         policy:
           description: The settings that hold for this VM.
           type: dict
+          returned: success
+        copy:
+          description: The number of the backup point in O(policy.points) that this entry is for, from 0.
+          type: int
+          returned: success
+        also:
+          description:
+            - The entries for the VM's other backup points, which share the bracket. The first that is ready leads;
+              one that is not has its V(problems), and is left out.
+          type: list
+          elements: dict
           returned: success
     excluded:
       description: Names of the VMs that O(policy.select) means and O(policy.exclude) takes out.

@@ -174,6 +174,11 @@ options:
     description:
       - Id of the job that O(journal) must belong to. A job that was taken over meanwhile copies nothing and fails.
     type: str
+  copy:
+    description:
+      - For a VM with several backup points, which of them this copy is for; RV(stowage.esxi.backup_job#module:job.copy)
+        or one of RV(stowage.esxi.backup_job#module:job.also).
+    type: int
   limits:
     description:
       - Wait for a slot of each of these limits before copying. They hold for all tasks, jobs and controllers that use
@@ -523,6 +528,7 @@ def argument_spec() -> dict:
         "bandwidth_limit": {"type": "int"},
         "journal": {"type": "str"},
         "job_id": {"type": "str"},
+        "copy": {"type": "int"},
         "limits": {
             "type": "list",
             "elements": "dict",

@@ -53,7 +53,8 @@ def policy_options() -> dict[str, dict[str, Any]]:
     }
     for field in fields(VmPolicy):
         if field.name == "point":
-            options["point"] = {"type": "str", "required": True}
+            options["point"] = {"type": "str"}
+            options["points"] = {"type": "list", "elements": "raw", "default": []}
         elif field.default is MISSING:
             # Empty is the default of the policy.
             options[field.name] = {"type": "dict", "default": {}}
@@ -86,6 +87,7 @@ def job_spec() -> dict[str, dict[str, Any]]:
         "controller": {"type": "str"},
         "lease_seconds": {"type": "int", "default": LEASE_SECONDS},
         "copies": {"type": "list", "elements": "dict", "default": []},
+        "others": {"type": "list", "elements": "dict", "default": []},
         "register": {"type": "bool", "default": True},
         "outcome": {"type": "str", "choices": ["ok", "failed", "skipped"], "default": "ok"},
         "error": {"type": "raw"},

@@ -19,6 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limits
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.copylog import CopyLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import JobAltered
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import STORING
@@ -53,6 +54,7 @@ class Settings:
     connections: int = 4
     journal: str | None = None
     job_id: str = ""
+    copy: int | None = None
     limits: tuple[limits.Limit, ...] = ()
     limits_dir: str = "/var/lib/stowage/limits"
     limits_timeout: float = 86400
@@ -114,6 +116,7 @@ def _settings(params: Mapping[str, Any]) -> Settings:
         connections=given if given is not None else Settings.connections,
         journal=params.get("journal"),
         job_id=params.get("job_id") or "",
+        copy=params.get("copy"),
         limits=tuple(limits.Limit(item["name"], item["slots"]) for item in params.get("limits") or ()),
         limits_dir=params["limits_dir"],
         limits_timeout=params["limits_timeout"],
@@ -142,6 +145,8 @@ def perform(host: Host, params: Mapping[str, Any], stores: Stores | None = None)
     """The real run. Everything that it returns beyond the plan was measured."""
     settings = settings_from(params)
     journal = IntentLog(host.session, settings.journal, owner=settings.job_id) if settings.journal else None
+    if journal is not None and settings.copy is not None:
+        journal = CopyLog(journal, settings.copy)
     if settings.program in STORING:
         way = _by_store(params)
         if settings.program == "borg" and not params.get("src"):
@@ -177,6 +182,7 @@ class Frame:
     """What a copy is done within: who asked for it, who is told how far it is, and what may end it."""
 
     request: Request
+    #: The job as the copy's own backup point sees it.
     job: Job | None
     journal: IntentLog | None
     sink: Callable[[Progress], None]
@@ -226,10 +232,13 @@ def around(host: Host, params: Mapping[str, Any], settings: Settings, journal: I
     """Looks up who is meant, proves that the lock is still his, and waits for the limits."""
     sink = _sink(settings.progress_file)
     beat = CallerBeat(settings.beat_file) if settings.beat_file else None
-    job = lock.read_job(host.session, settings.journal) if settings.journal else None
-    if job is not None and settings.job_id and job.job != settings.job_id:
+    whole = lock.read_job(host.session, settings.journal) if settings.journal else None
+    if whole is not None and settings.job_id and whole.job != settings.job_id:
         # Its run would be kept alive here by what a hypervisor says.
-        raise JobAltered(job=settings.job_id, vm=job.vm, reason=f"it says that it is {job.job}")
+        raise JobAltered(job=settings.job_id, vm=whole.vm, reason=f"it says that it is {whole.job}")
+    job = whole.of_copy(settings.copy) if whole is not None else None
+    if whole is not None and job is None:
+        raise JobAltered(job=whole.job, vm=whole.vm, reason=f"it has no backup point number {settings.copy}")
     life = RunLife(settings.state_dir, job.run) if job is not None else None
     request = request_from(host, params)
     frame = Frame(request, job, journal, sink, beat, life)

@@ -28,7 +28,7 @@ class Place(Protocol):
     """Where restore points of one kind lie."""
 
     def targets(self, host: Host, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, str]:
-        """For (backup point, name, identity) of each VM the place below that point which is the VM's own."""
+        """For (backup point, name, identity) of each copy the place below that point which is the VM's own."""
 
     def names(self, target: str, time: str, job: str) -> tuple[str, str]:
         """What a job works on, and what that becomes, as its job file keeps them."""

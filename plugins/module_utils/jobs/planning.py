@@ -54,7 +54,11 @@ def plan_backup(
         if one.directory in marks:
             error = VmTorn(host=label, vm=one.name, vmid=vmid, **marks[one.directory].words)
             facts[vmid] = replace(one, fault=error.as_dict())
-    wanted = {vmid: (policy.for_vm([one.name, *one.uuids]), one) for vmid, one in facts.items()}
+    wanted = {
+        (vmid, number): (wish, one)
+        for vmid, one in facts.items()
+        for number, wish in enumerate(policy.all_for_vm([one.name, *one.uuids]))
+    }
     targets = _targets(host, wanted, stores)
     points = {(wish.point, wish.program) for wish, _facts in wanted.values() if wish.program in STORING}
     rooms = {point: storeroom.look(stores, point, program) for point, program in sorted(points)}
@@ -69,15 +73,18 @@ def plan_backup(
     return storetwins.noticed(plan, stores)
 
 
-def _targets(host: Host, wanted: Mapping[int, tuple[VmPolicy, VmFacts]], stores: Stores) -> dict[int, str]:
-    found: dict[int, str] = {}
+def _targets(
+    host: Host, wanted: Mapping[tuple[int, int], tuple[VmPolicy, VmFacts]], stores: Stores
+) -> dict[tuple[int, int], str]:
+    found: dict[tuple[int, int], str] = {}
+    keys = list(wanted)
     for program in sorted({policy.program for policy, _facts in wanted.values()}):
         mine = {
-            vmid: (policy.point, facts.name, facts.identity)
-            for vmid, (policy, facts) in wanted.items()
+            at: (policy.point, facts.name, facts.identity)
+            for at, (policy, facts) in enumerate(wanted.values())
             if policy.program == program
         }
-        found.update(places.of(program, stores).targets(host, mine))
+        found.update({keys[at]: target for at, target in places.of(program, stores).targets(host, mine).items()})
     return found
 
 

@@ -22,6 +22,8 @@ HOWS = ("hot", "warm", "cold")
 PROGRAMS = ("vmkfstools", "dedup", "borg")
 #: What these move is read from the backup server, and goes into one place for many machines.
 STORING = ("dedup", "borg")
+#: What each of several backup points may have of its own.
+OF_A_POINT = ("point", "program", "disk_format", "verify", "keep", "rotate", "reserve_percent")
 _ON_DATASTORE = re.compile(r"/vmfs/volumes/[^/]+/.+")
 
 
@@ -76,13 +78,21 @@ class Policy:
     overrides: Mapping[str, Mapping[str, Any]]
     allow_none: bool = False
     unknown_names: str = "error"
+    points: tuple[Any, ...] = ()
 
     def for_vm(self, names: Sequence[str]) -> VmPolicy:
-        """The policy of a VM that is known by any of these names (display name, UUIDs)."""
-        value = self.common
+        """The policy of a VM that is known by any of these names (display name, UUIDs), for its first backup point."""
+        return self.all_for_vm(names)[0]
+
+    def all_for_vm(self, names: Sequence[str]) -> tuple[VmPolicy, ...]:
+        """Its policy for each of its backup points."""
+        value, points, where = self.common, self.points, ""
         for name in keys_of(self.overrides, names):
-            value = _merge(value, self.overrides[name], f"vms[{name!r}].")
-        return value
+            changes = self.overrides[name]
+            points = _points_in(changes, f"vms[{name!r}].", points)
+            where = f"vms[{name!r}]." if changes.get("points") else where
+            value = _merge(value, _without_points(changes), f"vms[{name!r}].")
+        return _for_each(value, points, where)
 
     def is_own(self, setting: str, names: Sequence[str]) -> bool:
         """Whether a VM with these names has a value of its own for a setting."""
@@ -100,16 +110,22 @@ _HOST_KEYS = ("select", "exclude", "vms", "allow_none", "unknown_names")
 def parse_policy(raw: Mapping[str, Any]) -> Policy:
     """Checks every key; the overrides too, so that a slip for the last VM fails before the first is touched."""
     common_raw = {key: value for key, value in raw.items() if key not in _HOST_KEYS}
-    if not common_raw.get("point"):
-        raise BadPolicy(what="no backup point is given (point)")
-    common = _merge(VmPolicy(point=""), common_raw, "")
+    points = _points_in({**common_raw, "point": None}, "", ())
+    if points:
+        # They stand in the place of the one.
+        common_raw = {**_without_points(common_raw), "point": None}
+    elif not common_raw.get("point"):
+        raise BadPolicy(what="no backup point is given (point, or points)")
+    common = _merge(VmPolicy(point=""), _without_points(common_raw), "")
+    _for_each(common, points, "")
     overrides = raw.get("vms") or {}
     if not isinstance(overrides, Mapping):
         raise BadPolicy(what=f"vms must map VM names to settings, not be {type(overrides).__name__}")
     for name, changes in overrides.items():
         if not isinstance(changes, Mapping):
             raise BadPolicy(what=f"vms[{name!r}] must be a mapping, not {type(changes).__name__}")
-        _merge(common, changes, f"vms[{name!r}].")
+        where = f"vms[{name!r}]."
+        _for_each(_merge(common, _without_points(changes), where), _points_in(changes, where, points), where)
     unknown_names = raw.get("unknown_names", "error")
     if unknown_names not in ("error", "ignore"):
         raise BadPolicy(what=f"unknown_names is {unknown_names!r}; it may be error or ignore")
@@ -120,7 +136,43 @@ def parse_policy(raw: Mapping[str, Any]) -> Policy:
         overrides={str(name): dict(changes) for name, changes in overrides.items()},
         allow_none=_flag(raw.get("allow_none", False), "allow_none"),
         unknown_names=unknown_names,
+        points=points,
     )
+
+
+def _without_points(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in changes.items() if key != "points"}
+
+
+def _points_in(changes: Mapping[str, Any], where: str, wider: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The backup points that hold from here on: a list replaces a wider one, a single point takes its place."""
+    given = _items(changes.get("points"), f"{where}points")
+    if given and changes.get("point"):
+        raise BadPolicy(what=f"{where}point and {where}points are both given; name all of them in points")
+    return given or (() if changes.get("point") else wider)
+
+
+def _for_each(base: VmPolicy, points: Sequence[Any], where: str) -> tuple[VmPolicy, ...]:
+    """One policy for each backup point. The bracket is one for all, so that what it asks for is, too."""
+    found: list[VmPolicy] = []
+    for number, item in enumerate(points):
+        name = f"{where}points[{number}]"
+        changes = {"point": item} if isinstance(item, str) else item
+        if not isinstance(changes, Mapping) or not changes.get("point"):
+            raise BadPolicy(what=f"{name} must name its point: a text, or a mapping such as {{point: /srv/stowage}}")
+        strange = sorted(set(changes) - set(OF_A_POINT))
+        if strange:
+            raise BadPolicy(
+                what=f"{name}.{strange[0]} is not a setting of one point; these are {', '.join(OF_A_POINT)}"
+            )
+        one = _merge(replace(base, point=""), changes, f"{name}.")
+        if any(before.keeps_reference for before in found):
+            # A snapshot that stays belongs to one restore point.
+            one = replace(one, reference=replace(one.reference, enabled=False))
+        if any((before.point, before.program) == (one.point, one.program) for before in found):
+            raise BadPolicy(what=f"{name} is {one.point!r}, which is named twice")
+        found.append(one)
+    return tuple(found) or (base,)
 
 
 def vm_policy_from_dict(raw: Mapping[str, Any]) -> VmPolicy:

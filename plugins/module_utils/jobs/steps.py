@@ -75,14 +75,20 @@ def run(host: Host, params: Mapping[str, Any], check: bool, stores: Stores | Non
     except StowageError as error:
         if not check:
             # The entry knows why, even if the playbook dies before its last step, or that one cannot reach the host.
-            entry = backup.entry_of(context)
-            if state == "committed":
-                # Into a store the copy itself commits: its point is there, whatever became of the host since.
-                entry["restore_point"] = entry["restore_point"] or storeplace.made_by(params["copies"] or ())
-            if state != "ended" or entry["status"] == "interrupted":
-                entry["error"] = record.error_of(params["error"]) or error.as_dict()
-                record.write_entry(context.state_dir, entry)
+            for one in (context,) if state == "committed" else context.each:
+                _note(one, state, params, error)
         raise
+
+
+def _note(context: Context, state: str, params: Mapping[str, Any], error: StowageError) -> None:
+    entry = backup.entry_of(context)
+    if state == "committed":
+        # Into a store the copy itself commits: its point is there, whatever became of the host since.
+        entry["restore_point"] = entry["restore_point"] or storeplace.made_by(params["copies"] or ())
+    if state != "ended" or entry["status"] == "interrupted":
+        known = entry["error"] if context.copy and state == "ended" else None
+        entry["error"] = known or record.error_of(params["error"]) or error.as_dict()
+        record.write_entry(context.state_dir, entry)
 
 
 def in_place(context: Context) -> bool:
@@ -145,7 +151,11 @@ def _predicted(context: Context) -> dict[str, Any]:
 def _ended(context: Context, params: Mapping[str, Any]) -> Step:
     if context.check:
         entry = backup.entry_of(context)
-        return Step(True, {"entry": entry, "done": [], "left": [], "rotation": None})
-    ended = ending.end(context, params["outcome"], params["error"], params["copies"] or (), params["downtime_seconds"])
+        return Step(True, {"entry": entry, "done": [], "left": [], "rotation": None, "others": []})
+    others = {int(one["copy"]): one for one in params.get("others") or ()}
+    ended = ending.end(
+        context, params["outcome"], params["error"], params["copies"] or (), params["downtime_seconds"], others
+    )
     fields = {"entry": ended.entry, "done": list(ended.done), "left": list(ended.left), "rotation": ended.rotation}
+    fields["others"] = [dict(one) for one in ended.others]
     return Step(ended.changed, fields, ended.error)
