@@ -187,12 +187,13 @@ def manage(starter: Starter, wish: Wish, *, check_mode: bool = False) -> tuple[d
     if wish.state == "status":
         # A question: whatever the answer is, it was answered.
         return _result(starter, starter.surely(asked), False)[0], None
-    known = starter.surely(asked) if wish.id or check_mode else Status("unknown")
-    there = bool(wish.id) and known.state not in ("none", "unknown")
-    busy = not there and known.state == "running" and known.id != wish.id
+    known = starter.surely(asked) if wish.id else Status("unknown")
+    there = known.state not in ("none", "unknown")
     if check_mode:
-        status = known if there or (busy and wish.join) else Status("unknown", wish.id)
-        error = None if there or wish.join or not busy else _busy(starter, known)
+        last = known if there else starter.surely(asked[:2])
+        busy = not there and last.state == "running"
+        error = _busy(starter, last) if busy and not wish.join else None
+        status = last if there or busy else Status("unknown", wish.id)
         return _view(status, not there and not busy, [], joined=there or (busy and wish.join)), error
     status = known if there else starter.surely(start)
     if status.busy and status.id != start[2]:
