@@ -77,8 +77,8 @@ def end(
     job = held_job(context)
     problem = record.error_of(error)
     if job is None:
-        for one in context.each[1:]:
-            _end_without_job(one, entry_of(one), outcome, problem)
+        for other in context.each[1:]:
+            _end_without_job(other, entry_of(other), outcome, problem)
         return _end_without_job(context, entry, outcome, problem)
     if context.each[1:] and problem is not None:
         # What kept this one from being begun says more than how its copy then failed.

@@ -156,6 +156,11 @@ def _ended(context: Context, params: Mapping[str, Any]) -> Step:
     ended = ending.end(
         context, params["outcome"], params["error"], params["copies"] or (), params["downtime_seconds"], others
     )
-    fields = {"entry": ended.entry, "done": list(ended.done), "left": list(ended.left), "rotation": ended.rotation}
-    fields["others"] = [dict(one) for one in ended.others]
+    fields = {
+        "entry": ended.entry,
+        "done": list(ended.done),
+        "left": list(ended.left),
+        "rotation": ended.rotation,
+        "others": [dict(one) for one in ended.others],
+    }
     return Step(ended.changed, fields, ended.error)
