@@ -70,6 +70,7 @@ def new_entry(
         "rotation": None,
         "hint": None,
         "reference": None,
+        "verified": None,
         "disks": [disk_entry(disk) for disk in disks],
     }
 
@@ -334,7 +335,7 @@ def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str
         seconds = "-" if entry["seconds"] is None else f"{entry['seconds']:.0f} s"
         tail = "  ".join(text for text in (entry["restore_point"], (entry["error"] or {}).get("message")) if text)
         restored = entry["kind"] == "restore"
-        if restored and entry["why"]:
+        if entry["kind"] != "backup" and entry["why"]:
             tail += f"  {entry['why']}"
         if entry.get("needs_key_provider") and not restored:
             tail += f"  not proven: needs its key provider ({entry['needs_key_provider']})"
@@ -401,6 +402,13 @@ def start_entry(entry: dict[str, Any], clock: Clock) -> dict[str, Any]:
     entry.update(status="interrupted", started_at=iso(clock.now()), error=None)
     set_disk_statuses(entry, "interrupted")
     return entry
+
+
+def read_run(state_dir: str, run_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Plans of hosts and entries of one run as they are now, which recover may have completed since the merge."""
+    folder = run_folder(state_dir, run_id)
+    plans = list(_plans(os.path.join(folder, "hosts")))
+    return plans, list(_entries(os.path.join(folder, "entries"), run_id))
 
 
 def _entries(folder: str, run_id: str) -> Iterable[dict[str, Any]]:
