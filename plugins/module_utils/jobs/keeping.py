@@ -161,6 +161,10 @@ def in_folders(host: Host, place: str, label: str, rules: Rules) -> Pruned:
         by_path = {one.path: one for one in folders[folder]}
         going = [verdict.path for verdict in verdicts if not verdict.keep]
         report.removed += [path for path in going if rules.check or _removed(host, by_path[path], report)]
+        # What a rotation or a prune that was cut short had decided already.
+        halves = () if rules.check else points.half_removed(host, folder)
+        own = {(one.host, one.identity) for one in folders[folder]}
+        report.removed += [one.path for one in halves if (one.host, one.identity) in own and _removed(host, one, report)]
     return report
 
 
