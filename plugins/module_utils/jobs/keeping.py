@@ -164,7 +164,9 @@ def in_folders(host: Host, place: str, label: str, rules: Rules) -> Pruned:
         # What a rotation or a prune that was cut short had decided already.
         halves = () if rules.check else points.half_removed(host, folder)
         own = {(one.host, one.identity) for one in folders[folder]}
-        report.removed += [one.path for one in halves if (one.host, one.identity) in own and _removed(host, one, report)]
+        report.removed += [
+            one.path for one in halves if (one.host, one.identity) in own and _removed(host, one, report)
+        ]
     return report
 
 
