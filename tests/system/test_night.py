@@ -29,7 +29,7 @@ import yaml
 from addresses import free_base_address
 from judge import Lab
 from postoffice import ADDRESS, Post, certificate
-from running import Awx, Job
+from running import Awx, Job, Running
 from spying import Watch, in_files, key_lines
 
 STORE = "/srv/stowage"
@@ -324,3 +324,126 @@ def task_runs(job: Job) -> Counter[str]:
         and "roles/backup/tasks/vm.yml" in str(event["event_data"].get("task_path"))
         and str(event["event_data"].get("task_action")).startswith("stowage.esxi.")
     )
+
+
+# -- the full counts ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a night took, beside what its wires allow."""
+
+    bytes: int
+    bound_seconds: float
+    seconds: float
+    vms: int
+
+    @property
+    def overhead_seconds(self) -> float:
+        """What each machine added to the night beside its bytes."""
+        return (self.seconds - self.bound_seconds) / self.vms
+
+    def __str__(self) -> str:
+        return (
+            f"{self.vms} VMs, {self.bytes / MIB:.0f} MiB over the wires: {self.seconds:.0f} s, bound "
+            f"{self.bound_seconds:.0f} s "
+            f"({self.seconds / self.bound_seconds:.2f} times), {self.overhead_seconds:.2f} s a VM beside its bytes"
+        )
+
+
+def pace_of(fleet: Fleet, record: dict[str, Any], job: Job) -> Pace:
+    """The bound: all slots of the link busy with connections at their cap, or one host with all of its own machines."""
+    sent: Counter[str] = Counter()
+    for entry in record["vms"]:
+        sent[entry["host"]] += int(entry["bytes_sent"] or 0)
+    total = sum(sent.values())
+    bound = max(total / (fleet.rate * fleet.slots), max(sent.values()) / fleet.rate)
+    return Pace(total, bound, job.seconds, len(record["vms"]))
+
+
+@pytest.mark.soak
+def test_two_hundred_machines_take_no_longer_than_one_and_a_half_times_what_the_wires_need() -> None:
+    with fleet_of(50, 4, fill="10M", rate=MIB, slots=5, forks=50) as fleet:
+        before, begun = fleet.state_of(), time.time()
+        fleet.lab.fault(DEAD, "refuse")
+        job = fleet.awx.run("backup", "backup", **fleet.survey).must_be("failed")
+        fleet.lab.fault(DEAD, "clear")
+        record = fleet.record(job)
+        pace = pace_of(fleet, record, job)
+        print(pace)
+        assert job.hosts("failures") == {DEAD} and Counter(vm["status"] for vm in record["vms"]) == {"ok": 196}
+        assert fleet.state_of() == before
+        copies = fleet.copies(begun)
+        assert len(copies) == 196 and most_at_a_time(copies) <= fleet.slots
+        assert max(task_runs(job).values()) <= 8 * fleet.vms
+        assert pace.seconds <= 1.5 * pace.bound_seconds and pace.overhead_seconds <= 2.5
+
+
+def statuses(record: dict[str, Any]) -> Counter[str]:
+    return Counter(vm["status"] for vm in record["vms"])
+
+
+def records_of(fleet: Fleet, run: str) -> dict[str, Any]:
+    """The record of a run that did not come to its end, made by the module that makes it of any run's entries."""
+    job = fleet.awx.run(f"record-{run}", "record", stowage_run_id=run)
+    job.must_be("successful")
+    found: dict[str, Any] = json.loads(fleet.lab.run("bk1", "cat", f"/var/lib/stowage/runs/{run}/record.json"))
+    return found
+
+
+PLAYBOOKS["record"] = """
+- hosts: backup_servers
+  gather_facts: false
+  tasks:
+    - stowage.esxi.backup_record:
+        run_id: "{{ stowage_run_id }}"
+"""
+
+
+@pytest.mark.soak
+def test_a_server_that_restarts_and_a_job_that_is_cancelled_leave_a_true_record_and_are_recovered() -> None:
+    with fleet_of(5, 4, fill="10M", rate=MIB, slots=2, forks=5) as fleet:
+        before = fleet.state_of()
+        survey = {**fleet.survey, "backup_lease_seconds": "60"}
+
+        def recovered(ident: str) -> None:
+            """Recover runs every ten minutes; here again and again until nothing of the dead run is left."""
+            for number in range(8):
+                fleet.awx.run(f"{ident}-{number}", "recover", **survey)
+                if fleet.state_of() == before and fleet.lab.left_behind("esx01") == []:
+                    return
+                time.sleep(20)
+            raise AssertionError(f"not recovered: {fleet.state_of()}")
+
+        def copying() -> bool:
+            return any(snapshots for _power, snapshots in fleet.state_of().values()) and done() >= 2
+
+        def done() -> int:
+            entries = fleet.lab.folder.glob("servers/bk1/root/var/lib/stowage/runs/*/entries/*.json")
+            return sum(json.loads(path.read_text())["status"] == "ok" for path in entries)
+
+        for ident, strike in (
+            ("restarted", lambda _running: fleet.lab.verb("reboot", "bk1")),
+            ("cancelled", Running.cancel),
+        ):
+            so_far = done()
+            run = f"night-{ident}"
+            running = fleet.awx.start(ident, "backup", **survey, stowage_run_id=run)
+            end = time.monotonic() + 300
+            while not (copying() and done() >= so_far + 2):
+                assert time.monotonic() < end, f"{ident}: no copies"
+                time.sleep(0.3)
+            strike(running)
+            job = running.wait(900)
+            assert job.status != "successful"
+            recovered(f"recover-{ident}")
+            found = statuses(records_of(fleet, run))
+            # Every machine is in it, and none is called good that has no restore point.
+            assert (
+                sum(found.values()) == 20
+                and found["ok"] >= 2
+                and found["interrupted"] + found["failed"] + found["not-run"] >= 1
+            )
+        whole = fleet.awx.run("whole", "backup", **survey).must_be("successful")
+        assert statuses(fleet.record(whole)) == {"ok": 20}
+        assert fleet.state_of() == before
