@@ -27,7 +27,8 @@ import yaml
 from playing import ROOT, _descendants
 
 VAULT_PROMPT = r"Vault password.*:\s*?$"
-KEY_PROMPT = r"Enter passphrase for .*:\s*?$"
+# ansible-runner looks at the last hundred characters only, and the path before the colon may be longer than that.
+KEY_PROMPT = r"ssh_key_data:\s*?$"
 
 
 @dataclass
