@@ -58,6 +58,11 @@ options:
     description:
       - The command that reaches C(ssh://) repositories, such as C(ssh -i /etc/stowage/borg_key -o BatchMode=yes).
     type: str
+  make:
+    description:
+      - Whether a repository that is not there is made. With V(false) that is an error.
+    type: bool
+    default: true
   check:
     description:
       - What borg checks of a repository that was there before. V(repository) looks at its structure and at the
@@ -139,6 +144,7 @@ def main():
             "encryption": {"type": "str", "choices": list(ENCRYPTIONS)},
             "borg_path": {"type": "str", "default": "borg"},
             "borg_rsh": {"type": "str"},
+            "make": {"type": "bool", "default": True},
             "check": {"type": "str", "choices": list(CHECKS), "default": "none"},
         },
         supports_check_mode=True,
@@ -148,7 +154,7 @@ def main():
         params["location"], params["passphrase"] or None, params["borg_path"], params["borg_rsh"] or ""
     )
     try:
-        kept = keep(repository, params["encryption"], params["check"], module.check_mode)
+        kept = keep(repository, params["encryption"], params["check"], module.check_mode, params["make"])
     except StowageError as error:
         fail(module, error)
     module.exit_json(changed=kept.made, archives=[one.name for one in kept.archives], actions=list(kept.actions))

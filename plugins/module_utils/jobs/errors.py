@@ -360,3 +360,20 @@ class VmTorn(JobError):
         "started nor backed up.{back}"
     )
     exit_code = 57
+
+
+class PointDamaged(JobError):
+    id = "restore-point-damaged"
+    template = "The restore point {path} of VM {vm!r} is damaged: {reason}{more}"
+    hint = (
+        "Do not count on it. Back the VM up now, look at the disk below the backup point, and heal a store from a "
+        "second one (stowage.esxi.dedup_store, state repaired)."
+    )
+    exit_code = 58
+
+
+class NothingToVerify(JobError):
+    id = "nothing-to-verify"
+    template = "There is no restore point of {who} in {place}: nothing was proven"
+    hint = "Correct verify_point or verify_program, or set verify_allow_none to true where there may be none."
+    exit_code = 52

@@ -182,6 +182,13 @@ def vm_policy_from_dict(raw: Mapping[str, Any]) -> VmPolicy:
     return _merge(VmPolicy(point=""), raw, "")
 
 
+def parse_keep(raw: Mapping[str, Any], name: str) -> Keep:
+    """The rules of retention alone; `name` is what the operator calls them."""
+    if not raw:
+        raise BadPolicy(what=f"{name} is empty; give at least one of last, daily, weekly, monthly, within_days")
+    return _keep(Keep(), raw, name)
+
+
 def _items(value: Any, name: str) -> tuple[Any, ...]:
     if value is None:
         return ()

@@ -78,6 +78,7 @@ def new_entry(
         "rotation": None,
         "hint": None,
         "reference": None,
+        "verified": None,
         "disks": [disk_entry(disk) for disk in disks],
     }
 
@@ -379,7 +380,7 @@ def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str
         restored = entry["kind"] == "restore"
         if id(entry) not in alone and not entry["restore_point"]:
             tail = f"{entry['backup_point']}: {tail}".rstrip(": ")
-        if restored and entry["why"]:
+        if entry["kind"] != "backup" and entry["why"]:
             tail += f"  {entry['why']}"
         if entry.get("needs_key_provider") and not restored:
             tail += f"  not proven: needs its key provider ({entry['needs_key_provider']})"
@@ -446,6 +447,13 @@ def start_entry(entry: dict[str, Any], clock: Clock) -> dict[str, Any]:
     entry.update(status="interrupted", started_at=iso(clock.now()), error=None)
     set_disk_statuses(entry, "interrupted")
     return entry
+
+
+def read_run(state_dir: str, run_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Plans of hosts and entries of one run as they are now, which recover may have completed since the merge."""
+    folder = run_folder(state_dir, run_id)
+    plans = list(_plans(os.path.join(folder, "hosts")))
+    return plans, list(_entries(os.path.join(folder, "entries"), run_id))
 
 
 def _entries(folder: str, run_id: str) -> Iterable[dict[str, Any]]:

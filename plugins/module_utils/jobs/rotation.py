@@ -41,21 +41,18 @@ def _rotate(host: Host, job: Job, policy: VmPolicy, others: Iterable[Job], resul
     result["problems"].extend(error.message for error in bad)
     mine = [point for point in found if posixpath.dirname(point.path) == folder]
     aged = [retention.Aged(point.path, point.moment, point.held) for point in mine]
-    now, other = host.clock.now(), _clock_of(host) if policy.keep.within_days else None
+    now, other = host.clock.now(), clock_of(host) if policy.keep.within_days else None
     if other is not None and abs(now - other) > CLOCKS_DIFFER:
-        result["problems"].append(
-            f"the clock of {host.name} says {iso(other)}, that of the backup server {iso(now)}: within_days goes by "
-            "the earlier one; set the wrong one right"
-        )
+        result["problems"].append(clocks_differ(host, now, other))
     decisions = retention.decide(aged, policy.keep, now, other)
     by_path = {point.path: point for point in mine}
-    read = {_tail(str(other.extra["restore_point"]["path"])) for other in others if other.kind == "restore"}
+    read = {tail(str(other.extra["restore_point"]["path"])) for other in others if other.kind == "restore"}
     for decision in decisions:
         line = {"path": decision.path, "reasons": list(decision.reasons)}
         # The point that was made just now is the proof that the run was worth it: no rule may take it.
         if decision.keep or decision.path == job.final or not policy.rotate:
             result["kept"].append(line)
-        elif _tail(decision.path) in read:
+        elif tail(decision.path) in read:
             result["kept"].append({**line, "reasons": ["a restore reads it"]})
         elif _remove(host, by_path[decision.path], result):
             result["removed"].append(line)
@@ -65,12 +62,19 @@ def _rotate(host: Host, job: Job, policy: VmPolicy, others: Iterable[Job], resul
                 result["removed"].append({"path": point.path, "reasons": ["its removal had been cut short"]})
 
 
-def _clock_of(host: Host) -> datetime | None:
+def clocks_differ(host: Host, now: datetime, other: datetime) -> str:
+    return (
+        f"the clock of {host.name} says {iso(other)}, that of the backup server {iso(now)}: within_days goes by "
+        "the earlier one; set the wrong one right"
+    )
+
+
+def clock_of(host: Host) -> datetime | None:
     said = host.session.run(["date", "+%s"]).stdout.strip()
     return datetime.fromtimestamp(int(said), timezone.utc) if said.isdigit() else None
 
 
-def _tail(path: str) -> tuple[str, ...]:
+def tail(path: str) -> tuple[str, ...]:
     """A point by its VM's folder and its time: hosts may see the same datastore under different names."""
     return tuple(posixpath.normpath(path).split("/")[-2:])
 

@@ -6,7 +6,7 @@
 It runs as a process of its own, so that bulk data does not contend with the daemon for one interpreter, and takes
 orders as JSON lines on its stdin: {"listen": name, "address", "port", "target_port"}, {"rules": name, ...},
 {"cut": name, "mode"}, {"heal": name}, {"close": name}, {"open": name}, {"stats": true}. Each order is answered by one
-line on stdout.
+line on stdout. Of each connection that has ended one JSON line goes to the log that is its argument.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from esxilab.processes import die_with_parent
 
@@ -63,6 +63,7 @@ class Wire:
         self.inside = inside
         self._front = front
         self.carried = 0
+        self.opened = time.time()
         self.flow = threading.Event()
         self.flow.set()
         self.closed = False
@@ -156,8 +157,9 @@ def _abort(end: socket.socket) -> None:
 class Front:
     """One machine's address and port, and the connections through it."""
 
-    def __init__(self, name: str, address: str, port: int, target_port: int) -> None:
+    def __init__(self, name: str, address: str, port: int, target_port: int, log: IO[str]) -> None:
         self.name = name
+        self._log = log
         self.address = address
         self.port = port
         self.target_port = target_port
@@ -222,7 +224,11 @@ class Front:
             if left > 0:
                 self._wires[wire] = left
                 return
-            self._wires.pop(wire, None)
+            ended = self._wires.pop(wire, None) is not None
+            if ended:
+                line = {"machine": self.name, "opened": wire.opened, "closed": time.time(), "carried": wire.carried}
+                # One write a line, so that those of several machines do not mix.
+                self._log.write(json.dumps(line) + "\n")
         for end in (wire.outside, wire.inside):
             with contextlib.suppress(OSError):
                 end.close()
@@ -259,12 +265,13 @@ class Front:
 class Proxy:
     """Takes the orders."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: IO[str]) -> None:
         self._fronts: dict[str, Front] = {}
+        self._log = log
 
     def order(self, order: dict[str, Any]) -> dict[str, Any]:
         if "listen" in order:
-            front = Front(order["listen"], order["address"], order["port"], order["target_port"])
+            front = Front(order["listen"], order["address"], order["port"], order["target_port"], self._log)
             self._fronts[front.name] = front
             return {}
         if "stats" in order:
@@ -296,13 +303,14 @@ ORDERS = ("open", "close", "cut", "heal", "rules")
 
 def main() -> int:
     die_with_parent()
-    proxy = Proxy()
-    for line in sys.stdin:
-        try:
-            answer = proxy.order(json.loads(line))
-        except (OSError, TypeError, StopIteration, KeyError) as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), flush=True)
+    with open(sys.argv[1], "a", buffering=1, encoding="ascii") as log:
+        proxy = Proxy(log)
+        for line in sys.stdin:
+            try:
+                answer = proxy.order(json.loads(line))
+            except (OSError, TypeError, StopIteration, KeyError) as error:
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            print(json.dumps(answer), flush=True)
     return 0
 
 

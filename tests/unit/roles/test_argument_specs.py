@@ -241,3 +241,16 @@ def test_every_task_that_writes_to_a_journal_says_whose_it_is(role: str) -> None
     text = (ROOT / "roles" / role / "tasks" / "vm.yml").read_text(encoding="utf-8")
     folders = re.findall(r'journal: "{{ (\w+)\.job\.folder }}"\n +job_id: "{{ \1\.job\.id }}"', text)
     assert len(folders) == text.count("journal: ") > 0
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_a_truth_that_comes_as_text_is_read_as_one(role: Path) -> None:
+    """Survey answers and `-e name=false` are texts: of these every one is true, or is refused where a condition stands."""
+    truths = {name for name, option in options_of(role).items() if option.get("type") == "bool"}
+    wrong = []
+    for path in [*role.glob("tasks/*.yml"), *role.glob("vars/*.yml")]:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            decides = re.match(r"\s*(- |when: )(?!name)[^:]*$", line) or re.search(r"\bif\b", line)
+            named = [name for name in truths if re.search(rf"(?<![\w.]){name}\b", line)]
+            wrong += [f"{path.name}:{number}: {name}" for name in named if decides and "| bool" not in line]
+    assert wrong == []
