@@ -18,7 +18,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Wa
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limits
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limiting, limits
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import JobAltered
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import STORING
@@ -43,7 +43,9 @@ CUT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Settings:
-    """How to copy. ``beat_file`` and ``progress_file`` are the ends of a line to whoever waits for the copy."""
+    """How to copy. ``wishes`` are the operator's limits, ``limits`` those of the program itself.
+
+    ``beat_file`` and ``progress_file`` are the ends of a line to whoever waits for the copy."""
 
     program: str = "vmkfstools"
     verify: str = "sample"
@@ -51,6 +53,7 @@ class Settings:
     connections: int = 4
     journal: str | None = None
     job_id: str = ""
+    wishes: tuple[limiting.Wish, ...] = ()
     limits: tuple[limits.Limit, ...] = ()
     limits_dir: str = "/var/lib/stowage/limits"
     limits_timeout: float = 86400
@@ -105,7 +108,7 @@ def _settings(params: Mapping[str, Any]) -> Settings:
         connections=given if given is not None else Settings.connections,
         journal=params.get("journal"),
         job_id=params.get("job_id") or "",
-        limits=tuple(limits.Limit(item["name"], item["slots"]) for item in params.get("limits") or ()),
+        wishes=limiting.wishes_of(params.get("limits") or ()),
         limits_dir=params["limits_dir"],
         limits_timeout=params["limits_timeout"],
         stall_timeout=params.get("stall_timeout") or Settings.stall_timeout,
@@ -119,13 +122,15 @@ def _settings(params: Mapping[str, Any]) -> Settings:
 def predict(host: Host, params: Mapping[str, Any], stores: Stores | None = None) -> dict[str, Any]:
     """Check mode: the plan of the real run, and nothing else."""
     settings = settings_from(params)
-    limits.checked(settings.limits)
     if settings.program in STORING:
-        return _by_store(params).predict(host, params, request_from(host, params), stores or Stores())
-    choose(settings)
-    request = request_from(host, params)
-    plan, warnings = plan_copy(host, request, foresight=True)
-    return result_of(request, plan, warnings)
+        request = request_from(host, params)
+        result: dict[str, Any] = _by_store(params).predict(host, params, request, stores or Stores())
+    else:
+        choose(settings)
+        request = request_from(host, params)
+        plan, warnings = plan_copy(host, request, foresight=True)
+        result = result_of(request, plan, warnings)
+    return {**result, "limits": _shown(_limits(host, settings, request, _job(host, settings)))}
 
 
 def perform(host: Host, params: Mapping[str, Any], stores: Stores | None = None) -> dict[str, Any]:
@@ -138,7 +143,7 @@ def perform(host: Host, params: Mapping[str, Any], stores: Stores | None = None)
             settings = replace(settings, limits=(*settings.limits, way.turn(params["dest"])))
         with around(host, params, settings, journal) as frame:
             done: dict[str, Any] = way.perform(host, params, settings, frame, stores or Stores())
-        return done
+        return {**done, **frame.waited}
     program = choose(settings, journal)
     with around(host, params, settings, journal) as frame:
         plan, warnings = plan_copy(host, frame.request)
@@ -148,7 +153,7 @@ def perform(host: Host, params: Mapping[str, Any], stores: Stores | None = None)
     result["disks"] = [disk.as_dict() for disk in copied.disks]
     result["copied_bytes"] = sum(disk.copied_bytes for disk in copied.disks)
     result["seconds"] = round(sum(disk.seconds for disk in copied.disks), 3)
-    return result
+    return {**result, **frame.waited}
 
 
 def _by_store(params: Mapping[str, Any]) -> Any:
@@ -175,6 +180,8 @@ class Frame:
     room: RoomWatch | None = None
     clock: Clock = field(default_factory=SystemClock)
     cut_since: float | None = None
+    #: Of the result: the limits that the copy went by, and how long it waited for them.
+    waited: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -216,7 +223,7 @@ def around(host: Host, params: Mapping[str, Any], settings: Settings, journal: I
     """Looks up who is meant, proves that the lock is still his, and waits for the limits."""
     sink = _sink(settings.progress_file)
     beat = CallerBeat(settings.beat_file) if settings.beat_file else None
-    job = lock.read_job(host.session, settings.journal) if settings.journal else None
+    job = _job(host, settings)
     if job is not None and settings.job_id and job.job != settings.job_id:
         # Its run would be kept alive here by what a hypervisor says.
         raise JobAltered(job=settings.job_id, vm=job.vm, reason=f"it says that it is {job.job}")
@@ -230,16 +237,37 @@ def around(host: Host, params: Mapping[str, Any], settings: Settings, journal: I
             IntentLog.of_job(request.vm, journal.folder, settings.job_id)
     if request.vm is not None and request.snapshot_id:
         frame.room = RoomWatch.of_vm(host, request.vm, settings.snapshot_reserve_percent)
-    what = f"copy of {frame.name or request.src} on {host.name}"
+    what = f"copy of {frame.name or request.src} on {job.host if job is not None else host.name}"
     waiter = Waiter(settings.limits_timeout, beat=frame.waiting)
+    wanted, begun = _limits(host, settings, request, job), waiter.clock.monotonic()
     with limits.hold(
-        settings.limits,
+        wanted,
         settings.limits_dir,
         waiter,
         what,
-        lambda limit: sink(Progress(frame.name, f"waits for a slot of {limit}")),
+        lambda waiting: sink(Progress(frame.name, str(waiting))),
     ):
+        frame.waited.update(limits=_shown(wanted), waited_seconds=round(waiter.clock.monotonic() - begun, 3))
         yield frame
+
+
+def _job(host: Host, settings: Settings) -> Job | None:
+    return lock.read_job(host.session, settings.journal) if settings.journal else None
+
+
+def _limits(host: Host, settings: Settings, request: Request, job: Job | None) -> tuple[limits.Limit, ...]:
+    kinds = {wish.kind for wish in settings.wishes} - {""}
+    touched = limiting.touched_by(host, request, settings.program, job, kinds) if kinds else limiting.Touched("")
+    return limits.checked((*limiting.limits_for(settings.wishes, touched), *settings.limits))
+
+
+def _shown(found: tuple[limits.Limit, ...]) -> list[dict[str, Any]]:
+    # A program's own turn is nobody's limit.
+    return [
+        {"kind": limit.kind, "name": limit.name, "slots": limit.slots}
+        for limit in found
+        if limit.kind in ("", *limiting.KINDS)
+    ]
 
 
 def choose(settings: Settings, journal: IntentLog | None = None) -> Program:
