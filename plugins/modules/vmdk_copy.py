@@ -182,15 +182,29 @@ options:
   limits:
     description:
       - Wait for a slot of each of these limits before copying. They hold for all tasks, jobs and controllers that use
-        the same O(limits_dir) on the same machine.
+        the same O(limits_dir) on the same machine. Slots are given in the order of asking; while the copy waits, the
+        task prints what for, who has the slots and how many come before it. A slot is free as soon as its holder ends,
+        however it ends.
     type: list
     elements: dict
     default: []
     suboptions:
-      name:
-        description: Any name, for instance that of a datastore.
+      kind:
+        description:
+          - What is limited. V(host) is the hypervisor; V(datastore) each datastore that the copy reads or writes, known
+            by its UUID, so that a volume of several hosts is one; V(store) the store, the repository or the folder on
+            another server; V(link) the other server of a backup point such as C(ssh://user@server/path), or with
+            a O(limits[].name) a line that carries this copy.
+          - Without it the limit is no more than its O(limits[].name).
         type: str
-        required: true
+        choices: [host, datastore, store, link]
+      name:
+        description:
+          - Any name, where O(limits[].kind) is not given. With it, the one host (by its address or its name in the
+            inventory), datastore (by its name on this hypervisor, or its UUID) or store (by its place) that is meant;
+            such a limit holds in place of one for all of its kind.
+          - A copy that has to do with no such host, datastore or store does not go by the limit.
+        type: str
       slots:
         description: How many copies may run at the same time.
         type: int
@@ -419,6 +433,17 @@ seconds:
   returned: not in check mode
   type: float
   sample: 51.207
+limits:
+  description: The limits that the copy goes by, in the order in which it takes their slots.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{kind: datastore, name: 5f0a1b2d-00112233-4455-66778899aabb, slots: 2}]
+waited_seconds:
+  description: How long the copy waited for its slots.
+  returned: not in check mode
+  type: float
+  sample: 0.001
 restore_point:
   description: The restore point that was made in a store.
   returned: O(program=dedup), into a store
@@ -493,6 +518,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import St
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.arguments import store_option
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.limiting import KINDS as LIMIT_KINDS
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import PROGRAMS
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
@@ -533,7 +559,12 @@ def argument_spec() -> dict:
             "type": "list",
             "elements": "dict",
             "default": [],
-            "options": {"name": {"type": "str", "required": True}, "slots": {"type": "int", "required": True}},
+            "required_one_of": [["kind", "name"]],
+            "options": {
+                "kind": {"type": "str", "choices": list(LIMIT_KINDS)},
+                "name": {"type": "str"},
+                "slots": {"type": "int", "required": True},
+            },
         },
         "limits_dir": {"type": "path", "default": "/var/lib/stowage/limits"},
         "limits_timeout": {"type": "int", "default": 86400},

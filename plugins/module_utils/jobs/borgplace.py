@@ -151,7 +151,7 @@ class BorgPlace(StorePlace):
 
 def turn(location: str) -> Limit:
     """borg lets one writer in at a time: jobs of this backup server wait for theirs where waiting is shown."""
-    return Limit(f"borg {names.identity_hash(location)}", 1)
+    return Limit(names.identity_hash(location), 1, "repository", location)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Wa
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limits
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limiting, limits
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.copylog import CopyLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import JobAltered
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
@@ -46,7 +46,9 @@ CUT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Settings:
-    """How to copy. ``beat_file`` and ``progress_file`` are the ends of a line to whoever waits for the copy."""
+    """How to copy. ``wishes`` are the operator's limits, ``limits`` those of the program itself.
+
+    ``beat_file`` and ``progress_file`` are the ends of a line to whoever waits for the copy."""
 
     program: str = "vmkfstools"
     verify: str = "sample"
@@ -55,6 +57,7 @@ class Settings:
     journal: str | None = None
     job_id: str = ""
     copy: int | None = None
+    wishes: tuple[limiting.Wish, ...] = ()
     limits: tuple[limits.Limit, ...] = ()
     limits_dir: str = "/var/lib/stowage/limits"
     limits_timeout: float = 86400
@@ -117,7 +120,7 @@ def _settings(params: Mapping[str, Any]) -> Settings:
         journal=params.get("journal"),
         job_id=params.get("job_id") or "",
         copy=params.get("copy"),
-        limits=tuple(limits.Limit(item["name"], item["slots"]) for item in params.get("limits") or ()),
+        wishes=limiting.wishes_of(params.get("limits") or ()),
         limits_dir=params["limits_dir"],
         limits_timeout=params["limits_timeout"],
         stall_timeout=params.get("stall_timeout") or Settings.stall_timeout,
@@ -132,13 +135,15 @@ def _settings(params: Mapping[str, Any]) -> Settings:
 def predict(host: Host, params: Mapping[str, Any], stores: Stores | None = None) -> dict[str, Any]:
     """Check mode: the plan of the real run, and nothing else."""
     settings = settings_from(params)
-    limits.checked(settings.limits)
     if settings.program in STORING:
-        return _by_store(params).predict(host, params, request_from(host, params), stores or Stores())
-    choose(settings)
-    request = request_from(host, params)
-    plan, warnings = plan_copy(host, request, foresight=True)
-    return result_of(request, plan, warnings)
+        request = request_from(host, params)
+        result: dict[str, Any] = _by_store(params).predict(host, params, request, stores or Stores())
+    else:
+        choose(settings)
+        request = request_from(host, params)
+        plan, warnings = plan_copy(host, request, foresight=True)
+        result = result_of(request, plan, warnings)
+    return {**result, "limits": _shown(_limits(host, settings, request, _job(host, settings)))}
 
 
 def perform(host: Host, params: Mapping[str, Any], stores: Stores | None = None) -> dict[str, Any]:
@@ -153,7 +158,7 @@ def perform(host: Host, params: Mapping[str, Any], stores: Stores | None = None)
             settings = replace(settings, limits=(*settings.limits, way.turn(params["dest"])))
         with around(host, params, settings, journal) as frame:
             done: dict[str, Any] = way.perform(host, params, settings, frame, stores or Stores())
-        return done
+        return {**done, **frame.waited}
     program = choose(settings, journal)
     with around(host, params, settings, journal) as frame:
         plan, warnings = plan_copy(host, frame.request)
@@ -163,7 +168,7 @@ def perform(host: Host, params: Mapping[str, Any], stores: Stores | None = None)
     result["disks"] = [disk.as_dict() for disk in copied.disks]
     result["copied_bytes"] = sum(disk.copied_bytes for disk in copied.disks)
     result["seconds"] = round(sum(disk.seconds for disk in copied.disks), 3)
-    return result
+    return {**result, **frame.waited}
 
 
 def _by_store(params: Mapping[str, Any]) -> Any:
@@ -191,6 +196,8 @@ class Frame:
     room: RoomWatch | None = None
     clock: Clock = field(default_factory=SystemClock)
     cut_since: float | None = None
+    #: Of the result: the limits that the copy went by, and how long it waited for them.
+    waited: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -232,13 +239,7 @@ def around(host: Host, params: Mapping[str, Any], settings: Settings, journal: I
     """Looks up who is meant, proves that the lock is still his, and waits for the limits."""
     sink = _sink(settings.progress_file)
     beat = CallerBeat(settings.beat_file) if settings.beat_file else None
-    whole = lock.read_job(host.session, settings.journal) if settings.journal else None
-    if whole is not None and settings.job_id and whole.job != settings.job_id:
-        # Its run would be kept alive here by what a hypervisor says.
-        raise JobAltered(job=settings.job_id, vm=whole.vm, reason=f"it says that it is {whole.job}")
-    job = whole.of_copy(settings.copy) if whole is not None else None
-    if whole is not None and job is None:
-        raise JobAltered(job=whole.job, vm=whole.vm, reason=f"it has no backup point number {settings.copy}")
+    job = _job(host, settings)
     life = RunLife(settings.state_dir, job.run) if job is not None else None
     request = request_from(host, params)
     frame = Frame(request, job, journal, sink, beat, life)
@@ -249,16 +250,47 @@ def around(host: Host, params: Mapping[str, Any], settings: Settings, journal: I
             IntentLog.of_job(request.vm, journal.folder, settings.job_id)
     if request.vm is not None and request.snapshot_id:
         frame.room = RoomWatch.of_vm(host, request.vm, settings.snapshot_reserve_percent)
-    what = f"copy of {frame.name or request.src} on {host.name}"
+    what = f"copy of {frame.name or request.src} on {job.host if job is not None else host.name}"
     waiter = Waiter(settings.limits_timeout, beat=frame.waiting)
+    wanted, begun = _limits(host, settings, request, job), waiter.clock.monotonic()
     with limits.hold(
-        settings.limits,
+        wanted,
         settings.limits_dir,
         waiter,
         what,
-        lambda limit: sink(Progress(frame.name, f"waits for a slot of {limit}")),
+        lambda waiting: sink(Progress(frame.name, str(waiting))),
     ):
+        frame.waited.update(limits=_shown(wanted), waited_seconds=round(waiter.clock.monotonic() - begun, 3))
         yield frame
+
+
+def _job(host: Host, settings: Settings) -> Job | None:
+    """The job as this copy sees it."""
+    whole = lock.read_job(host.session, settings.journal) if settings.journal else None
+    if whole is None:
+        return None
+    if settings.job_id and whole.job != settings.job_id:
+        # Its run would be kept alive here by what a hypervisor says.
+        raise JobAltered(job=settings.job_id, vm=whole.vm, reason=f"it says that it is {whole.job}")
+    job = whole.of_copy(settings.copy)
+    if job is None:
+        raise JobAltered(job=whole.job, vm=whole.vm, reason=f"it has no backup point number {settings.copy}")
+    return job
+
+
+def _limits(host: Host, settings: Settings, request: Request, job: Job | None) -> tuple[limits.Limit, ...]:
+    kinds = {wish.kind for wish in settings.wishes} - {""}
+    touched = limiting.touched_by(host, request, settings.program, job, kinds) if kinds else limiting.Touched("")
+    return limits.checked((*limiting.limits_for(settings.wishes, touched), *settings.limits))
+
+
+def _shown(found: tuple[limits.Limit, ...]) -> list[dict[str, Any]]:
+    # A program's own turn is nobody's limit.
+    return [
+        {"kind": limit.kind, "name": limit.name, "slots": limit.slots}
+        for limit in found
+        if limit.kind in ("", *limiting.KINDS)
+    ]
 
 
 def choose(settings: Settings, journal: IntentLog | None = None) -> Program:
