@@ -15,13 +15,15 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.reference import Rules
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import keys_of
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import BadPlace
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 
 HOWS = ("hot", "warm", "cold")
-PROGRAMS = ("vmkfstools", "dedup", "borg")
+PROGRAMS = ("vmkfstools", "rsync", "dedup", "borg")
 #: What these move is read from the backup server, and goes into one place for many machines.
-STORING = ("dedup", "borg")
+STORING = ("rsync", "dedup", "borg")
 _ON_DATASTORE = re.compile(r"/vmfs/volumes/[^/]+/.+")
 
 
@@ -200,17 +202,33 @@ def _point(text: str, program: str, name: str) -> str:
         return _store(text, name)
     if program == "borg":
         return _repository(text, name)
+    if program == "rsync":
+        return _images(text, name)
     if "://" in text or re.match(r"[^/]*:.*/", text):
         raise BadPolicy(
             what=f"{name} is {text!r}; the program vmkfstools runs on the hypervisor and writes to a datastore that it "
-            "mounts. To another server use dedup (a store on the backup server, or s3://bucket/prefix) or borg (a "
-            "repository there, or ssh://user@server/path)"
+            "mounts. To another server use rsync (a folder on the backup server, or server:port:/path), dedup (a store "
+            "there, or s3://bucket/prefix) or borg (a repository there, or ssh://user@server/path)"
         )
     if not text.startswith("/") or any(ord(char) < 32 for char in text) or ".." in text.split("/"):
         raise BadPolicy(what=f"{name} is {text!r}; it must be an absolute folder on the hypervisor without '..'")
     if ":" in text and text.rpartition(":")[2].startswith("/"):
         raise BadPolicy(what=f"{name} is {text!r}; the program vmkfstools writes to a folder that the host mounts")
     return posixpath.normpath(text)
+
+
+def _images(text: str, name: str) -> str:
+    if text.startswith("/vmfs/"):
+        raise BadPolicy(
+            what=f"{name} is {text!r}, a folder of the hypervisor; the program rsync writes into a folder of the "
+            "backup server. To a datastore use the program vmkfstools"
+        )
+    if text.startswith("s3://"):
+        raise BadPolicy(what=f"{name} is {text!r}; rsync knows no buckets. To a bucket use the program dedup")
+    try:
+        return str(spot.parse(text))
+    except BadPlace as error:
+        raise BadPolicy(what=f"{name}: {error.message}. {error.hint_text}") from error
 
 
 def _repository(text: str, name: str) -> str:

@@ -62,6 +62,8 @@ def parse_path(path: str) -> tuple[str, str, str]:
 def made_by(copies: Iterable[Mapping[str, Any]]) -> str | None:
     """The restore point that these copies of disks are in; None where they went elsewhere."""
     for copy in copies:
+        if copy.get("format") == "image":
+            return posixpath.dirname(str(copy.get("dest") or "")) or None
         location, point, _name = parse_path(str(copy.get("dest") or ""))
         if point and copy.get("format") == "store":
             return path_of(location, point)
@@ -81,6 +83,10 @@ class StorePlace:
 
     def __init__(self, stores: Stores) -> None:
         self.stores = stores
+
+    def path_of(self, job: Job, point: str) -> str:
+        """A restore point of this job, by what the journal says of it."""
+        return path_of(job.final, point)
 
     def targets(self, host: Host, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, str]:
         return {vmid: point for vmid, (point, _name, _identity) in wanted.items()}
@@ -110,7 +116,7 @@ class StorePlace:
         made = events.last(DONE) or events.last(INTENT)
         if made is None:
             raise NotInStore(vm=job.vm, store=job.final, reason="the copy has not come to its end")
-        point = self.read(host, path_of(job.final, str(made["point"])))
+        point = self.read(host, self.path_of(job, str(made["point"])))
         if point.manifest.get("job") != job.job:
             raise NotInStore(vm=job.vm, store=job.final, reason=f"{point.path} was made by another job")
         missing = set(job.disk_keys) - {disk.key for disk in point.disks}

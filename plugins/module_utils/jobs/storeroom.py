@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgplace
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgplace, rsyncplace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import StoreEncryptedThere
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import StoreRoom
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
@@ -31,6 +31,8 @@ def look(stores: Stores, location: str, program: str = "dedup") -> StoreRoom:
     """Nothing is changed. A store that is not there is no problem where it is to be made."""
     if program == "borg":
         return borgplace.look(stores, location)
+    if program == "rsync":
+        return rsyncplace.look(stores, location)
     from ansible_collections.stowage.esxi.plugins.module_utils.programs.hoststore import is_on_host
     from ansible_collections.stowage.esxi.plugins.module_utils.store import quota
     from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoStore
