@@ -142,7 +142,7 @@ class RsyncOrder(Order):
     def pack(self, place: Spot, reach: Reach, verify: str, warnings: list[str]) -> tuple[Filled, str]:
         job, files = self.job, self.config()
         keys = [source.key for source in self.sources]
-        _must_not_collide(job.vm, files, keys)
+        must_not_collide(job.vm, files, keys)
         with rsyncplace.machine_of(self.store, place) as there:
             folder = rsyncplace.folder_of(there, place, job)
             before = rsyncplace.newest(there, place, job)
@@ -184,7 +184,7 @@ def _filled(filling: Filling, reach: Reach, partial: str) -> Filled:
         raise
 
 
-def _must_not_collide(vm: str, files: Mapping[str, bytes], keys: Sequence[str]) -> None:
+def must_not_collide(vm: str, files: Mapping[str, bytes], keys: Sequence[str]) -> None:
     """The names of a VM's files are its hypervisor's; those of images and marks are ours."""
     ours = {names.MANIFEST, names.HOLD_FILE}
     ours.update(make(key) for key in keys for make in (intoimages.flat_name, intoimages.descriptor_name))

@@ -31,6 +31,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import Vm
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import INTENT, StorePlace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import intoimages, spot
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import ImageFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.spot import Spot
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.local import LocalSession
 
@@ -50,7 +51,7 @@ def look(stores: Stores, location: str) -> StoreRoom:
         while not os.path.lexists(path):
             path = posixpath.dirname(path)
         if not os.path.isdir(path) or not os.access(path, os.W_OK | os.X_OK):
-            raise imagefolder.ImageFailed(path=location, reason=f"{path} is no folder that can be written to")
+            raise ImageFailed(path=location, reason=f"{path} is no folder that can be written to")
         room = os.statvfs(path)
     except StowageError as error:
         return StoreRoom(problem=error.as_dict())

@@ -73,12 +73,12 @@ def _opened(place: Spot) -> Iterator[tuple[Reader, Callable[[], None]]]:
     """The disk from its begin to its end, holes as zeros; and what makes one who waits for it give up."""
     disk = LocalDisk(place.path)
     try:
-        yield _reader(disk), lambda: None
+        yield reader(disk), lambda: None
     finally:
         disk.close()
 
 
-def _reader(disk: LocalDisk) -> Reader:
+def reader(disk: LocalDisk) -> Reader:
     """Holes are not read."""
     held, at = disk.allocated(), 0
     begin = end = 0
