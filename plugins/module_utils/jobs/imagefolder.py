@@ -12,25 +12,15 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import stat
+from collections.abc import Mapping, Sequence
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import PointExists
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import intoimages
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import ImageFailed
-
-
-@contextmanager
-def told(path: str) -> Iterator[None]:
-    """What the file system refuses is an error of ours."""
-    try:
-        yield
-    except OSError as error:
-        reason = f"{error.filename or path}: {error.strerror or error}"
-        raise ImageFailed(path=path, reason=reason, errno=error.errno) from error
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.imagefile import told
 
 
 def half_copies(folder: str, job: str) -> list[str]:
@@ -61,8 +51,14 @@ def prepare(partial: str, job: str, keys: Sequence[str]) -> str:
         images = {intoimages.flat_name(key) for key in keys}
         for name in os.listdir(partial):
             path = os.path.join(partial, name)
-            if name not in images:
-                shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+            found = os.lstat(path)
+            if stat.S_ISDIR(found.st_mode):
+                shutil.rmtree(path)
+            elif name not in images or not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+                # A file with a second name belongs to a restore point, too.
+                os.unlink(path)
+            else:
+                os.chmod(path, 0o600)
     return os.path.basename(newest)
 
 

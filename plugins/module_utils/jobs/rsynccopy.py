@@ -28,7 +28,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.room import Poin
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import Order
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import DONE
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
-from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors, intoimages, spot
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors, imagefile, intoimages, spot
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.dedup import DiskFed
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.intoimages import Filled, Filling
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import sources_of
@@ -166,7 +166,7 @@ class RsyncOrder(Order):
 
     def files_in(self, files: Mapping[str, bytes], disks: Sequence[PointDisk]) -> list[PointFile]:
         """What lies in the folder by now, which is all but the manifest."""
-        with imagefolder.told(self.partial), os.scandir(self.partial) as found:
+        with imagefile.told(self.partial), os.scandir(self.partial) as found:
             there = {one.name: one.stat(follow_symlinks=False).st_size for one in found}
         return [PointFile(name, size, points.role_of(name)) for name, size in sorted(there.items())]
 

@@ -55,6 +55,49 @@ def punch(handle: int, offset: int, length: int) -> None:
         offset, length = offset + done, length - done
 
 
+@contextlib.contextmanager
+def told(path: str) -> Iterator[None]:
+    """What the file system refuses is an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.filename or path}: {error.strerror or error}"
+        raise ImageFailed(path=path, reason=reason, errno=error.errno) from error
+
+
+def made_one(path: str, former: str, check: Callable[[], None]) -> bool:
+    """Where two images hold the same, the new one becomes the same file as the former."""
+    with open(path, "rb") as new, open(former, "rb") as old:
+        while True:
+            check()
+            data = new.read(_READ_BYTES)
+            if data != old.read(_READ_BYTES):
+                return False
+            if not data:
+                break
+    beside = f"{path}.same"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(beside)
+    try:
+        os.link(former, beside, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        return False
+    os.replace(beside, path)
+    return True
+
+
+def seal(path: str) -> None:
+    """On the disk, and to be read only."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fchmod(handle, 0o400)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def data_in(handle: int, begin: int, end: int) -> Iterator[Piece]:
     """(begin, end) of what is no hole between two offsets."""
     while begin < end:

@@ -26,7 +26,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.dedup import
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.imagefile import ImageFile
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.inorder import InOrder
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.overwire import Wire, bring
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.rsyncerrors import RsyncFailed, RsyncMissing
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import Watch
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.compose import flat_base
@@ -50,6 +52,11 @@ class Filling:
     former: Mapping[str, str]
     verify: str
     prove: Callable[[Sequence[DiskFed]], None]
+    wire: Wire = Wire()
+    whole_file: bool = False
+
+    def path_of(self, key: str) -> str:
+        return os.path.join(self.folder, flat_name(key))
 
 
 @dataclass(frozen=True)
@@ -81,14 +88,71 @@ def write_descriptor(folder: str, key: str, size: int) -> None:
 
 def fill(filling: Filling, reach: Reach) -> Filled:
     """All disks as images in the folder, compared with their source as ``verify`` says, and durable."""
-    with opened_disks(filling.sources, reach) as opened:
-        must_fit(opened, filling.machine_name, reach)
-        fed, written = _fill(opened, filling, reach)
-    occupied = sum(os.stat(os.path.join(filling.folder, flat_name(one.source.key))).st_blocks * 512 for one in opened)
-    return Filled(fed, written, occupied)
+    fed: dict[str, DiskFed] = {}
+    why_not: dict[str, str] = {}
+    written = 0
+    for source in filling.sources:
+        why_not[source.key] = _why_not(source, filling.wire)
+        if filling.wire.session is not None and not why_not[source.key]:
+            try:
+                fed[source.key], more = _by_rsync(source, filling, reach)
+                written += more
+            except (RsyncFailed, RsyncMissing) as error:
+                if error.data.get("ended"):
+                    raise
+                why_not[source.key] = error.message
+    left = [source for source in filling.sources if source.key not in fed]
+    if left:
+        with opened_disks(left, reach) as opened:
+            must_fit(opened, filling.machine_name, reach)
+            read, more = _fill(opened, filling, why_not, reach)
+        fed.update((one.key, one) for one in read)
+        written += more
+    disks = tuple(fed[source.key] for source in filling.sources)
+    _prove(filling, disks, reach)
+    occupied = sum(os.stat(filling.path_of(source.key)).st_blocks * 512 for source in filling.sources)
+    return Filled(disks, written, occupied)
 
 
-def _fill(opened: Sequence[OpenDisk], filling: Filling, reach: Reach) -> tuple[tuple[DiskFed, ...], int]:
+def _why_not(source: Source, wire: Wire) -> str:
+    """Why no rsync on the hypervisor brings this disk; nothing where one does, or where none was asked for."""
+    if wire.session is None:
+        return wire.why_not
+    return "" if source.flat else f"it is not one flat file ({source.not_flat or source.kind})"
+
+
+def _by_rsync(source: Source, filling: Filling, reach: Reach) -> tuple[DiskFed, int]:
+    path, former = filling.path_of(source.key), filling.former.get(source.key)
+    one = bring(source, filling.wire, path, former, filling.verify, filling.whole_file, reach)
+    write_descriptor(filling.folder, source.key, source.capacity_bytes)
+    notes = [
+        f"delta over the wire: of {source.capacity_bytes} bytes {one.copied.literal} travelled, as they differed",
+        _BEGUN[one.begun],
+        f"{one.written} bytes were written",
+    ]
+    if one.retries:
+        notes.append(f"the connection was lost {one.retries} times, and the copy gone on with")
+    size = source.capacity_bytes
+    return DiskFed(source.key, size, one.copied.wire, one.seconds, "rsync", tuple(notes), one.verified), one.written
+
+
+def _prove(filling: Filling, disks: Sequence[DiskFed], reach: Reach) -> None:
+    """Nothing of ours holds a disk open any more. The signs of life go on: it may take its time."""
+    watch = Watch(
+        f"The proof of {filling.machine_name} on {reach.host.name}",
+        lambda: 0,
+        reach.alive,
+        lambda: None,
+        reach.stall_seconds,
+        reach.clock,
+    )
+    with watch, watch.at_rest():
+        filling.prove(disks)
+
+
+def _fill(
+    opened: Sequence[OpenDisk], filling: Filling, why_not: Mapping[str, str], reach: Reach
+) -> tuple[tuple[DiskFed, ...], int]:
     fed: list[DiskFed] = []
     now: list[tuple[Meter, InOrder]] = []
     looked = written = 0
@@ -122,7 +186,7 @@ def _fill(opened: Sequence[OpenDisk], filling: Filling, reach: Reach) -> tuple[t
             key, began = one.source.key, reach.clock.monotonic()
             read = InOrder(reach.host.name, one.disk, reach.connections, filling.verify, watch.check)
             now.append((Meter("copy", key, read.held_bytes, reach.clock), read))
-            path = os.path.join(filling.folder, flat_name(key))
+            path = filling.path_of(key)
             with ImageFile(path, read.size, filling.former.get(key)) as image:
                 _write(image, read)
                 with watch.at_rest():
@@ -135,12 +199,16 @@ def _fill(opened: Sequence[OpenDisk], filling: Filling, reach: Reach) -> tuple[t
                     verified += "; read back from the image"
                 write_descriptor(filling.folder, key, read.size)
                 written += image.written
-                notes = (*one.notes, _BEGUN[image.begun], f"{image.written} bytes were written")
+                told = f"no delta over the wire, all that the disk holds has travelled: {why_not[key]}"
+                notes = (
+                    *one.notes,
+                    *([told] if why_not[key] else []),
+                    _BEGUN[image.begun],
+                    f"{image.written} bytes were written",
+                )
             seconds = round(reach.clock.monotonic() - began, 3)
             fed.append(DiskFed(key, read.held_bytes, read.held_bytes, seconds, one.method, notes, verified))
             reach.progress(now[-1][0].at(read.done))
-        with watch.at_rest():
-            filling.prove(fed)
     return tuple(fed), written
 
 
