@@ -76,6 +76,25 @@ def put_files(partial: str, files: Mapping[str, bytes]) -> None:
             durable.write_bytes(os.path.join(partial, name), data)
 
 
+def small_files(partial: str, keys: Sequence[str]) -> dict[str, bytes]:
+    """The descriptors of these disks."""
+    found = {}
+    with told(partial):
+        for key in keys:
+            name = intoimages.descriptor_name(key)
+            with open(os.path.join(partial, name), "rb") as file:
+                found[name] = file.read()
+    return found
+
+
+def keep_only(folder: str, time: str) -> None:
+    """Of the restore points in a stage the newest is enough: the next one begins from it."""
+    with told(folder):
+        for name in os.listdir(folder):
+            if names.is_point_name(name) and name != time:
+                shutil.rmtree(os.path.join(folder, name))
+
+
 def commit(partial: str, final: str, manifest: str) -> None:
     """The manifest last, then the name: from then on it is a restore point."""
     with told(final):

@@ -22,40 +22,94 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import imagefolder, names, rotation
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadManifest, NotReadable
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadManifest, NotReadable, RemoteStepFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.folderplace import FolderPlace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import StoreRoom
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import VmPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import INTENT, StorePlace
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
-from ansible_collections.stowage.esxi.plugins.module_utils.programs import intoimages, spot
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import intoimages, overwire, rsync, spot
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import ImageFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.spot import Spot
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.local import LocalSession
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
+
+# `df` names what the file system has and what of it is free, in KiB.
+_ROOM = r"""
+path=$1
+while [ ! -e "$path" ] && [ ! -L "$path" ]; do path=${path%/*}; [ -n "$path" ] || path=/; done
+if [ ! -d "$path" ] || [ ! -w "$path" ] || [ ! -x "$path" ]; then
+    echo "$path is no folder that can be written to" >&2
+    exit 1
+fi
+df -kP "$path" | tail -n 1 | { read -r _name blocks _used free _rest && echo "$blocks $free"; }
+"""
+
+# Folders that killed jobs of the same machine have begun; $2 is how their names end.
+_TIDY = r"""
+cd "$1" || exit 1
+for folder in .partial-[0-9]*Z-*"$2"; do
+    [ -d "./$folder" ] && [ ! -L "./$folder" ] && rm -rf "./$folder"
+done
+exit 0
+"""
 
 
 @contextlib.contextmanager
 def machine_of(stores: Stores, place: Spot) -> Iterator[Host]:
     """The machine that a backup point is on, asked in the way in which hypervisors are: by plain commands."""
-    with LocalSession() as session:
+    with LocalSession() if place.is_here else open_session(endpoint_of(stores.access, place)) as session:
         yield Host(session)
+
+
+def endpoint_of(access: Access | None, place: Spot) -> Endpoint:
+    """As the link that `link_server` has made leads there: by its key, and by the host keys that it has pinned beside
+    it. Without a key, as the user of this process gets there. A user who is not named is that one, as with ssh."""
+    key = access.ssh_key if access is not None else ""
+    pins = f"{key}.known_hosts" if key else ""
+    return Endpoint(
+        host=place.server,
+        port=place.port,
+        user=place.user or LocalSession().endpoint.user,
+        private_key_file=key or None,
+        known_hosts_file=pins if pins and os.path.exists(pins) else None,
+    )
 
 
 def look(stores: Stores, location: str) -> StoreRoom:
     """Whether a backup point can be used, and its room. Nothing is changed."""
     try:
         place = spot.parse(location)
-        path = place.path
-        while not os.path.lexists(path):
-            path = posixpath.dirname(path)
-        if not os.path.isdir(path) or not os.access(path, os.W_OK | os.X_OK):
-            raise ImageFailed(path=location, reason=f"{path} is no folder that can be written to")
-        room = os.statvfs(path)
+        warning = _far_rsync(stores)
+        if not place.is_here:
+            rsync.must_serve()
+        with machine_of(stores, place) as there:
+            if not place.is_here:
+                rsync.must_serve(there.session)
+            room = room_at(there, place)
     except StowageError as error:
         return StoreRoom(problem=error.as_dict())
-    return StoreRoom(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize)
+    return StoreRoom(*room, warning=warning)
+
+
+def _far_rsync(stores: Stores) -> str:
+    """What a plan says where the hypervisor's own rsync was asked for and cannot be used."""
+    if stores.access is None or stores.host is None:
+        return ""
+    wire = overwire.wire_to(stores.host.session, stores.access.rsync_path)
+    return f"no delta over the wire, all that the disks hold will travel: {wire.why_not}" if wire.why_not else ""
+
+
+def room_at(there: Host, place: Spot) -> tuple[int, int]:
+    """Capacity and free bytes where a backup point is, or is to be made."""
+    answer = there.session.script(_ROOM, [place.path])
+    words = answer.stdout.split()
+    if answer.rc != 0 or len(words) != 2 or not all(word.isdigit() for word in words):
+        raise ImageFailed(path=str(place), reason=answer.output)
+    return int(words[0]) * 1024, int(words[1]) * 1024
 
 
 class RsyncPlace(StorePlace):
@@ -126,8 +180,13 @@ class RsyncPlace(StorePlace):
 
     def _tidy_up(self, there: Host, folder: str, job: Job) -> None:
         """What killed jobs of the same machine have begun: after a success nobody goes on with it."""
-        for path in imagefolder.half_copies(folder, job.job):
-            imagefolder.drop(path)
+        if isinstance(there.session, LocalSession):
+            for path in imagefolder.half_copies(folder, job.job):
+                imagefolder.drop(path)
+            return
+        answer = there.session.script(_TIDY, [folder, job.job[-len("-b000000000000") :]], timeout_seconds=600)
+        if answer.rc != 0:
+            raise RemoteStepFailed(what=f"Tidying up {folder}", rc=answer.rc, stderr=answer.output)
 
 
 def newest(there: Host, place: Spot, job: Job) -> RestorePoint | None:

@@ -16,11 +16,15 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import rsyncplac
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors, spot
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.fromstream import bring
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.inorder import InOrder
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import CopyPlan, Request, plan_target
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.spot import Spot
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import no_note
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.keptlinks import KeptLinks
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import probe
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import OnHost, RemoteDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.localdisk import LocalDisk
 
 if TYPE_CHECKING:
@@ -51,7 +55,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
         stall_seconds=settings.stall_timeout,
         label=settings.job_id or "by-hand",
     )
-    with _opened(spot.parse(frame.request.src or "")) as (read, end):
+    with _opened(spot.parse(frame.request.src or ""), stores, reach) as (read, end):
         brought = bring(read, end, task, plan.folders, settings.verify, reach)
     result = result_of(frame.request, plan, [])
     result["disks"][0].update(
@@ -69,13 +73,51 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
 
 
 @contextlib.contextmanager
-def _opened(place: Spot) -> Iterator[tuple[Reader, Callable[[], None]]]:
+def _opened(place: Spot, stores: Stores, reach: Reach) -> Iterator[tuple[Reader, Callable[[], None]]]:
     """The disk from its begin to its end, holes as zeros; and what makes one who waits for it give up."""
-    disk = LocalDisk(place.path)
-    try:
-        yield reader(disk), lambda: None
-    finally:
-        disk.close()
+    if place.is_here:
+        disk = LocalDisk(place.path)
+        try:
+            yield reader(disk), lambda: None
+        finally:
+            disk.close()
+        return
+    with rsyncplace.machine_of(stores, place) as there:
+        starter = OnHost(there.session, probe(there.session))
+        with (
+            KeptLinks(starter, reach.connections + 1) as links,
+            RemoteDisk(links, place.path, roots=[posixpath.dirname(place.path)]) as far,
+        ):
+            read = InOrder(there.name, far, reach.connections, "none", reach.alive)
+            with contextlib.closing(read.pieces()) as pieces:  # type: ignore[type-var]
+                yield in_order(read, pieces), far.close
+
+
+def in_order(read: InOrder, pieces: Iterator[bytes]) -> Reader:
+    """Pieces come by slots; what lies between them is zeros."""
+    slots = read.slots()
+    at = 0
+    begin, held = next(slots, (read.size, 0))[0], b""
+
+    def take(count: int) -> bytes:
+        nonlocal at, begin, held
+        count = min(count, read.size - at)
+        data = bytearray(count)
+        done = 0
+        while done < count:
+            if not held and at == begin and begin < read.size:
+                held = next(pieces)
+                begin = next(slots, (read.size, 0))[0]
+            if held:
+                size = min(len(held), count - done)
+                data[done : done + size] = held[:size]
+                held = held[size:]
+            else:
+                size = min(begin - at, count - done)
+            at, done = at + size, done + size
+        return bytes(data)
+
+    return take
 
 
 def reader(disk: LocalDisk) -> Reader:

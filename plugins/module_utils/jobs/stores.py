@@ -35,6 +35,10 @@ class Access:
     group: str | None = None
     borg_path: str = "borg"
     borg_rsh: str = ""
+    rsync_path: str = ""
+    rsync_whole_file: bool = False
+    ssh_key: str = ""
+    stage_dir: str = ""
 
     @classmethod
     def of(cls, params: Mapping[str, Any] | None) -> Access:

@@ -14,6 +14,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Meter
@@ -33,6 +34,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources impo
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import Watch
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.compose import flat_base
 
+T = TypeVar("T")
 _BEGUN = {
     "half copy": "gone on with from a half copy",
     "reflink": "begun as a clone of the former image (reflink)",
@@ -43,15 +45,14 @@ _BEGUN = {
 
 @dataclass(frozen=True)
 class Filling:
-    """``former`` maps disks to the images of the restore point before. ``prove`` is asked when every byte has been read
-    and written; it raises what speaks against the copy."""
+    """``former`` maps disks to the images of the restore point before. With ``whole_file`` an rsync on the hypervisor
+    sends all, and none is looked at."""
 
     machine_name: str
     sources: Sequence[Source]
     folder: str
     former: Mapping[str, str]
     verify: str
-    prove: Callable[[Sequence[DiskFed]], None]
     wire: Wire = Wire()
     whole_file: bool = False
 
@@ -109,7 +110,6 @@ def fill(filling: Filling, reach: Reach) -> Filled:
         fed.update((one.key, one) for one in read)
         written += more
     disks = tuple(fed[source.key] for source in filling.sources)
-    _prove(filling, disks, reach)
     occupied = sum(os.stat(filling.path_of(source.key)).st_blocks * 512 for source in filling.sources)
     return Filled(disks, written, occupied)
 
@@ -136,18 +136,11 @@ def _by_rsync(source: Source, filling: Filling, reach: Reach) -> tuple[DiskFed, 
     return DiskFed(source.key, size, one.copied.wire, one.seconds, "rsync", tuple(notes), one.verified), one.written
 
 
-def _prove(filling: Filling, disks: Sequence[DiskFed], reach: Reach) -> None:
-    """Nothing of ours holds a disk open any more. The signs of life go on: it may take its time."""
-    watch = Watch(
-        f"The proof of {filling.machine_name} on {reach.host.name}",
-        lambda: 0,
-        reach.alive,
-        lambda: None,
-        reach.stall_seconds,
-        reach.clock,
-    )
+def while_alive(what: str, work: Callable[[], T], reach: Reach) -> T:
+    """What takes its time beside the copying. The signs of life go on."""
+    watch = Watch(what, lambda: 0, reach.alive, lambda: None, reach.stall_seconds, reach.clock)
     with watch, watch.at_rest():
-        filling.prove(disks)
+        return work()
 
 
 def _fill(

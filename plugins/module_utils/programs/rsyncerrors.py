@@ -12,8 +12,8 @@ class RsyncMissing(ProgramError):
     id = "rsync-missing"
     template = "The program rsync cannot be used ({where}): {reason}"
     hint = (
-        "Install rsync 3.1.3 or later on the backup server and on the server that the backups go to. On a hypervisor it "
-        "is not needed: leave backup_rsync_path out, and all that the disks hold is read over SSH"
+        "Install rsync 3.1.3 or later on the backup server and on the server that the backups go to. On a hypervisor "
+        "it is not needed: leave backup_rsync_path out, and all that the disks hold is read over SSH"
     )
     exit_code = 43
 
@@ -22,8 +22,8 @@ class RsyncFailed(ProgramError):
     id = "rsync-failed"
     template = "rsync could not copy {source} to {target} (status {rc}): {output}"
     hint = (
-        "The words above are rsync's own. What has arrived stays as a half copy, and the next backup of the same machine "
-        "goes on with it"
+        "The words above are rsync's own. What has arrived stays as a half copy, and the next backup of the same "
+        "machine goes on with it"
     )
     exit_code = 45
 
