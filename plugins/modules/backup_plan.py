@@ -78,6 +78,8 @@ options:
             store, a path on the machine where the module runs, C(s3://bucket/prefix), or a folder on a datastore for
             one that the hypervisor keeps itself; for V(borg) the repository, a path there or
             C(ssh://user@server:port/path); for V(rsync) a folder there.
+          - For all of them but V(vmkfstools) also C([user@]server:port:/path), a folder on a Linux server that is
+            reached from there by SSH (O(store.ssh_key)); an IPv6 address stands in square brackets.
         type: str
         required: true
       how:

@@ -46,6 +46,8 @@ options:
         or one archive in it, as C(REPOSITORY::ARCHIVE).
       - With O(program=rsync) the backup point, the folder of one VM in it or of one restore point, on the machine where
         the module runs.
+      - With all of them but V(vmkfstools) also C([user@]server:port:/path), on a server that is reached from there by
+        SSH.
     type: str
     required: true
   program:

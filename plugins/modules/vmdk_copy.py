@@ -17,8 +17,9 @@ description:
   - With O(program=borg) it copies them into a repository of borg, as one archive with the configuration, and out of it.
     What the disks hold is read from the machine where the module runs and is sent each time; borg keeps what is new.
   - With O(program=rsync) it copies them into flat images in a folder of the machine where the module runs, with the
-    configuration beside them, and out of it. What the disks hold is read and sent each time; what is written is what
-    differs from the image of the restore point before.
+    configuration beside them, and out of it. What is written is what differs from the image of the restore point
+    before; what is sent, too, where there is an rsync on the hypervisor (O(store.rsync_path)), else what the disks
+    hold.
   - A copy is either whole and proven, or it is not there. Whatever ends it (an error of the host, a full datastore, a
     broken connection, a killed controller), what it has written is removed. Nothing that was there before is ever
     overwritten or removed.
@@ -76,6 +77,8 @@ options:
       - With O(program=borg) it is the repository, a path on the machine where the module runs or
         C(ssh://user@server:port/path), and the same holds.
       - With O(program=rsync) it is the backup point, a folder on the machine where the module runs, and the same holds.
+      - With all programs but V(vmkfstools) it may also be C([user@]server:port:/path), a folder on a Linux server that
+        is reached from there by SSH (O(store.ssh_key)).
       - In a folder a disk of a virtual machine is named after its device key, V(scsi0-1.vmdk) for V(scsi0:1). A disk
         copied by O(src) keeps its name.
       - For a single disk this may be the path of the new descriptor, ending in V(.vmdk). No configuration is copied
@@ -137,6 +140,7 @@ options:
         been read and of a restored disk when it has been written. With V(full) a backup is also read back out of its
         archive before that gets its name.
       - O(program=rsync) does the same, and with V(full) the image is read back before the restore point gets its name.
+        Two rsyncs compare their checksums of the whole disk in any case, and with V(full) read both again.
     type: str
     choices: [none, sample, full]
     default: sample
@@ -368,7 +372,7 @@ disks:
       returned: all but O(program=vmkfstools), of a restore
       sample: 52428800
     method:
-      description: How the hypervisor's files were reached; V(agent), V(shell) or V(clone).
+      description: How the hypervisor's files were reached; V(agent), V(shell), V(clone), or V(rsync) for one there.
       type: str
       returned: all but O(program=vmkfstools)
       sample: agent

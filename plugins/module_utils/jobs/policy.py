@@ -225,6 +225,10 @@ def _images(text: str, name: str) -> str:
         )
     if text.startswith("s3://"):
         raise BadPolicy(what=f"{name} is {text!r}; rsync knows no buckets. To a bucket use the program dedup")
+    return _spot(text, name)
+
+
+def _spot(text: str, name: str) -> str:
     try:
         return str(spot.parse(text))
     except BadPlace as error:
@@ -232,6 +236,8 @@ def _images(text: str, name: str) -> str:
 
 
 def _repository(text: str, name: str) -> str:
+    if spot.is_remote(text):
+        return spot.located(_spot(text, name))
     if any(ord(char) < 32 for char in text) or ".." in text.split("/") or "::" in text:
         raise BadPolicy(
             what=f"{name} is {text!r}; the place of a repository has no '..', no '::' and no control characters"
@@ -256,6 +262,8 @@ def _repository(text: str, name: str) -> str:
 
 
 def _store(text: str, name: str) -> str:
+    if spot.is_remote(text):
+        return _spot(text, name)
     if any(ord(char) < 32 for char in text) or ".." in text.split("/") or "::" in text:
         raise BadPolicy(what=f"{name} is {text!r}; the place of a store has no '..', no '::' and no control characters")
     if text.startswith("/vmfs/") and not _ON_DATASTORE.fullmatch(posixpath.normpath(text)):
@@ -267,13 +275,13 @@ def _store(text: str, name: str) -> str:
         return text.rstrip("/")
     if text.startswith("ssh://"):
         raise BadPolicy(
-            what=f"{name} is {text!r}; a store is on the backup server itself or in a bucket. To a server that it "
-            "reaches by ssh use the program borg"
+            what=f"{name} is {text!r}; a store on a server that the backup server reaches by SSH is written "
+            "[user@]server:port:/path"
         )
     if not text.startswith("/"):
         raise BadPolicy(
             what=f"{name} is {text!r}; a store is an absolute path on the backup server, a folder on a "
-            "datastore of the hypervisor, /vmfs/volumes/datastore/folder, or s3://bucket/prefix"
+            "datastore of the hypervisor, /vmfs/volumes/datastore/folder, [user@]server:port:/path, or s3://bucket/prefix"
         )
     return posixpath.normpath(text)
 

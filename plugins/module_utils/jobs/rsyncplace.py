@@ -11,7 +11,6 @@ images, and `stowage.json`.
 from __future__ import annotations
 
 import contextlib
-import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -29,13 +28,17 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import 
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import StoreRoom
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import VmPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import INTENT, StorePlace
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
-from ansible_collections.stowage.esxi.plugins.module_utils.programs import intoimages, overwire, rsync, spot
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import (
+    intoimages,
+    overwire,
+    rsync,
+    server,
+    spot,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import ImageFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.spot import Spot
-from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.local import LocalSession
-from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
 
 # `df` names what the file system has and what of it is free, in KiB.
 _ROOM = r"""
@@ -61,22 +64,9 @@ exit 0
 @contextlib.contextmanager
 def machine_of(stores: Stores, place: Spot) -> Iterator[Host]:
     """The machine that a backup point is on, asked in the way in which hypervisors are: by plain commands."""
-    with LocalSession() if place.is_here else open_session(endpoint_of(stores.access, place)) as session:
+    key = stores.access.ssh_key if stores.access is not None else ""
+    with LocalSession() if place.is_here else server.open_server(place, key) as session:
         yield Host(session)
-
-
-def endpoint_of(access: Access | None, place: Spot) -> Endpoint:
-    """As the link that `link_server` has made leads there: by its key, and by the host keys that it has pinned beside
-    it. Without a key, as the user of this process gets there. A user who is not named is that one, as with ssh."""
-    key = access.ssh_key if access is not None else ""
-    pins = f"{key}.known_hosts" if key else ""
-    return Endpoint(
-        host=place.server,
-        port=place.port,
-        user=place.user or LocalSession().endpoint.user,
-        private_key_file=key or None,
-        known_hosts_file=pins if pins and os.path.exists(pins) else None,
-    )
 
 
 def look(stores: Stores, location: str) -> StoreRoom:

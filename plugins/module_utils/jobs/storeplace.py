@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 MARK = "::"
 _POINT = re.compile(r"::\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{6}(?=/|\Z)")
+# The address of a server may hold the mark, too.
+_SIX = re.compile(r"(?:ssh://)?[^/\[\]]*\[[^/\[\]]*\]")
 #: Journalled when all bytes are in the store and the source has proven still, before the point is there.
 INTENT = "store-commit-intent"
 #: Journalled when it is there.
@@ -52,8 +54,8 @@ def path_of(location: str, point: str) -> str:
 def parse_path(path: str) -> tuple[str, str, str]:
     """Store, id of the restore point, and the name of what is in it; ids and names that are not there are empty."""
     # A store's own path may hold the mark, too; an id has a form of its own.
-    found = _POINT.search(path)
-    at = found.start() if found else path.find(MARK)
+    found, server = _POINT.search(path), _SIX.match(path)
+    at = found.start() if found else path.find(MARK, server.end() if server else 0)
     location, rest = (path[:at], path[at + len(MARK) :]) if at >= 0 else (path, "")
     point, _slash, name = rest.partition("/")
     return location, point, name

@@ -33,6 +33,7 @@ def look(stores: Stores, location: str, program: str = "dedup") -> StoreRoom:
         return borgplace.look(stores, location)
     if program == "rsync":
         return rsyncplace.look(stores, location)
+    from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
     from ansible_collections.stowage.esxi.plugins.module_utils.programs.hoststore import is_on_host
     from ansible_collections.stowage.esxi.plugins.module_utils.store import quota
     from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoStore
@@ -54,6 +55,10 @@ def look(stores: Stores, location: str, program: str = "dedup") -> StoreRoom:
     if is_on_host(location) and stores.host is not None:
         there = stores.host.datastore(location)
         capacity, free = there.capacity_bytes, there.free_bytes
+    elif spot.is_remote(location):
+        place = spot.parse(location)
+        with rsyncplace.machine_of(stores, place) as there:
+            capacity, free = rsyncplace.room_at(there, place)
     elif location.startswith("/"):
         found = os.statvfs(location)
         capacity, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize

@@ -88,3 +88,8 @@ def parse(text: str) -> Spot:
     if not 1 <= port <= 65535:
         raise bad(f"{port} is no port")
     return Spot(path, server, port, found["user"] or "")
+
+
+def located(text: str) -> str:
+    """As a program that knows `ssh://` wants it; what is no place on a server stays as it is."""
+    return parse(text).as_url if is_remote(text) else text
