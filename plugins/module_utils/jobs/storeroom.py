@@ -57,8 +57,8 @@ def look(stores: Stores, location: str, program: str = "dedup") -> StoreRoom:
         capacity, free = there.capacity_bytes, there.free_bytes
     elif spot.is_remote(location):
         place = spot.parse(location)
-        with rsyncplace.machine_of(stores, place) as there:
-            capacity, free = rsyncplace.room_at(there, place)
+        with rsyncplace.machine_of(stores, place) as server:
+            capacity, free = rsyncplace.room_at(server, place)
     elif location.startswith("/"):
         found = os.statvfs(location)
         capacity, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize

@@ -336,5 +336,6 @@ class ServerBackend(HostBackend):
         self.server = server
 
     def same_place(self, other: Backend) -> bool:
-        here = isinstance(other, ServerBackend) and self.server == other.server
-        return here and self.folder.real == other.folder.real
+        return (
+            isinstance(other, ServerBackend) and self.server == other.server and self.folder.real == other.folder.real
+        )
