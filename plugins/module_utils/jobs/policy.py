@@ -24,6 +24,8 @@ HOWS = ("hot", "warm", "cold")
 PROGRAMS = ("vmkfstools", "rsync", "dedup", "borg")
 #: What these move is read from the backup server, and goes into one place for many machines.
 STORING = ("rsync", "dedup", "borg")
+# The address of a server may hold two colons.
+_AUTHORITY = re.compile(r"^ssh://[^/]*")
 _ON_DATASTORE = re.compile(r"/vmfs/volumes/[^/]+/.+")
 
 
@@ -238,7 +240,7 @@ def _spot(text: str, name: str) -> str:
 def _repository(text: str, name: str) -> str:
     if spot.is_remote(text):
         return spot.located(_spot(text, name))
-    if any(ord(char) < 32 for char in text) or ".." in text.split("/") or "::" in text:
+    if any(ord(char) < 32 for char in text) or ".." in text.split("/") or "::" in _AUTHORITY.sub("", text):
         raise BadPolicy(
             what=f"{name} is {text!r}; the place of a repository has no '..', no '::' and no control characters"
         )
