@@ -125,7 +125,8 @@ class Rsync:
     def copy(self, wish: Wish, started: Callable[[int], None] = lambda pid: None) -> Copied:
         """Until it is over. `started` is told of the number of the process at the other end."""
         words = ["--inplace", "--sparse", "--ignore-times", "--partial", "--no-human-readable"]
-        words += ["--info=progress2,stats2", "--whole-file" if wish.whole_file else "--no-whole-file"]
+        # Its progress at once, and not when a buffer is full.
+        words += ["--outbuf=N", "--info=progress2,stats2", "--whole-file" if wish.whole_file else "--no-whole-file"]
         if wish.former and not wish.whole_file:
             words.append(f"--copy-dest={wish.former}")
         if wish.bandwidth_limit:
@@ -196,12 +197,10 @@ class Rsync:
             if not data:
                 return kept + rest
             *lines, rest = re.split(rb"[\r\n]", rest + data)
-            for line in lines:
-                progress = _PROGRESS.match(line)
-                if progress:
-                    self.done = int(progress.group(1))
-                else:
-                    kept += line + b"\n"
+            kept += b"".join(line + b"\n" for line in lines if not _PROGRESS.match(line))
+            # What is told of its progress is ended by the next such line.
+            for progress in filter(None, map(_PROGRESS.match, (*lines, rest))):
+                self.done = int(progress.group(1))
 
     def _over(self) -> None:
         process = self._process

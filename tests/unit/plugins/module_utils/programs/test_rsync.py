@@ -27,7 +27,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import E
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.openssh import OpenSshSession
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
 
-SIZE = 24 << 20
+SIZE, HELD = 12 << 20, 4 << 20
 NAME = "web $(reboot) 'x\" \u00fc-flat.vmdk"
 
 
@@ -62,9 +62,9 @@ def session(server: Any) -> Iterator[OpenSshSession]:
 
 
 def disk(path: Path, change: int = 0) -> bytes:
-    """8 MiB of it hold something; `change` is where a few bytes are others."""
+    """A part in its middle holds something; `change` is where a few bytes are others."""
     data = bytearray(SIZE)
-    data[4 << 20 : 12 << 20] = random.Random(7).randbytes(8 << 20)
+    data[HELD : 2 * HELD] = random.Random(7).randbytes(HELD)
     if change:
         data[change : change + 100] = random.Random(change).randbytes(100)
     with path.open("wb") as file:
@@ -99,7 +99,7 @@ class Watcher:
 
 
 def source(path: Path) -> Source:
-    return Source("scsi0:0", str(path), SIZE, 8 << 20, flat=str(path))
+    return Source("scsi0:0", str(path), SIZE, HELD, flat=str(path))
 
 
 def test_the_second_time_only_what_differs_travels_and_the_former_image_stays(
@@ -116,8 +116,8 @@ def test_the_second_time_only_what_differs_travels_and_the_former_image_stays(
     one = overwire.bring(source(there), wire, first, None, "sample", False, watcher.reach(session))
     assert Path(first).read_bytes() == was
     # What it does not hold did not travel, and takes no room.
-    assert (8 << 20) <= one.copied.wire < (9 << 20) and one.begun == "new"
-    assert os.stat(first).st_blocks * 512 < (9 << 20) and os.stat(first).st_mode & 0o777 == 0o400
+    assert HELD <= one.copied.wire < HELD + (1 << 20) and one.begun == "new"
+    assert os.stat(first).st_blocks * 512 < HELD + (1 << 20) and os.stat(first).st_mode & 0o777 == 0o400
     now = disk(there, change=6 << 20)
     two = overwire.bring(source(there), wire, second, first, "full", False, watcher.reach(session))
     assert (Path(second).read_bytes(), Path(first).read_bytes()) == (now, was)
@@ -147,11 +147,11 @@ def test_a_connection_that_breaks_is_made_again_and_the_copy_gone_on_with(
 
     cutter = threading.Thread(target=cut, daemon=True)
     cutter.start()
-    one = overwire.bring(source(there), Wire(session), str(image), None, "none", False, watcher.reach(session, 4 << 20))
+    one = overwire.bring(source(there), Wire(session), str(image), None, "none", False, watcher.reach(session, 2 << 20))
     cutter.join()
     assert one.retries == 1 and image.read_bytes() == data
     # What had arrived did not travel again.
-    assert one.copied.literal < (8 << 20) - (512 << 10)
+    assert one.copied.literal < HELD - (512 << 10)
     assert any(0 < news.done_bytes < SIZE for news in watcher.progress)
 
 
