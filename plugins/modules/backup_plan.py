@@ -77,7 +77,9 @@ options:
           - The backup point, a folder on a datastore that the hypervisor mounts. For the program V(dedup) it is the
             store, a path on the machine where the module runs, C(s3://bucket/prefix), or a folder on a datastore for
             one that the hypervisor keeps itself; for V(borg) the repository, a path there or
-            C(ssh://user@server:port/path).
+            C(ssh://user@server:port/path); for V(rsync) a folder there.
+          - For all of them but V(vmkfstools) also C([user@]server:port:/path), a folder on a Linux server that is
+            reached from there by SSH (O(store.ssh_key)); an IPv6 address stands in square brackets.
           - Needed, unless O(policy.points) is given.
         type: str
       points:
@@ -98,10 +100,11 @@ options:
         default: hot
       program:
         description:
-          - What moves the bytes. V(vmkfstools) copies to a datastore of the hypervisor, V(dedup) into a store on the
-            machine where the module runs, or in a bucket, V(borg) into a repository there, or on another server.
+          - What moves the bytes. V(vmkfstools) copies to a datastore of the hypervisor, V(rsync) into images in folders
+            on the machine where the module runs, V(dedup) into a store there, or in a bucket, V(borg) into a repository
+            there, or on another server.
         type: str
-        choices: [vmkfstools, dedup, borg]
+        choices: [vmkfstools, rsync, dedup, borg]
         default: vmkfstools
       disk_format:
         description: Format of the copied disks.

@@ -16,6 +16,10 @@ description:
     own Python, which is fed to it; only what the store does not have leaves it.
   - With O(program=borg) it copies them into a repository of borg, as one archive with the configuration, and out of it.
     What the disks hold is read from the machine where the module runs and is sent each time; borg keeps what is new.
+  - With O(program=rsync) it copies them into flat images in a folder of the machine where the module runs, with the
+    configuration beside them, and out of it. What is written is what differs from the image of the restore point
+    before; what is sent, too, where there is an rsync on the hypervisor (O(store.rsync_path)), else what the disks
+    hold.
   - A copy is either whole and proven, or it is not there. Whatever ends it (an error of the host, a full datastore, a
     broken connection, a killed controller), what it has written is removed. Nothing that was there before is ever
     overwritten or removed.
@@ -54,6 +58,7 @@ options:
       - With O(program=dedup) one disk of a restore point in a store, as C(STORE::POINT/KEY), which
         M(stowage.esxi.restore_plan) names so. It is copied to O(dest).
       - With O(program=borg) one disk of an archive, as C(REPOSITORY::ARCHIVE/NAME).
+      - With O(program=rsync) one descriptor in the folder of a restore point.
       - Exactly one of O(vm), O(uuid), O(vmid) and O(src) is needed.
     type: str
   snapshot_id:
@@ -71,6 +76,9 @@ options:
         there, once the source is proven to have held still; O(journal) and O(job_id) are needed for that.
       - With O(program=borg) it is the repository, a path on the machine where the module runs or
         C(ssh://user@server:port/path), and the same holds.
+      - With O(program=rsync) it is the backup point, a folder on the machine where the module runs, and the same holds.
+      - With all programs but V(vmkfstools) it may also be C([user@]server:port:/path), a folder on a Linux server that
+        is reached from there by SSH (O(store.ssh_key)).
       - In a folder a disk of a virtual machine is named after its device key, V(scsi0-1.vmdk) for V(scsi0:1). A disk
         copied by O(src) keeps its name.
       - For a single disk this may be the path of the new descriptor, ending in V(.vmdk). No configuration is copied
@@ -80,10 +88,11 @@ options:
   program:
     description:
       - What moves the bytes. V(vmkfstools) is the host's own clone; both datastores must be mounted on the host.
-        V(dedup) copies into a dedup store or out of one, V(borg) into a repository of borg or out of one. borg 1.2 or
-        later must then be there on the machine where the module runs.
+        V(rsync) copies into images in a folder of the machine where the module runs, or out of it. V(dedup) copies
+        into a dedup store or out of one, V(borg) into a repository of borg or out of one. borg 1.2 or later must then
+        be there on the machine where the module runs.
     type: str
-    choices: [vmkfstools, dedup, borg]
+    choices: [vmkfstools, rsync, dedup, borg]
     default: vmkfstools
   in_place:
     description:
@@ -95,7 +104,7 @@ options:
     default: false
   connections:
     description:
-      - With O(program=dedup) and O(program=borg), how many connections to the hypervisor carry bytes at a time.
+      - With all but O(program=vmkfstools), how many connections to the hypervisor carry bytes at a time.
         It may be from 1 to 32.
     type: int
     default: 4
@@ -130,6 +139,8 @@ options:
       - With O(program=borg) the host hashes 64 pieces of 1 MiB (V(sample)) or all (V(full)), of a backup when they have
         been read and of a restored disk when it has been written. With V(full) a backup is also read back out of its
         archive before that gets its name.
+      - O(program=rsync) does the same, and with V(full) the image is read back before the restore point gets its name.
+        Two rsyncs compare their checksums of the whole disk in any case, and with V(full) read both again.
     type: str
     choices: [none, sample, full]
     default: sample
@@ -162,8 +173,7 @@ options:
     default: 8192
   bandwidth_limit:
     description:
-      - Most bytes per second, over all connections, at least 65536. V(dedup) and V(borg) can hold one; with
-        V(vmkfstools) it is an error.
+      - Most bytes per second, over all connections, at least 65536. With O(program=vmkfstools) it is an error.
     type: int
   journal:
     description:
@@ -371,7 +381,7 @@ disks:
     read_bytes:
       description: What was read and hashed on the hypervisor, in whole chunks.
       type: int
-      returned: O(program=dedup) and O(program=borg), into a store or with O(in_place=true)
+      returned: all but O(program=vmkfstools), of a backup or with O(in_place=true)
       sample: 4294967296
     same_bytes:
       description: What of the disk was right already, holes included.
@@ -383,23 +393,23 @@ disks:
         - What of the disk has travelled, as it is on the disk. Nothing does between a disk and a store on a datastore
           of the same hypervisor.
       type: int
-      returned: O(program=dedup) and O(program=borg)
+      returned: all but O(program=vmkfstools)
       sample: 104857600
     fetched_bytes:
       description: What came from the store, as it is stored.
       type: int
-      returned: O(program=dedup) and O(program=borg), out of a store
+      returned: all but O(program=vmkfstools), of a restore
       sample: 52428800
     method:
-      description: How the hypervisor's files were reached; V(agent), V(shell) or V(clone).
+      description: How the hypervisor's files were reached; V(agent), V(shell), V(clone), or V(rsync) for one there.
       type: str
-      returned: O(program=dedup) and O(program=borg)
+      returned: all but O(program=vmkfstools)
       sample: agent
     notes:
       description: What was not as it should be although it worked, such as a way that could not be taken.
       type: list
       elements: str
-      returned: O(program=dedup) and O(program=borg), into a store
+      returned: all but O(program=vmkfstools), of a backup
       sample: []
 files:
   description: The copied configuration files.

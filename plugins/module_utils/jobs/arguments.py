@@ -39,6 +39,10 @@ def store_option() -> dict[str, dict[str, Any]]:
         "group": {"type": "str"},
         "borg_path": {"type": "str", "default": "borg"},
         "borg_rsh": {"type": "str"},
+        "rsync_path": {"type": "str"},
+        "rsync_whole_file": {"type": "bool", "default": False},
+        "ssh_key": {"type": "path"},
+        "stage_dir": {"type": "path"},
     }
     return {"store": {"type": "dict", "options": options}}
 

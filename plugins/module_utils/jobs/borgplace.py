@@ -40,8 +40,10 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace impor
     path_of,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import server
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.borg import Archive, Repository
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.borgerrors import NoRepository
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.spot import located
 
 # Those of this backup server take turns. For others nobody waits long: the next backup of the machine tidies up, too.
 _ROTATION_TURN_SECONDS = 4 * 3600
@@ -52,7 +54,8 @@ def repository(stores: Stores, location: str) -> Repository:
     access = stores.access
     if access is None:
         raise StoreNotGiven(store=location)
-    return Repository(location, access.passphrase, access.borg_path, access.borg_rsh)
+    rsh = access.borg_rsh or server.rsh_of(access.ssh_key)
+    return Repository(located(location), access.passphrase, access.borg_path, rsh)
 
 
 def archive_name(vm: str, identity: str, time: str) -> str:
@@ -105,6 +108,7 @@ class BorgPlace(StorePlace):
     def find(self, host: Host, point: str) -> tuple[list[RestorePoint], list[BadManifest]]:
         """`point` is a repository, or one archive in it. Archives that others have made are passed over."""
         location, wanted, _member = parse_path(point)
+        location = located(location)
         if wanted:
             return [self.read(host, point)], []
         return points_of(location, repository(self.stores, location).archives())

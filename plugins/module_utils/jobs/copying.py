@@ -177,6 +177,10 @@ def _by_store(params: Mapping[str, Any]) -> Any:
         from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgcopy, borgrestore
 
         return borgrestore if params.get("src") else borgcopy
+    if params["program"] == "rsync":
+        from ansible_collections.stowage.esxi.plugins.module_utils.jobs import rsynccopy, rsyncrestore
+
+        return rsyncrestore if params.get("src") else rsynccopy
     from ansible_collections.stowage.esxi.plugins.module_utils.jobs import storebackup, storerestore
 
     return storerestore if params.get("src") else storebackup
@@ -299,7 +303,7 @@ def choose(settings: Settings, journal: IntentLog | None = None) -> Program:
         raise errors.NotSupported(
             program=settings.program,
             reason="there is no such program here",
-            way_out="Use program=vmkfstools, program=dedup or program=borg",
+            way_out="Use program=vmkfstools, rsync, dedup or borg",
         )
     if settings.bandwidth_limit:
         raise errors.NotSupported(

@@ -18,6 +18,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.folderplace impo
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import VmPolicy
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.rsyncplace import RsyncPlace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import StorePlace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 
@@ -72,6 +73,8 @@ def of(program: str, stores: Stores) -> Place:
     """By what moves the bytes."""
     if program == "borg":
         return BorgPlace(stores)
+    if program == "rsync":
+        return RsyncPlace(stores)
     return StorePlace(stores) if program == "dedup" else FolderPlace()
 
 

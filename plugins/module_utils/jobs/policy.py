@@ -15,15 +15,19 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.reference import Rules
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import keys_of
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import BadPlace
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 
 HOWS = ("hot", "warm", "cold")
-PROGRAMS = ("vmkfstools", "dedup", "borg")
+PROGRAMS = ("vmkfstools", "rsync", "dedup", "borg")
 #: What these move is read from the backup server, and goes into one place for many machines.
-STORING = ("dedup", "borg")
+STORING = ("rsync", "dedup", "borg")
 #: What each of several backup points may have of its own.
 OF_A_POINT = ("point", "program", "disk_format", "verify", "keep", "rotate", "reserve_percent")
+# The address of a server may hold two colons.
+_AUTHORITY = re.compile(r"^ssh://[^/]*")
 _ON_DATASTORE = re.compile(r"/vmfs/volumes/[^/]+/.+")
 
 
@@ -259,11 +263,13 @@ def _point(text: str, program: str, name: str) -> str:
         return _store(text, name)
     if program == "borg":
         return _repository(text, name)
+    if program == "rsync":
+        return _images(text, name)
     if "://" in text or re.match(r"[^/]*:.*/", text):
         raise BadPolicy(
             what=f"{name} is {text!r}; the program vmkfstools runs on the hypervisor and writes to a datastore that it "
-            "mounts. To another server use dedup (a store on the backup server, or s3://bucket/prefix) or borg (a "
-            "repository there, or ssh://user@server/path)"
+            "mounts. To another server use rsync (a folder on the backup server, or server:port:/path), dedup (a store "
+            "there, or s3://bucket/prefix) or borg (a repository there, or ssh://user@server/path)"
         )
     if not text.startswith("/") or any(ord(char) < 32 for char in text) or ".." in text.split("/"):
         raise BadPolicy(what=f"{name} is {text!r}; it must be an absolute folder on the hypervisor without '..'")
@@ -272,8 +278,28 @@ def _point(text: str, program: str, name: str) -> str:
     return posixpath.normpath(text)
 
 
+def _images(text: str, name: str) -> str:
+    if text.startswith("/vmfs/"):
+        raise BadPolicy(
+            what=f"{name} is {text!r}, a folder of the hypervisor; the program rsync writes into a folder of the "
+            "backup server. To a datastore use the program vmkfstools"
+        )
+    if text.startswith("s3://"):
+        raise BadPolicy(what=f"{name} is {text!r}; rsync knows no buckets. To a bucket use the program dedup")
+    return _spot(text, name)
+
+
+def _spot(text: str, name: str) -> str:
+    try:
+        return str(spot.parse(text))
+    except BadPlace as error:
+        raise BadPolicy(what=f"{name}: {error.message}. {error.hint_text}") from error
+
+
 def _repository(text: str, name: str) -> str:
-    if any(ord(char) < 32 for char in text) or ".." in text.split("/") or "::" in text:
+    if spot.is_remote(text):
+        return spot.located(_spot(text, name))
+    if any(ord(char) < 32 for char in text) or ".." in text.split("/") or "::" in _AUTHORITY.sub("", text):
         raise BadPolicy(
             what=f"{name} is {text!r}; the place of a repository has no '..', no '::' and no control characters"
         )
@@ -297,6 +323,8 @@ def _repository(text: str, name: str) -> str:
 
 
 def _store(text: str, name: str) -> str:
+    if spot.is_remote(text):
+        return _spot(text, name)
     if any(ord(char) < 32 for char in text) or ".." in text.split("/") or "::" in text:
         raise BadPolicy(what=f"{name} is {text!r}; the place of a store has no '..', no '::' and no control characters")
     if text.startswith("/vmfs/") and not _ON_DATASTORE.fullmatch(posixpath.normpath(text)):
@@ -308,13 +336,13 @@ def _store(text: str, name: str) -> str:
         return text.rstrip("/")
     if text.startswith("ssh://"):
         raise BadPolicy(
-            what=f"{name} is {text!r}; a store is on the backup server itself or in a bucket. To a server that it "
-            "reaches by ssh use the program borg"
+            what=f"{name} is {text!r}; a store on a server that the backup server reaches by SSH is written "
+            "[user@]server:port:/path"
         )
     if not text.startswith("/"):
         raise BadPolicy(
             what=f"{name} is {text!r}; a store is an absolute path on the backup server, a folder on a "
-            "datastore of the hypervisor, /vmfs/volumes/datastore/folder, or s3://bucket/prefix"
+            "datastore of the hypervisor, /vmfs/volumes/datastore/folder, [user@]server:port:/path, or s3://bucket/prefix"
         )
     return posixpath.normpath(text)
 

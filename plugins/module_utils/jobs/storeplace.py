@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 MARK = "::"
 _POINT = re.compile(r"::\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{6}(?=/|\Z)")
+# The address of a server may hold the mark, too.
+_SIX = re.compile(r"(?:ssh://)?[^/\[\]]*\[[^/\[\]]*\]")
 #: Journalled when all bytes are in the store and the source has proven still, before the point is there.
 INTENT = "store-commit-intent"
 #: Journalled when it is there.
@@ -52,8 +54,8 @@ def path_of(location: str, point: str) -> str:
 def parse_path(path: str) -> tuple[str, str, str]:
     """Store, id of the restore point, and the name of what is in it; ids and names that are not there are empty."""
     # A store's own path may hold the mark, too; an id has a form of its own.
-    found = _POINT.search(path)
-    at = found.start() if found else path.find(MARK)
+    found, server = _POINT.search(path), _SIX.match(path)
+    at = found.start() if found else path.find(MARK, server.end() if server else 0)
     location, rest = (path[:at], path[at + len(MARK) :]) if at >= 0 else (path, "")
     point, _slash, name = rest.partition("/")
     return location, point, name
@@ -62,6 +64,8 @@ def parse_path(path: str) -> tuple[str, str, str]:
 def made_by(copies: Iterable[Mapping[str, Any]]) -> str | None:
     """The restore point that these copies of disks are in; None where they went elsewhere."""
     for copy in copies:
+        if copy.get("format") == "image":
+            return posixpath.dirname(str(copy.get("dest") or "")) or None
         location, point, _name = parse_path(str(copy.get("dest") or ""))
         if point and copy.get("format") == "store":
             return path_of(location, point)
@@ -81,6 +85,10 @@ class StorePlace:
 
     def __init__(self, stores: Stores) -> None:
         self.stores = stores
+
+    def path_of(self, job: Job, point: str) -> str:
+        """A restore point of this job, by what the journal says of it."""
+        return path_of(job.final, point)
 
     def targets(self, host: Host, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, str]:
         return {vmid: point for vmid, (point, _name, _identity) in wanted.items()}
@@ -110,7 +118,7 @@ class StorePlace:
         made = events.last(DONE) or events.last(INTENT)
         if made is None:
             raise NotInStore(vm=job.vm, store=job.final, reason="the copy has not come to its end")
-        point = self.read(host, path_of(job.final, str(made["point"])))
+        point = self.read(host, self.path_of(job, str(made["point"])))
         if point.manifest.get("job") != job.job:
             raise NotInStore(vm=job.vm, store=job.final, reason=f"{point.path} was made by another job")
         missing = set(job.disk_keys) - {disk.key for disk in point.disks}

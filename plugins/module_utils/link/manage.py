@@ -13,13 +13,13 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.link import authorized, errors, facts, plan, run
 from ansible_collections.stowage.esxi.plugins.module_utils.link.facts import Source, Target
-from ansible_collections.stowage.esxi.plugins.module_utils.link.local import LocalSession
 from ansible_collections.stowage.esxi.plugins.module_utils.link.restriction import Restriction
 from ansible_collections.stowage.esxi.plugins.module_utils.link.wanted import Link, key_name
 from ansible_collections.stowage.esxi.plugins.module_utils.link.works import Work
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import AuthenticationFailed, HostUnreachable
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.hostkeys import home
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.local import LocalSession
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session, open_session
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import endpoint_from_params
 

@@ -19,12 +19,12 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clo
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter, WaitTimeout
 from ansible_collections.stowage.esxi.plugins.module_utils.link import errors
-from ansible_collections.stowage.esxi.plugins.module_utils.link.local import LocalSession
 from ansible_collections.stowage.esxi.plugins.module_utils.link.run import CONNECT_SECONDS, ssh_command
 from ansible_collections.stowage.esxi.plugins.module_utils.link.wanted import Link
 from ansible_collections.stowage.esxi.plugins.module_utils.link.works import ID, TOLD_BYTES, VALUE
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh import quoting
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import CommandTimeout
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.local import LocalSession
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 
 T = TypeVar("T")

@@ -236,3 +236,27 @@ class CloneStays(ProgramError):
     template = "{host}: the temporary clone {target} could not be removed: {reason}"
     hint = "It is ours: remove that folder on the host; recover does so, too"
     exit_code = 44
+
+
+class BadPlace(ProgramError):
+    id = "copy-bad-place"
+    template = "{place!r} cannot be a backup point: {reason}"
+    hint = "Give an absolute path of the backup server, or {form}"
+    exit_code = 41
+
+
+class ImageFailed(ProgramError):
+    id = "image-failed"
+    template = "The image {path} could not be written: {reason}"
+    hint = (
+        "Look at the room and the health of that file system. The restore points that are there were not touched; what "
+        "was copied so far is gone on with by the next backup of the same machine"
+    )
+    exit_code = 45
+
+
+class ImageDiffers(ProgramError):
+    id = "image-differs"
+    template = "The image {path} does not hold what was read of the disk: {reason}"
+    hint = "No restore point was made. Look at the health of that file system and of the machine, then back up again"
+    exit_code = 45

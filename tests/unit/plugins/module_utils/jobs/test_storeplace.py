@@ -356,15 +356,15 @@ def test_room_is_that_of_the_store_and_its_quota(stores: Stores, location: str, 
         ("/srv/../etc", "dedup", "no '..'"),
         ("/srv/a::b", "dedup", "no '::'"),
         ("folder", "vmkfstools", "an absolute folder on the hypervisor"),
-        ("s3://bucket/x", "vmkfstools", "To another server use dedup .* or borg"),
-        ("backup2:22:/srv/x", "vmkfstools", "To another server use dedup .* or borg"),
-        ("ssh://root@backup2/srv/x", "dedup", "use the program borg"),
+        ("s3://bucket/x", "vmkfstools", "To another server use rsync .*dedup .* or borg"),
+        ("backup2:22:/srv/x", "vmkfstools", "To another server use rsync .*dedup .* or borg"),
+        ("ssh://root@backup2/srv/x", "dedup", "server:port:/path"),
         ("s3://bucket/x", "borg", "To a bucket use the program dedup"),
         ("/vmfs/volumes/backup", "borg", "use the program vmkfstools"),
         ("ssh://backup2", "borg", "ssh://user@server:port/path"),
         ("backup2:/srv/x", "borg", "or ssh://user@server/path"),
         ("/srv/a::b", "borg", "no '::'"),
-        ("/srv/x", "rsync", "it may be vmkfstools, dedup"),
+        ("/srv/x", "rclone", "it may be vmkfstools, rsync, dedup"),
     ],
 )
 def test_a_backup_point_must_fit_its_program(point: str, program: str, words: str) -> None:
@@ -409,6 +409,10 @@ def test_a_path_in_a_store_is_taken_apart() -> None:
         assert storeplace.parse_path(f"{store}::{point}") == (store, point, "")
     assert storeplace.parse_path("/srv/s::P1/web 1.vmx") == ("/srv/s", "P1", "web 1.vmx")
     assert storeplace.parse_path("s3://b/x") == ("s3://b/x", "", "")
+    # An address may hold the mark.
+    for server in ("root@[2001:db8::1]:22:/srv/s", "ssh://root@[::1]:22/srv/s"):
+        assert storeplace.parse_path(server) == (server, "", "")
+        assert storeplace.parse_path(f"{server}::archive/web 1.vmx") == (server, "archive", "web 1.vmx")
 
 
 @pytest.mark.parametrize("name", ["web $(x) ';\"", "-rf", "wüb \udcff\udcfe", "{{ 1+1 }}", "a" * 80])
