@@ -143,7 +143,14 @@ def test_variables_set_by_a_playbook_exist_in_a_spec(path: Path) -> None:
     known: set[str] = set()
     for role in ROLES:
         known |= set(options_of(role))
-    known |= {"stowage_hosts", "stowage_link_hosts", "stowage_serial", "stowage_run_id", "stowage_run"}
+    known |= {
+        "backup_servers",
+        "stowage_hosts",
+        "stowage_link_hosts",
+        "stowage_serial",
+        "stowage_run_id",
+        "stowage_run",
+    }
     text = path.read_text(encoding="utf-8")
     used = set(
         re.findall(
