@@ -35,11 +35,10 @@ from judge import file_system_is_clean, one_moment, same_content
 from . import hoststate, stories
 from .conftest import Lab, wait_until
 from .hoststate import HostState
-from .stories import reached
+from .stories import HOST, NAME, reached
 from .test_dedup import SECRET, StoreStory, bring_back, points_in, raw, restore_context
 
 impatient = stories.impatient
-MACHINE, HOST = "big", "esx70"
 SEED = 20
 #: Of what an undisturbed job carries; a little more is carried by some jobs than by others.
 LAST = 0.97
@@ -50,10 +49,6 @@ def points(name: str, count: int) -> list[float]:
     """Evenly spread and not regular: one at random in each of so many equal parts."""
     chooser = random.Random(f"{SEED} {name}")
     return [(number + chooser.random()) * LAST / count for number in range(count)]
-
-
-class BigStory(StoreStory):
-    name, label = MACHINE, HOST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +77,10 @@ class Bench:
     def look(self) -> HostState:
         return hoststate.look(self.machine)
 
-    def story(self, stores: Stores, place: Path) -> BigStory:
+    def story(self, stores: Stores, place: Path) -> StoreStory:
         self.count += 1
         where = {"program": "dedup", "point": str(place), "reserve_percent": 0}
-        return BigStory(self.lab, self.host, self.work / "state", f"cut-{self.count:04d}", "hot", stores, **where)
+        return StoreStory(self.lab, self.host, self.work / "state", f"cut-{self.count:04d}", "hot", stores, **where)
 
     def carried(self) -> int:
         return int(self.machine.status["connections"]["carried"])
@@ -106,7 +101,7 @@ class Bench:
         return None
 
     def ended(
-        self, job: BigStory, context: Context, error: StowageError | None, copies: Sequence[Any]
+        self, job: StoreStory, context: Context, error: StowageError | None, copies: Sequence[Any]
     ) -> tuple[str, str]:
         """The end as the role has it; and what the next recover does, where that was cut, too."""
         told = error.as_dict() if error is not None else None
@@ -136,7 +131,7 @@ class Bench:
         with contextlib.suppress(AssertionError):
             wait_until(same, "the host as it was", 15)
         assert found == []
-        vm = self.host.find_vm(name=MACHINE)
+        vm = self.host.find_vm(name=NAME)
         assert (vm.power_state(), list(snapshots.tree(vm))) == ("poweredOn", [])
         assert list((self.work / "state" / "jobs").glob("*.json")) == []
 
@@ -146,7 +141,7 @@ def bench(clean_lab: Lab, host: Host, tmp_path: Path) -> Bench:
     return Bench(clean_lab, host, tmp_path)
 
 
-def proven(job: BigStory, work: Path) -> None:
+def proven(job: StoreStory, work: Path) -> None:
     """The newest point of the store, by the store's own proof and by judges that know none of it."""
     report = verify.run(job.context.stores.open(job.entry["target"]), deep=True)
     assert report.ok, report.problems
@@ -189,7 +184,7 @@ def backed_up(bench: Bench, at: int) -> tuple[str, str, int]:
     return outcome, words, int(notes[0].split()[0]) if notes else 0
 
 
-def brought_back(bench: Bench, job: BigStory, image: Path, at: int) -> tuple[str, str, int]:
+def brought_back(bench: Bench, job: StoreStory, image: Path, at: int) -> tuple[str, str, int]:
     """The machine out of the store, under another name, which goes again when it was proven."""
     bench.count += 1
     context = restore_context(job, f"cut-{bench.count:04d}")
