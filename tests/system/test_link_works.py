@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One machine starts one playbook on another over a link that permits nothing else: real sshd, real ansible-playbook."""
+"""One machine starts one playbook on another over a link that permits nothing else: real sshd, real Ansible."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ PLAYBOOK = """
   tasks:
     - copy:
         dest: "/etc/works/seen-{{ stowage_run_id }}"
-        content: "{{ {'how': how | default('none'), 'place': place, 'agent': lookup('env', 'SSH_AUTH_SOCK')} | to_json }}"
+        content: >-
+          {{ {'how': how | default('none'), 'place': place, 'agent': lookup('env', 'SSH_AUTH_SOCK')} | to_json }}
     - wait_for: {path: /etc/works/go, timeout: 120, sleep: 1}
     - fail: {msg: it was told to fail}
       when: how | default('') == 'fail'
