@@ -237,7 +237,12 @@ def test_a_dead_host_fails_alone_and_the_record_says_of_every_machine_what_becam
 def test_every_machine_is_as_it_was_and_recover_finds_nothing_to_undo(night: Night) -> None:
     night.recover.must_be("successful")
     assert night.fleet.state_of() == night.before
-    assert "undone" not in night.recover.stdout and night.fleet.lab.left_behind("esx01") == []
+    recovered = [
+        event["event_data"]["res"]["jobs"]
+        for event in night.recover.events
+        if event["event"] == "runner_on_ok" and event["event_data"].get("task_action") == "stowage.esxi.backup_recover"
+    ]
+    assert recovered == [[]] * 5 and night.fleet.lab.left_behind("esx01") == []
 
 
 def test_the_morning_proves_prunes_and_reports_and_the_mail_says_who_has_nothing(night: Night) -> None:

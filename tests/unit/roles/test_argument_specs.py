@@ -252,7 +252,7 @@ def test_every_task_that_writes_to_a_journal_says_whose_it_is(role: str) -> None
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_a_truth_that_comes_as_text_is_read_as_one(role: Path) -> None:
-    """Survey answers and `-e name=false` are texts: each is true, or refused where a condition stands."""
+    """Survey answers and `-e name=false` are texts: every one of these is true, or refused by a condition."""
     truths = {name for name, option in options_of(role).items() if option.get("type") == "bool"}
     wrong = []
     for path in [*role.glob("tasks/*.yml"), *role.glob("vars/*.yml")]:
