@@ -158,7 +158,10 @@ class RsyncPlace(StorePlace):
         others: Iterable[Job],
         result: dict[str, Any],
     ) -> None:
-        made = spot.parse(events.made)
+        made, point = spot.parse(events.made), spot.parse(job.final)
+        if (made.where, posixpath.dirname(posixpath.dirname(made.path))) != (point.where, point.path):
+            # The journal is in the hands of its hypervisor: it chooses no folder of this server.
+            raise BadManifest(path=events.made, reason=f"the journal names it, and it is not in {job.final}")
         with machine_of(self.stores, made) as there:
             # Of two hypervisors whose VMs have one identity, none may push out what the other has made.
             turned = rotation.rotate(there, replace(job, final=made.path), policy, others, only_of=job.host)
