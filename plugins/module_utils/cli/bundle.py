@@ -86,7 +86,7 @@ def sources() -> dict[str, str]:
 
 
 def _imports(text: str) -> list[str]:
-    """An import is a statement: only those are looked through, and not the expressions that most of a tree is made of."""
+    """An import is a statement: only those are looked through, not the expressions that most of a tree is made of."""
     names: list[str] = []
     waiting: list[ast.AST] = [*ast.parse(text).body]
     while waiting:
