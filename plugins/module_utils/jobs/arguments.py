@@ -54,6 +54,8 @@ def policy_options() -> dict[str, dict[str, Any]]:
     for field in fields(VmPolicy):
         if field.name == "point":
             options["point"] = {"type": "str", "required": True}
+        elif field.name == "windows":
+            options["windows"] = {"type": "list", "elements": "dict", "default": []}
         elif field.default is MISSING:
             # Empty is the default of the policy.
             options[field.name] = {"type": "dict", "default": {}}

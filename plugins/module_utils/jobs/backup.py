@@ -30,6 +30,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     record,
     survey,
     torn,
+    turns,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
@@ -184,6 +185,7 @@ def entry_of(context: Context) -> dict[str, Any]:
 
 def start(context: Context) -> tuple[Job, bool]:
     """Takes the lock and writes down what will have to be undone. Returns the job and whether it is new."""
+    _in_window(context)
     if not context.check:
         record.write_entry(context.state_dir, record.start_entry(entry_of(context), context.host.clock))
     vm = find_vm(context)
@@ -224,6 +226,21 @@ def start(context: Context) -> tuple[Job, bool]:
     if job.how == "cold" and not job.stop:
         heldstill.write_before(context.host.session, context.folder, seen)
     return job, True
+
+
+def _in_window(context: Context) -> None:
+    """Hours may have gone since the plan. A job that was begun in its window, and whose step is repeated, goes on."""
+    policy = vm_policy_from_dict(context.entry["policy"]) if context.kind == "backup" else None
+    now = context.host.clock.now()
+    error = turns.closed(context.entry["vm"], policy, now) if policy is not None and policy.windows else None
+    entry = entry_of(context) if error is not None else {}
+    if error is None or entry["status"] != "not-run":
+        return
+    if not context.check:
+        left = {"status": "missed", "why": error.data["reason"], "error": error.as_dict()}
+        record.set_aside(entry, left)
+        record.write_entry(context.state_dir, entry)
+    raise error
 
 
 def _same_disks(context: Context, vm: VirtualMachine) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
@@ -56,6 +57,7 @@ def plan_backup(
             facts[vmid] = replace(one, fault=error.as_dict())
     wanted = {vmid: (policy.for_vm([one.name, *one.uuids]), one) for vmid, one in facts.items()}
     targets = _targets(host, wanted, stores)
+    newest = _newest(host, label, wanted, targets, stores)
     points = {(wish.point, wish.program) for wish, _facts in wanted.values() if wish.program in STORING}
     rooms = {point: storeroom.look(stores, point, program) for point, program in sorted(points)}
     problem = storeroom.way_problem(host) if points else None
@@ -65,7 +67,8 @@ def plan_backup(
     strangers = policy.without_vm([(one.name, *one.uuids) for one in found])
     if any(not one.uuids for one in found):
         strangers = tuple(key for key in strangers if uuid_of(key) is None)
-    plan = plan_host(run_id, label, selection, facts, policy, targets, survey.volumes(host), strangers, rooms)
+    now, mounted = host.clock.now(), survey.volumes(host)
+    plan = plan_host(run_id, label, selection, facts, policy, targets, mounted, strangers, rooms, newest, now)
     return storetwins.noticed(plan, stores)
 
 
@@ -78,6 +81,20 @@ def _targets(host: Host, wanted: Mapping[int, tuple[VmPolicy, VmFacts]], stores:
             if policy.program == program
         }
         found.update(places.of(program, stores).targets(host, mine))
+    return found
+
+
+def _newest(
+    host: Host, label: str, wanted: Mapping[int, tuple[VmPolicy, VmFacts]], targets: Mapping[int, str], stores: Stores
+) -> dict[int, datetime]:
+    found: dict[int, datetime] = {}
+    for program in sorted({policy.program for policy, _facts in wanted.values()}):
+        mine = {
+            vmid: (policy.point, targets[vmid], facts.identity)
+            for vmid, (policy, facts) in wanted.items()
+            if policy.program == program
+        }
+        found.update(places.of(program, stores).newest(host, label, mine))
     return found
 
 

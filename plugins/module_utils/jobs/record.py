@@ -22,7 +22,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import state
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import file_label
 
 SCHEMA = 1
-STATUSES = ("ok", "failed", "skipped", "excluded", "interrupted", "not-run")
+STATUSES = ("ok", "failed", "skipped", "excluded", "interrupted", "not-run", "missed")
 DEFAULT_STATE_DIR = "/var/lib/stowage"
 
 
@@ -196,12 +196,21 @@ def entry_of_plan(run_id: str, host: str, vm: Mapping[str, Any], kind: str = "ba
         warnings=list(vm.get("warnings") or vm.get("notes") or ()),
         needs_key_provider=vm.get("needs_key_provider") or "",
     )
+    aside = vm.get("aside")
+    if aside:
+        set_aside(entry, aside)
     problems = vm.get("problems") or []
     if problems:
         entry.update(status="failed", error=dict(problems[0]))
         entry["warnings"].extend(problem["message"] for problem in problems[1:])
         set_disk_statuses(entry, "not-run")
     return entry
+
+
+def set_aside(entry: dict[str, Any], aside: Mapping[str, Any]) -> None:
+    """A VM that the run does not begin: skipped, or missed with the error that says why."""
+    entry.update(status=aside["status"], why=aside["why"], error=aside["error"])
+    set_disk_statuses(entry, "not-run")
 
 
 def merge(
@@ -295,7 +304,7 @@ def summary(run_id: str, hosts: Sequence[Mapping[str, Any]], entries: Sequence[M
     failed_vms = [
         {"host": entry["host"], "vm": entry["vm"], "status": entry["status"], "error": entry["error"]}
         for entry in entries
-        if entry["status"] in ("failed", "interrupted", "not-run")
+        if entry["status"] in ("failed", "interrupted", "not-run", "missed")
     ]
     failed_hosts = [{"host": host["host"], "error": host["error"]} for host in hosts if host["status"] == "failed"]
     value: dict[str, Any] = {
@@ -308,6 +317,7 @@ def summary(run_id: str, hosts: Sequence[Mapping[str, Any]], entries: Sequence[M
         "skipped": count["skipped"],
         "interrupted": count["interrupted"],
         "not_run": count["not-run"],
+        "missed": count["missed"],
         "excluded_disks": sum(1 for entry in entries for disk in entry["disks"] if disk["status"] == "excluded"),
         "bytes": sum(entry["bytes"] for entry in entries),
         "bytes_read": sum(entry["bytes_read"] for entry in entries),
@@ -334,7 +344,7 @@ def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str
         seconds = "-" if entry["seconds"] is None else f"{entry['seconds']:.0f} s"
         tail = "  ".join(text for text in (entry["restore_point"], (entry["error"] or {}).get("message")) if text)
         restored = entry["kind"] == "restore"
-        if restored and entry["why"]:
+        if (restored or entry["status"] == "skipped") and entry["why"]:
             tail += f"  {entry['why']}"
         if entry.get("needs_key_provider") and not restored:
             tail += f"  not proven: needs its key provider ({entry['needs_key_provider']})"
