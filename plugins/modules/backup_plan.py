@@ -180,6 +180,22 @@ options:
             V(prove_backups) (7) and V(prove_days) (30), after which a backup hashes everything, as a proof.
         type: dict
         default: {}
+      priority:
+        description: VMs of a higher one come before those of a lower one, from -1000 to 1000.
+        type: int
+        default: 0
+      only_older_than_hours:
+        description:
+          - A VM whose newest restore point is younger is skipped, with 0 none is. What this hypervisor has made counts.
+        type: int
+        default: 0
+      windows:
+        description:
+          - When a VM may be begun, each with V(from), V(to) (times of day in quotes), V(timezone) and V(days) on which
+            it opens. Without any, at all times.
+        type: list
+        elements: dict
+        default: []
   run_id:
     description:
       - Name of the run, the same on all hosts; letters, digits, dots, dashes and underscores.
@@ -268,7 +284,8 @@ plan:
       returned: success
     vms:
       description:
-        - One entry for each selected VM, in the order of work.
+        - One entry for each selected VM, in the order of work, which goes by V(priority), then by the age of the
+          newest restore point, those without one first.
         - An entry is what O(stowage.esxi.backup_job#module:plan) takes.
       type: list
       elements: dict
@@ -309,8 +326,19 @@ plan:
           returned: success
           sample: "powered off: its disks are at rest"
         ready:
-          description: Whether it can be backed up.
+          description: Whether it can be backed up, and is to be by this run.
           type: bool
+          returned: success
+        newest_at:
+          description: When its newest restore point was made; empty where there is none.
+          type: str
+          returned: success
+          sample: "2026-11-21T20:54:50Z"
+        aside:
+          description:
+            - Why this run does not begin it, with V(status) (skipped or missed), V(why) and V(error); null where it
+              does.
+          type: dict
           returned: success
         disks:
           description:

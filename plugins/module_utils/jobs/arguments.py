@@ -59,6 +59,8 @@ def policy_options() -> dict[str, dict[str, Any]]:
         if field.name == "point":
             options["point"] = {"type": "str"}
             options["points"] = {"type": "list", "elements": "raw", "default": []}
+        elif field.name == "windows":
+            options["windows"] = {"type": "list", "elements": "dict", "default": []}
         elif field.default is MISSING:
             # Empty is the default of the policy.
             options[field.name] = {"type": "dict", "default": {}}

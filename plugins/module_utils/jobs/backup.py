@@ -32,6 +32,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     record,
     survey,
     torn,
+    turns,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
@@ -209,6 +210,7 @@ def entry_of(context: Context) -> dict[str, Any]:
 
 def start(context: Context) -> tuple[Job, bool]:
     """Takes the lock and writes down what will have to be undone. Returns the job and whether it is new."""
+    _in_window(context)
     for one in () if context.check else context.each:
         record.write_entry(context.state_dir, record.start_entry(entry_of(one), context.host.clock))
     vm = find_vm(context)
@@ -271,6 +273,22 @@ def _note_failure(context: Context, job: Job, error: StowageError) -> None:
     for one in context.each:
         if one.copy == (job.copy or 0):
             record.write_entry(context.state_dir, {**entry_of(one), "error": error.as_dict()})
+
+
+def _in_window(context: Context) -> None:
+    """Hours may have gone since the plan. A job that was begun in its window, and whose step is repeated, goes on."""
+    policy = vm_policy_from_dict(context.entry["policy"]) if context.kind == "backup" else None
+    now = context.host.clock.now()
+    error = turns.closed(context.entry["vm"], policy, now) if policy is not None and policy.windows else None
+    if error is None:
+        return
+    entries = [entry_of(one) for one in context.each]
+    if entries[0]["status"] != "not-run":
+        return
+    for entry in () if context.check else entries:
+        record.set_aside(entry, {"status": "missed", "why": error.data["reason"], "error": error.as_dict()})
+        record.write_entry(context.state_dir, entry)
+    raise error
 
 
 def _same_disks(context: Context, vm: VirtualMachine) -> None:

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import retention
@@ -93,6 +94,18 @@ class BorgPlace(StorePlace):
             return path if self.read(host, path).manifest.get("job") == job.job else ""
         except StowageError:
             return ""
+
+    def newest(self, host: Host, label: str, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, datetime]:
+        listed: dict[str, list[RestorePoint]] = {}
+        for location in {location for location, _target, _identity in wanted.values()}:
+            with contextlib.suppress(StowageError):
+                listed[location] = points_of(location, repository(self.stores, location).archives())[0]
+        found: dict[int, datetime] = {}
+        for vmid, (location, _target, identity) in wanted.items():
+            for one in listed.get(location, ()):
+                if one.identity == identity and one.host == label and not one.safety:
+                    found.setdefault(vmid, one.moment)
+        return found
 
     def read(self, host: Host, path: str) -> RestorePoint:
         location, name, _member = parse_path(path)

@@ -151,6 +151,17 @@ class BootUnknown(JobError):
     exit_code = 55
 
 
+class WindowClosed(JobError):
+    id = "window-closed"
+    template = "VM {vm!r} was not begun: {reason}"
+    hint = (
+        "It is missed, and comes before others in the next run; the window opens again at {opens}. Begin earlier, make"
+        " the window (backup_windows) or the limits wider, or run what has no fresh restore point with"
+        " backup_only_older_than_hours."
+    )
+    exit_code = 55
+
+
 class NotStill(JobError):
     id = "source-not-still"
     template = "The disks of VM {vm!r} did not hold still while they were copied: {reason}"

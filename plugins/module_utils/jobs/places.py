@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
@@ -30,6 +31,12 @@ class Place(Protocol):
 
     def targets(self, host: Host, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, str]:
         """For (backup point, name, identity) of each copy the place below that point which is the VM's own."""
+
+    def newest(self, host: Host, label: str, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, datetime]:
+        """When the newest good restore point of each VM was made, given (backup point, target, identity) of each.
+
+        VMs without one are absent, and so are those of a place that is not there. `label`: the hypervisor that must
+        have made it, where an identity alone could be another one's word."""
 
     def names(self, target: str, time: str, job: str) -> tuple[str, str]:
         """What a job works on, and what that becomes, as its job file keeps them."""

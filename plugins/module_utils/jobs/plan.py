@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     BadPolicy,
@@ -27,6 +29,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import STORING, Policy, VmPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import Problem, Selection
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.turns import in_turn
 
 SCHEMA = 1
 
@@ -135,10 +138,14 @@ class VmPlan:
     #: Which of the VM's backup points this is for, and the plans for the others, which share its bracket.
     copy: int = 0
     also: tuple[VmPlan, ...] = ()
+    #: Time of its newest restore point, empty where there is none.
+    newest_at: str = ""
+    #: Why this run does not begin it (jobs/turns.py).
+    aside: Mapping[str, Any] | None = None
 
     @property
     def ready(self) -> bool:
-        return not self.problems
+        return not self.problems and self.aside is None
 
     @property
     def copies(self) -> tuple[VmPlan, ...]:
@@ -164,6 +171,7 @@ class VmPlan:
             "problems": [dict(problem) for problem in self.problems],
             "warnings": list(self.warnings),
             "policy": self.policy.as_dict(),
+            "aside": dict(self.aside) if self.aside is not None else None,
             "ready": self.ready,
             "disk_keys": list(self.disk_keys),
             "capacity_bytes": self.capacity_bytes,
@@ -214,9 +222,12 @@ class HostPlan:
         """The plan for people, one line a disk."""
         lines = []
         for vm in self.vms:
-            state = "ready" if vm.ready else "PROBLEM"
+            state = "ready" if vm.ready else "PROBLEM" if vm.problems else str((vm.aside or {}).get("status"))
+            newest = f"newest restore point {vm.newest_at}" if vm.newest_at else "no restore point yet"
             to = f" to {vm.policy.point} ({vm.policy.program})" if vm.also else ""
-            lines.append(f"{vm.vm}: {vm.effective_how} ({vm.why}){to}, {state}, {_room_words(vm)}")
+            lines.append(f"{vm.vm}: {vm.effective_how} ({vm.why}){to}, {state}, {_room_words(vm)}, {newest}")
+            if vm.aside is not None:
+                lines.append(f"  left for now: {vm.aside['why']}")
             for disk in vm.disks:
                 reads = f"reads {format_bytes(disk.bytes_to_read)} of " if disk.action == "copy" else ""
                 size = f"{reads}{format_bytes(disk.capacity_bytes)}"
@@ -433,6 +444,9 @@ def check_room(
     taken: dict[str, int] = {}
     checked = []
     for plan in plans:
+        if plan.aside is not None:
+            checked.append(plan)
+            continue
         problems, warnings = list(plan.problems), list(plan.warnings)
         volume = volume_of(plan.policy.point, volumes)
         if plan.policy.program in STORING:
@@ -513,8 +527,11 @@ def plan_host(
     volumes: Sequence[Volume],
     policies_without_vm: Sequence[str] = (),
     stores: Mapping[str, StoreRoom] | None = None,
+    newest: Mapping[int, datetime] | None = None,
+    now: datetime | None = None,
 ) -> HostPlan:
-    """The whole plan of one host, VMs in the order of their names. `targets` is by vmid and number of the point."""
+    """The whole plan of one host, VMs in the order of work. `targets` is by vmid and number of the backup point;
+    `newest`, times of restore points, by vmid."""
     plans = []
     problems = list(selection.problems)
     for candidate in selection.chosen:
@@ -532,7 +549,7 @@ def plan_host(
     return HostPlan(
         run_id=run_id,
         host=host,
-        vms=together(check_room(plans, volumes, host, stores)),
+        vms=together(check_room(in_turn(plans, newest or {}, now or SystemClock().now()), volumes, host, stores)),
         not_selected=tuple(candidate.name for candidate in selection.left_out),
         problems=tuple(problems),
         policy={**policy.common.as_dict(), "points": [_named(item) for item in policy.points]},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
@@ -60,6 +61,7 @@ def plan_backup(
         for number, wish in enumerate(policy.all_for_vm([one.name, *one.uuids]))
     }
     targets = _targets(host, wanted, stores)
+    newest = _newest(host, label, wanted, targets, stores)
     points = {(wish.point, wish.program) for wish, _facts in wanted.values() if wish.program in STORING}
     rooms = {point: storeroom.look(stores, point, program) for point, program in sorted(points)}
     problem = storeroom.way_problem(host) if points else None
@@ -69,7 +71,8 @@ def plan_backup(
     strangers = policy.without_vm([(one.name, *one.uuids) for one in found])
     if any(not one.uuids for one in found):
         strangers = tuple(key for key in strangers if uuid_of(key) is None)
-    plan = plan_host(run_id, label, selection, facts, policy, targets, survey.volumes(host), strangers, rooms)
+    now, mounted = host.clock.now(), survey.volumes(host)
+    plan = plan_host(run_id, label, selection, facts, policy, targets, mounted, strangers, rooms, newest, now)
     return storetwins.noticed(plan, stores)
 
 
@@ -86,6 +89,30 @@ def _targets(
         }
         found.update({keys[at]: target for at, target in places.of(program, stores).targets(host, mine).items()})
     return found
+
+
+def _newest(
+    host: Host,
+    label: str,
+    wanted: Mapping[tuple[int, int], tuple[VmPolicy, VmFacts]],
+    targets: Mapping[tuple[int, int], str],
+    stores: Stores,
+) -> dict[int, datetime]:
+    """By vmid. Of a VM's several backup points the one that has waited longest counts."""
+    found: dict[tuple[int, int], datetime] = {}
+    keys = list(wanted)
+    for program in sorted({policy.program for policy, _facts in wanted.values()}):
+        mine = {
+            at: (policy.point, targets[keys[at]], facts.identity)
+            for at, (policy, facts) in enumerate(wanted.values())
+            if policy.program == program
+        }
+        found.update({keys[at]: time for at, time in places.of(program, stores).newest(host, label, mine).items()})
+    lacking = {vmid for vmid, number in keys if (vmid, number) not in found}
+    return {
+        vmid: min(time for key, time in found.items() if key[0] == vmid)
+        for vmid in {vmid for vmid, _number in keys} - lacking
+    }
 
 
 def write_skeleton(state_dir: str, plan: HostPlan, host: Host) -> str:

@@ -15,6 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.reference import Rules
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import keys_of
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.window import Window, read_windows
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import BadPlace
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
@@ -60,6 +61,9 @@ class VmPolicy:
     reserve_percent: int = 5
     snapshot_reserve_percent: int = 5
     reference: Rules = field(default_factory=Rules)
+    priority: int = 0
+    only_older_than_hours: int = 0
+    windows: tuple[Window, ...] = ()
 
     @property
     def keeps_reference(self) -> bool:
@@ -69,6 +73,7 @@ class VmPolicy:
     def as_dict(self) -> dict[str, Any]:
         value = asdict(self)
         value["disks"] = {name: list(keys) for name, keys in value["disks"].items()}
+        value["windows"] = [window.as_dict() for window in self.windows]
         return value
 
 
@@ -423,4 +428,7 @@ _READERS: dict[str, Callable[[Any, Any, str], Any]] = {
     "reserve_percent": _number(0, 90),
     "snapshot_reserve_percent": _number(0, 90),
     "reference": _reference,
+    "priority": _number(-1000, 1000),
+    "only_older_than_hours": _number(0, 87600),
+    "windows": lambda _base, value, name: read_windows(value, name),
 }

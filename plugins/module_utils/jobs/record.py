@@ -22,9 +22,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import state
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import file_label
 
 SCHEMA = 1
-STATUSES = ("ok", "failed", "skipped", "excluded", "interrupted", "not-run")
+STATUSES = ("ok", "failed", "skipped", "excluded", "interrupted", "not-run", "missed")
 # What a VM with several backup points counts as: the worst of its copies.
-_BY_WEIGHT = ("excluded", "ok", "skipped", "not-run", "interrupted", "failed")
+_BY_WEIGHT = ("excluded", "ok", "skipped", "missed", "not-run", "interrupted", "failed")
 DEFAULT_STATE_DIR = "/var/lib/stowage"
 
 
@@ -218,12 +218,21 @@ def entry_of_plan(run_id: str, host: str, vm: Mapping[str, Any], kind: str = "ba
         warnings=list(vm.get("warnings") or vm.get("notes") or ()),
         needs_key_provider=vm.get("needs_key_provider") or "",
     )
+    aside = vm.get("aside")
+    if aside:
+        set_aside(entry, aside)
     problems = vm.get("problems") or []
     if problems:
         entry.update(status="failed", error=dict(problems[0]))
         entry["warnings"].extend(problem["message"] for problem in problems[1:])
         set_disk_statuses(entry, "not-run")
     return entry
+
+
+def set_aside(entry: dict[str, Any], aside: Mapping[str, Any]) -> None:
+    """A VM that the run does not begin: skipped, or missed with the error that says why."""
+    entry.update(status=aside["status"], why=aside["why"], error=aside["error"])
+    set_disk_statuses(entry, "not-run")
 
 
 def merge(
@@ -326,7 +335,7 @@ def summary(run_id: str, hosts: Sequence[Mapping[str, Any]], entries: Sequence[M
         }
         for copies in machines
         for entry in copies
-        if entry["status"] in ("failed", "interrupted", "not-run")
+        if entry["status"] in ("failed", "interrupted", "not-run", "missed")
     ]
     failed_hosts = [{"host": host["host"], "error": host["error"]} for host in hosts if host["status"] == "failed"]
     value: dict[str, Any] = {
@@ -340,6 +349,7 @@ def summary(run_id: str, hosts: Sequence[Mapping[str, Any]], entries: Sequence[M
         "skipped": count["skipped"],
         "interrupted": count["interrupted"],
         "not_run": count["not-run"],
+        "missed": count["missed"],
         "excluded_disks": sum(1 for one in machines for disk in one[0]["disks"] if disk["status"] == "excluded"),
         "bytes": sum(entry["bytes"] for entry in entries),
         "bytes_read": sum(entry["bytes_read"] for entry in entries),
@@ -380,7 +390,7 @@ def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str
         restored = entry["kind"] == "restore"
         if id(entry) not in alone and not entry["restore_point"]:
             tail = f"{entry['backup_point']}: {tail}".rstrip(": ")
-        if entry["kind"] != "backup" and entry["why"]:
+        if (entry["kind"] != "backup" or entry["status"] == "skipped") and entry["why"]:
             tail += f"  {entry['why']}"
         if entry.get("needs_key_provider") and not restored:
             tail += f"  not proven: needs its key provider ({entry['needs_key_provider']})"

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
@@ -104,6 +105,19 @@ def room_at(there: Host, place: Spot) -> tuple[int, int]:
 
 class RsyncPlace(StorePlace):
     """The kind of program rsync. As with a store, what is in one comes by the copy step, which also commits it."""
+
+    def newest(self, host: Host, label: str, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, datetime]:
+        """Only what the same hypervisor has made counts, as for the rotation."""
+        found: dict[int, datetime] = {}
+        for location in {location for location, _target, _identity in wanted.values()}:
+            mine = {vmid: identity for vmid, (at, _target, identity) in wanted.items() if at == location}
+            with contextlib.suppress(StowageError):
+                place = spot.parse(location)
+                with machine_of(self.stores, place) as there:
+                    for vmid, identity in mine.items():
+                        listed, _bad = points.list_points(there, place.path, identity)
+                        found.update({vmid: one.moment for one in listed[::-1] if one.host == label})
+        return found
 
     def path_of(self, job: Job, point: str) -> str:
         return posixpath.join(job.final, point)

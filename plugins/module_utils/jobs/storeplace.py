@@ -14,6 +14,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
@@ -40,6 +41,8 @@ INTENT = "store-commit-intent"
 #: Journalled when it is there.
 DONE = "store-commit-done"
 CONFIG = "config"
+# A VM of which so many in a row are of no use, or others', counts as one that has none.
+LOOKED_AT = 8
 
 _MAKE = r"""
 rm -rf "$1"
@@ -92,6 +95,16 @@ class StorePlace:
 
     def targets(self, host: Host, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, str]:
         return {vmid: point for vmid, (point, _name, _identity) in wanted.items()}
+
+    def newest(self, host: Host, label: str, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, datetime]:
+        """Only what the same hypervisor has made counts, as for the rotation: an identity is what one says."""
+        found: dict[int, datetime] = {}
+        for vmid, (location, _target, identity) in wanted.items():
+            with contextlib.suppress(StowageError):
+                at = _newest(self.stores.open(location), identity, label)
+                if at is not None:
+                    found[vmid] = at
+        return found
 
     def names(self, target: str, time: str, job: str) -> tuple[str, str]:
         """The point gets its name from the store, when the copy begins."""
@@ -220,6 +233,21 @@ class StorePlace:
 
     def bring(self, host: Host, vm: str, source: str, target: str) -> None:
         host.session.write_text(target, self.read_text(host, source))
+
+
+def _newest(store: Store, identity: str, label: str) -> datetime | None:
+    from ansible_collections.stowage.esxi.plugins.module_utils.store import points
+
+    names = sorted((name for name, _size in store.backend.list(points.folder_of(identity))), reverse=True)
+    for name in names[:LOOKED_AT]:
+        # One that cannot be read is no good one; verify names it.
+        with contextlib.suppress(StowageError):
+            point = store.read_point(name)
+            if point is not None and point.facts.get("kind") == KIND:
+                one = restore_point(store.name, point)
+                if one.host == label and not one.safety:
+                    return one.moment
+    return None
 
 
 def find(store: Store, point: str) -> Point:

@@ -86,7 +86,7 @@ def test_the_module_offers_every_setting_with_its_own_default() -> None:
     defaults = VmPolicy(point="/x")
     for field in fields(VmPolicy):
         assert field.name in options
-        if options[field.name].get("default") not in (None, {}):
+        if options[field.name].get("default") not in (None, {}, []):
             assert options[field.name]["default"] == getattr(defaults, field.name)
     spec = {name: option["default"] for name, option in options.items() if "default" in option}
     assert parse_policy({**spec, **POINT}).common == vm_policy_from_dict(POINT)
