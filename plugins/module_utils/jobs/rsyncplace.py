@@ -116,7 +116,9 @@ class RsyncPlace(StorePlace):
                 with machine_of(self.stores, place) as there:
                     for vmid, identity in mine.items():
                         listed, _bad = points.list_points(there, place.path, identity)
-                        found.update({vmid: one.moment for one in listed[::-1] if one.host == label})
+                        made = next((one for one in listed if one.host == label), None)
+                        if made is not None:
+                            found[vmid] = made.moment
         return found
 
     def path_of(self, job: Job, point: str) -> str:

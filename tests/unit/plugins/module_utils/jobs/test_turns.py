@@ -25,7 +25,7 @@ def planned(ages: dict[str, float | None], **policy: Any) -> HostPlan:
     facts = {number: make_vm(name, vmid=number) for number, name in enumerate(names)}
     newest = {names.index(name): NOW - timedelta(hours=age) for name, age in ages.items() if age is not None}
     wishes = parse_policy({"point": "/vmfs/volumes/backup", **policy})
-    targets = {number: f"/vmfs/volumes/backup/{name}" for number, name in enumerate(names)}
+    targets = {(number, 0): f"/vmfs/volumes/backup/{name}" for number, name in enumerate(names)}
     selection = Selection(candidates, (), ())
     return plan_host("r", "esx1", selection, facts, wishes, targets, VOLUMES, newest=newest, now=NOW)
 
