@@ -140,7 +140,7 @@ def test_a_killed_copy_leaves_a_half_one_that_the_next_backup_goes_on_with(
     job.cut()
     (found,) = recover.recover_host(job.host, HOST, job.state, 0.1, 60)
     assert (found.outcome, found.left) == ("recovered", ())
-    assert any("snapshot" in step for step in found.done)
+    assert any("snapshot" in step for step in found.done) and "kept the half copy" in found.done[-1]
     assert readers(job.host) == []
     assert list(Path(point).glob("*/2*")) == []
     entry = backed_up(story("hot"), "hot")

@@ -79,6 +79,10 @@ class FolderPlace:
             return ""
         return point.path if point.manifest.get("job") == job.job else ""
 
+    def half_copy(self, job: Job) -> str:
+        """It is removed with the rest of the job."""
+        return ""
+
     def read(self, host: Host, path: str) -> RestorePoint:
         return points.read_point(host, path)
 

@@ -60,6 +60,9 @@ class Place(Protocol):
     def made(self, host: Host, job: Job, events: Events) -> str:
         """The path of the point of a job whose commit was begun and never answered; empty where there is none."""
 
+    def half_copy(self, job: Job) -> str:
+        """What a job that did not get to its end has left for the next backup to go on with; empty where nothing."""
+
     def read(self, host: Host, path: str) -> RestorePoint:
         """One restore point by what its `path` says."""
 

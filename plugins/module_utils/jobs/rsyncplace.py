@@ -52,6 +52,11 @@ fi
 df -kP "$path" | tail -n 1 | { read -r _name blocks _used free _rest && echo "$blocks $free"; }
 """
 
+_HALF = r"""
+for folder in "$1"/*/"$2"; do [ ! -d "$folder" ] || printf '%s' "$folder"; done
+exit 0
+"""
+
 # Folders that killed jobs of the same machine have begun; $2 is how their names end.
 _TIDY = r"""
 cd "$1" || exit 1
@@ -133,6 +138,13 @@ class RsyncPlace(StorePlace):
             return path if self.read(host, path).manifest.get("job") == job.job else ""
         except StowageError:
             return ""
+
+    def half_copy(self, job: Job) -> str:
+        place = spot.parse(job.final)
+        with contextlib.suppress(StowageError), machine_of(self.stores, place) as there:
+            found = there.session.script(_HALF, [place.path, names.partial_name(job.time, job.job)]).stdout.strip()
+            return str(place.at(found)) if found else ""
+        return ""
 
     def read(self, host: Host, path: str) -> RestorePoint:
         place = spot.parse(path)

@@ -201,7 +201,16 @@ class Undoer:
             self._step(f"unregistered the half restored VM (vmid {number})", lambda: self.host.unregister(number))
         if undo.remove_restored and not self.failed:
             self._step("removed the half restored files", self._remove_restored)
+        self._tell_half_copies(events)
         return Undone(tuple(self.done), (*undo.left, *self.left), tuple(self.failed), undo.wait, undo.torn)
+
+    def _tell_half_copies(self, events: Events) -> None:
+        if self.job.kind != "backup":
+            return
+        for one in self.job.copies:
+            kept = "" if events.of_copy(one).committed else places.of_job(one, self.stores).half_copy(one)
+            if kept:
+                self.done.append(f"kept the half copy {kept}: the next backup goes on with it")
 
     def _made(self, events: Events, half_copy: str) -> str:
         """The VM's folder at the backup point, if this job made it: it goes too, unless something else is in it."""

@@ -162,6 +162,9 @@ def test_of_half_copies_the_newest_is_gone_on_with_and_only_its_images_stay(tmp_
     assert [one.name for one in begun.iterdir()] == ["scsi0-0-flat.vmdk"]
     assert (begun / "scsi0-0-flat.vmdk").read_text() == newest.name
     assert (old.exists(), newest.exists(), foreign.exists()) == (False, False, True)
+    place = places.of("rsync", Stores())
+    assert place.half_copy(job) == str(begun)
+    assert place.half_copy(job_at(tmp_path, "20261125T200000Z")) == ""
     # A step that is repeated finds its own.
     assert imagefolder.prepare(str(begun), job.job, ["scsi0:0"]) == begun.name
 
@@ -194,6 +197,29 @@ def test_a_disk_is_read_from_its_begin_to_its_end_with_its_holes(tmp_path: Path)
             assert b"".join(pieces) == (made / "scsi0-0-flat.vmdk").read_bytes()
     finally:
         disk.close()
+
+
+@pytest.mark.parametrize("count", [70000, 1 << 20, 5 << 20])
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        [],
+        [(0, 2 << 20), (2 << 20, 1 << 20), (5 << 20, 1000)],
+        [(1 << 20, 1 << 20), (4 << 20, (1 << 20) + 1000)],
+    ],
+)
+def test_a_disk_on_another_server_is_read_from_its_begin_to_its_end_with_its_holes(
+    ranges: list[tuple[int, int]], count: int
+) -> None:
+    size = (5 << 20) + 1000
+    data = bytearray(size)
+    pieces = []
+    for number, (offset, length) in enumerate(ranges):
+        data[offset : offset + length] = bytes([number + 1]) * length
+        pieces += [(at, min(1 << 20, offset + length - at)) for at in range(offset, offset + length, 1 << 20)]
+    read: Any = SimpleNamespace(size=size, slots=lambda: iter(pieces))
+    take = rsyncrestore.in_order(read, iter([bytes(data[at : at + length]) for at, length in pieces]))
+    assert b"".join(iter(partial(take, count), b"")) == bytes(data)
 
 
 def test_a_plan_names_what_is_wrong_with_a_backup_point(tmp_path: Path) -> None:
