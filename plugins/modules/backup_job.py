@@ -94,7 +94,8 @@ options:
     choices: [ok, failed, skipped]
     default: ok
   error:
-    description: With O(state=ended) and O(state=noted), what failed; a text, or the failed task's result or its RV(error).
+    description:
+      - With O(state=ended) and O(state=noted), what failed; a text, or the failed task's result or its RV(error).
     type: raw
   downtime_seconds:
     description: With O(state=ended), how long the VM was down. Without it, what the journal tells.
