@@ -44,9 +44,16 @@ options:
       - V(ended) must always come last. It undoes the bracket (remote processes, partial copies, our snapshot by its id,
         the power of a VM that we stopped), removes restore points that no rule keeps, but only after a success, writes
         the entry of the record, and gives the lock back.
+      - V(noted) writes into the record that a O(hook) of the operator has failed, with its O(error). It touches neither
+        the VM nor its host. A VM that was not begun, or was backed up, is then failed, and what was made stays; of one
+        that has failed already it becomes a warning.
     type: str
-    choices: [started, frozen, committed, ended]
+    choices: [started, frozen, committed, ended, noted]
     required: true
+  hook:
+    description: With O(state=noted), which hook has failed.
+    type: str
+    choices: [pre_vm, post_vm, on_success, on_error]
   plan:
     description:
       - One entry of RV(stowage.esxi.backup_plan#module:plan.vms), or RV(stowage.esxi.restore_plan#module:plan).
@@ -95,7 +102,8 @@ options:
     choices: [ok, failed, skipped]
     default: ok
   error:
-    description: With O(state=ended), what failed; a text, or the failed task's result or its RV(error).
+    description:
+      - With O(state=ended) and O(state=noted), what failed; a text, or the failed task's result or its RV(error).
     type: raw
   downtime_seconds:
     description: With O(state=ended), how long the VM was down. Without it, what the journal tells.
@@ -244,7 +252,7 @@ vm:
   type: dict
 entry:
   description: The VM's entry in the record.
-  returned: O(state=ended)
+  returned: O(state=ended) and O(state=noted)
   type: dict
 others:
   description: The entries in the record of the VM's other backup points.
@@ -301,7 +309,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Ac
 
 
 def main():
-    module = AnsibleModule(argument_spec=arguments.job_spec(), supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec=arguments.job_spec(),
+        supports_check_mode=True,
+        required_if=[["state", "noted", ["hook", "error"]]],
+    )
     try:
         with open_host(module.params) as host, Stores(Access.of(module.params["store"]), host) as stores:
             step = steps.run(host, module.params, module.check_mode, stores)

@@ -14,6 +14,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.record import DE
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import connection_argument_spec
 
+# Those that run for one VM.
+HOOK_NAMES = ("pre_vm", "post_vm", "on_success", "on_error")
 _CHOICES = {"how": HOWS, "program": PROGRAMS, "disk_format": FORMATS, "verify": VERIFY}
 _TYPES = {"bool": "bool", "int": "int", "str": "str"}
 
@@ -86,7 +88,8 @@ def job_spec() -> dict[str, dict[str, Any]]:
     return {
         **_common(),
         **store_option(),
-        "state": {"type": "str", "choices": ["started", "frozen", "committed", "ended"], "required": True},
+        "state": {"type": "str", "choices": ["started", "frozen", "committed", "ended", "noted"], "required": True},
+        "hook": {"type": "str", "choices": list(HOOK_NAMES)},
         "plan": {"type": "dict", "required": True},
         "run_id": {"type": "str", "required": True},
         "kind": {"type": "str", "choices": ["backup", "restore"], "default": "backup"},

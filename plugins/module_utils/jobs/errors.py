@@ -151,6 +151,16 @@ class BootUnknown(JobError):
     exit_code = 55
 
 
+class HookFailed(JobError):
+    id = "hook-failed"
+    template = "The hook {hook} failed for VM {vm!r}: {reason}"
+    hint = (
+        "Look at the task of the hook (backup_hooks). A machine whose pre_vm fails is not begun; after a later one's"
+        " failure what was made stays, and the machine counts as failed."
+    )
+    exit_code = 59
+
+
 class WindowClosed(JobError):
     id = "window-closed"
     template = "VM {vm!r} was not begun: {reason}"

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The four states of backup_job, for both kinds of job, in earnest and in check mode."""
+"""The states of backup_job, for both kinds of job, in earnest and in check mode."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     backup,
     ending,
+    hooks,
     inplacing,
     names,
     record,
@@ -69,7 +70,7 @@ def run(host: Host, params: Mapping[str, Any], check: bool, stores: Stores | Non
     if not check:
         # A task that has just begun: so somebody began it.
         RunLife(context.state_dir, context.run_id).beat()
-    steps = {"started": _started, "frozen": _frozen, "committed": _committed, "ended": _ended}
+    steps = {"started": _started, "frozen": _frozen, "committed": _committed, "ended": _ended, "noted": _noted}
     try:
         return steps[state](context, params)
     except StowageError as error:
@@ -164,3 +165,8 @@ def _ended(context: Context, params: Mapping[str, Any]) -> Step:
         "others": [dict(one) for one in ended.others],
     }
     return Step(ended.changed, fields, ended.error)
+
+
+def _noted(context: Context, params: Mapping[str, Any]) -> Step:
+    """Nothing of the VM or its host is touched, or asked for: what is changed is the account of the run."""
+    return Step(False, {"entry": hooks.note_failure(context, params["hook"], params["error"])})

@@ -26,6 +26,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import marked
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import parse_point_time
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import HostPlan, StoreRoom, check_room, plan_vm
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import parse_policy, vm_policy_from_dict
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import newest
@@ -252,6 +253,19 @@ def test_a_machine_of_the_same_identity_on_another_host_pushes_nothing_out(
     turned = places.of_job(job, stores).rotate(host, job, events, policy, [])
     assert [line["path"] for line in turned["removed"]] == [f"{location}::{theirs[0]}"]
     assert [point.point for point in stores.open(location).points(IDENTITY)] == [*ours, theirs[1]]
+
+
+def test_how_long_a_machine_waits_goes_by_what_its_own_hypervisor_has_made_of_it_for_backups(
+    stores: Stores, location: str, host: Host, tmp_path: Path
+) -> None:
+    old, new = "20261120T200000Z", "20261122T200000Z"
+    fill(stores, location, job_in(location, host="esx-a", time=old), tmp_path)
+    fill(stores, location, job_in(location, host="esx-b", time=new), tmp_path)
+    fill(stores, location, job_in(location, host="esx-a", time=new), tmp_path, safety=True)
+    place, wanted = places.of("dedup", stores), {7: (location, location, IDENTITY), 8: (location, location, "other")}
+    assert place.newest(host, "esx-a", wanted) == {7: parse_point_time(old)}
+    assert place.newest(host, "esx-c", wanted) == {}
+    assert place.newest(host, "esx-a", {7: (f"{location}-none", "", IDENTITY)}) == {}
 
 
 def plan_of(location: str, host: str, identity: str = IDENTITY) -> Any:
