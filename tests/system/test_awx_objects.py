@@ -30,7 +30,11 @@ PROJECT = ROOT / "docs" / "awx-project"
 PACKAGE = "ansible>=13,<14"
 TASKS = sorted((ROOT / "roles" / "awx_objects" / "tasks").glob("*.yml"))
 MODULES = sorted(
-    {name for path in TASKS for name in re.findall(r"^ +awx\.awx\.(\w+):$", path.read_text(encoding="utf-8"))}
+    {
+        name
+        for path in TASKS
+        for name in re.findall(r"^ +awx\.awx\.(\w+):$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
 )
 # Playbooks that the collection does not have yet.
 TO_COME = {"verify.yml", "prune.yml", "report.yml"}
