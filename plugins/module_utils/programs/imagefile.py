@@ -23,8 +23,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors impor
 
 #: What is compared and written as one. Smaller ones would make more pieces of a clone's file than they save room.
 BLOCK_BYTES = 64 << 10
-_READ_BYTES = 1 << 20
-_BLANK = bytes(_READ_BYTES)
+READ_BYTES = 1 << 20
+_BLANK = bytes(READ_BYTES)
 _FICLONE = 0x40049409
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 # The file system cannot, or not between these two; anything else is an error of its own.
@@ -51,7 +51,7 @@ def punch(handle: int, offset: int, length: int) -> None:
     if libc.fallocate(handle, _PUNCH_HOLE | _KEEP_SIZE, begin, end) == 0:
         return
     while length:
-        done = os.pwrite(handle, _BLANK[: min(length, _READ_BYTES)], offset)
+        done = os.pwrite(handle, _BLANK[: min(length, READ_BYTES)], offset)
         offset, length = offset + done, length - done
 
 
@@ -70,8 +70,8 @@ def made_one(path: str, former: str, check: Callable[[], None]) -> bool:
     with open(path, "rb") as new, open(former, "rb") as old:
         while True:
             check()
-            data = new.read(_READ_BYTES)
-            if data != old.read(_READ_BYTES):
+            data = new.read(READ_BYTES)
+            if data != old.read(READ_BYTES):
                 return False
             if not data:
                 break
@@ -220,8 +220,8 @@ class ImageFile:
         """The first difference: a file of its own, with all that was the same so far."""
         self._make()
         for begin, end in data_in(self._former, 0, until):
-            for at in range(begin, end, _READ_BYTES):
-                data = os.pread(self._former, min(_READ_BYTES, end - at), at)
+            for at in range(begin, end, READ_BYTES):
+                data = os.pread(self._former, min(READ_BYTES, end - at), at)
                 if data != _BLANK[: len(data)]:
                     self._write(memoryview(data), at)
 
@@ -262,14 +262,14 @@ class ImageFile:
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
             for offset, length in [*ranges, (self.size, 0)]:
                 for begin, end in data_in(handle, at, offset):
-                    for place in range(begin, end, _READ_BYTES):
+                    for place in range(begin, end, READ_BYTES):
                         check()
-                        data = os.pread(handle, min(_READ_BYTES, end - place), place)
+                        data = os.pread(handle, min(READ_BYTES, end - place), place)
                         if data != _BLANK[: len(data)]:
                             return f"there is something at byte {place}, where the disk holds nothing"
-                for place in range(offset, offset + length, _READ_BYTES):
+                for place in range(offset, offset + length, READ_BYTES):
                     check()
-                    found.update(os.pread(handle, min(_READ_BYTES, offset + length - place), place))
+                    found.update(os.pread(handle, min(READ_BYTES, offset + length - place), place))
                 at = offset + length
         except OSError as error:
             raise self._failed(error) from error

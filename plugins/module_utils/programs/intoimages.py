@@ -25,7 +25,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.dedup import
     must_fit,
     opened_disks,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.imagefile import ImageFile
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.imagefile import READ_BYTES, ImageFile
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.inorder import InOrder
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.overwire import Wire, bring
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
@@ -167,11 +167,12 @@ def _fill(
         cut,
         reach.stall_seconds,
         reach.clock,
+        minimum_rate=reach.minimum_rate,
     )
 
     def count() -> None:
         nonlocal looked
-        looked += 1
+        looked += READ_BYTES
         watch.check()
 
     with watch:
