@@ -18,7 +18,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying, ending, recover, restoring
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
-from judge import one_moment, same_content
+from house import House
+from judge import one_moment, prove_disks, same_content
 
 from . import stories
 from .conftest import Lab, wait_until
@@ -224,3 +225,48 @@ def test_a_machine_goes_to_another_server_only_what_differs_travels_and_it_comes
         # Nothing of it stays on the way.
         assert list((tmp_path / "stage").rglob("*.vmdk")) == []
         comes_back(job, second, Path(root + spot.parse(second["restore_point"]).path))
+
+
+@pytest.mark.soak
+def test_one_variable_switches_a_fleet_to_images_and_its_machines_come_back(house: House, tmp_path: Path) -> None:
+    where = "/var/images"
+    played = [
+        house.controller.play(
+            "backup_hot",
+            *("--limit", "esx67,esx80"),
+            backup_select=["name:plain67", "name:plain80"],
+            backup_unknown_names="ignore",
+            backup_program="rsync",
+            backup_point=where,
+            backup_reserve_percent=0,
+        ).must_end_with(0)
+        for _run in range(2)
+    ]
+    entries = {vm["vm"]: vm for vm in house.record(played[1])["vms"]}
+    assert set(entries) == {"plain67", "plain80"}
+    for entry in entries.values():
+        assert (entry["status"], entry["proven"]) == ("ok", True)
+        assert entry["restore_point"].startswith(f"{where}/plain")
+        assert 0 < entry["bytes_sent"] == entry["bytes_read"]
+    assert house.differences("esx67", "esx80") == []
+    run = house.controller.play(
+        "restore",
+        restore_host="esx80",
+        restore_vm="plain67",
+        restore_program="rsync",
+        restore_point=where,
+        restore_datastore="datastore1",
+        restore_name="from images",
+        restore_uuid="new",
+        restore_mac="new",
+    ).must_end_with(0)
+    try:
+        (entry,) = house.record(run)["vms"]
+        assert (entry["status"], entry["restore_point"]) == ("ok", entries["plain67"]["restore_point"])
+        (disk,) = entry["disks"]
+        assert disk["bytes_sent"] > 0 and "SHA-256" in disk["verified"]
+        restored = house.folder("esx80", "from images")
+        assert "one moment" in prove_disks([restored / Path(disk["dest"]).name], tmp_path)
+        assert house.differences("esx67", "esx80") == []
+    finally:
+        house.lab.run("esx80", "vim-cmd", "vmsvc/destroy", str(house.vm("esx80", "from images")["vmid"]))
