@@ -63,8 +63,7 @@ def in_files(places: Iterable[Path], secrets: Mapping[str, str]) -> tuple[list[H
     """Hits in all files below these places that are no disks, and how many files were read."""
     wanted, hits, count = needles(secrets), [], 0
     for place in places:
-        for folder, names, files in os.walk(place):
-            names[:] = [name for name in names if not os.path.ismount(os.path.join(folder, name))]
+        for folder, _names, files in os.walk(place):
             for file in files:
                 path = Path(folder, file)
                 try:
