@@ -14,6 +14,8 @@ options:
       - C(/vmfs/volumes/datastore/folder) is a folder on a datastore of a hypervisor, which is reached by SSH. The
         connection options are for that alone, and need not be given for any other place. The hypervisor needs a Python
         3 (6.5 or newer), and the store is never encrypted.
+      - C([user@]server:port:/path) is a folder on a Linux server that is reached by SSH from there, and needs a Python
+        3.
     type: str
     required: true
     aliases: [path]
@@ -38,6 +40,12 @@ options:
     description:
       - Secret of the object storage's key. Without it, E(AWS_SECRET_ACCESS_KEY), or the profile there, is used.
     type: str
+  ssh_key:
+    description:
+      - File of the private key, on the machine where the module runs, for a store on a server that is reached by SSH. A
+        file of that name with C(.known_hosts) behind it holds the server's host keys, as M(stowage.esxi.link_server)
+        makes both. Without it, the keys and known hosts of the user there are used.
+    type: path
 requirements:
   - The Python libraries xxhash and zstandard, on the machine where the module runs.
   - The Python library cryptography for an encrypted store, blake3 for one with that hash, boto3 for one in a bucket.

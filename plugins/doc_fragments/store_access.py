@@ -10,7 +10,7 @@ class ModuleDocFragment:
 options:
   store:
     description:
-      - For the programs V(dedup) and V(borg), what opens the store or the repository, beside its place.
+      - For all programs but V(vmkfstools), what opens the store or the repository, beside its place.
       - None of it is written into a journal, a record, or a restore point, and none of it is on a command line.
     type: dict
     suboptions:
@@ -53,9 +53,34 @@ options:
       borg_rsh:
         description:
           - For the program V(borg), the command that reaches C(ssh://) repositories. It must ask nobody anything.
+            Without it, ssh with O(store.ssh_key), where that is given.
         type: str
+      rsync_path:
+        description:
+          - For the program V(rsync), the path of an rsync on the hypervisor, such as
+            V(/vmfs/volumes/datastore1/tools/rsync). Then only what differs from the image before leaves it. Where it
+            cannot be used, every byte that the disks hold is sent, and the plan and the record say why.
+        type: str
+      rsync_whole_file:
+        description:
+          - For the program V(rsync), whether everything is sent and written anew, and no former image is looked at.
+        type: bool
+        default: false
+      ssh_key:
+        description:
+          - For a backup point on another server, the file of the private key on the machine where the module runs. A
+            file of that name with C(.known_hosts) behind it holds the server's host keys, as
+            M(stowage.esxi.link_server) makes both. Without it, the keys and known hosts of the user there are used.
+        type: path
+      stage_dir:
+        description:
+          - For the program V(rsync) and a backup point on another server, the folder on the machine where the module
+            runs that images are put together in before they are sent. Without it, C(stage) in O(state_dir).
+        type: path
 requirements:
   - For the program C(dedup), the Python libraries xxhash and zstandard on the machine where the module runs,
     cryptography for an encrypted store, boto3 for one in a bucket.
   - For the program C(borg), borg 1.2 or later there.
+  - For the program C(rsync) with a backup point on another server or an rsync on the hypervisor, rsync 3.1.3 or later
+    there and at the other end.
 """

@@ -44,9 +44,16 @@ options:
       - V(ended) must always come last. It undoes the bracket (remote processes, partial copies, our snapshot by its id,
         the power of a VM that we stopped), removes restore points that no rule keeps, but only after a success, writes
         the entry of the record, and gives the lock back.
+      - V(noted) writes into the record that a O(hook) of the operator has failed, with its O(error). It touches neither
+        the VM nor its host. A VM that was not begun, or was backed up, is then failed, and what was made stays; of one
+        that has failed already it becomes a warning.
     type: str
-    choices: [started, frozen, committed, ended]
+    choices: [started, frozen, committed, ended, noted]
     required: true
+  hook:
+    description: With O(state=noted), which hook has failed.
+    type: str
+    choices: [pre_vm, post_vm, on_success, on_error]
   plan:
     description:
       - One entry of RV(stowage.esxi.backup_plan#module:plan.vms), or RV(stowage.esxi.restore_plan#module:plan).
@@ -77,6 +84,14 @@ options:
     type: list
     elements: dict
     default: []
+  others:
+    description:
+      - With O(state=ended), of a VM with several backup points, how the copies to the others went. Each item has
+        V(copy), the number in RV(job.also), and either V(copies), as O(copies), or V(error), as O(error).
+      - One without an item has failed with O(error).
+    type: list
+    elements: dict
+    default: []
   register:
     description: Whether O(state=committed) registers a restored VM.
     type: bool
@@ -87,7 +102,8 @@ options:
     choices: [ok, failed, skipped]
     default: ok
   error:
-    description: With O(state=ended), what failed; a text, or the failed task's result or its RV(error).
+    description:
+      - With O(state=ended) and O(state=noted), what failed; a text, or the failed task's result or its RV(error).
     type: raw
   downtime_seconds:
     description: With O(state=ended), how long the VM was down. Without it, what the journal tells.
@@ -213,6 +229,17 @@ job:
       description: The settings of this VM.
       type: dict
       returned: success
+    copy:
+      description: Which of the VM's backup points O(plan) is for; null where it has one only.
+      type: int
+      returned: success
+    also:
+      description:
+        - The VM's other backup points, which are copied to under the same bracket, each with V(copy), V(point) and
+          V(dest), the folder or place to copy the disks to. O(state=committed) takes their own entries of the plan.
+      type: list
+      elements: dict
+      returned: success
 restore_point:
   description: The restore point, with V(path), V(time), V(vm), V(identity), V(host), V(bytes) and V(disks).
   returned: O(state=committed) and O(kind=backup)
@@ -225,8 +252,13 @@ vm:
   type: dict
 entry:
   description: The VM's entry in the record.
-  returned: O(state=ended)
+  returned: O(state=ended) and O(state=noted)
   type: dict
+others:
+  description: The entries in the record of the VM's other backup points.
+  returned: O(state=ended)
+  type: list
+  elements: dict
 done:
   description: What was undone, in words.
   returned: O(state=ended)
@@ -277,7 +309,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Ac
 
 
 def main():
-    module = AnsibleModule(argument_spec=arguments.job_spec(), supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec=arguments.job_spec(),
+        supports_check_mode=True,
+        required_if=[["state", "noted", ["hook", "error"]]],
+    )
     try:
         with open_host(module.params) as host, Stores(Access.of(module.params["store"]), host) as stores:
             step = steps.run(host, module.params, module.check_mode, stores)

@@ -77,9 +77,19 @@ options:
           - The backup point, a folder on a datastore that the hypervisor mounts. For the program V(dedup) it is the
             store, a path on the machine where the module runs, C(s3://bucket/prefix), or a folder on a datastore for
             one that the hypervisor keeps itself; for V(borg) the repository, a path there or
-            C(ssh://user@server:port/path).
+            C(ssh://user@server:port/path); for V(rsync) a folder there.
+          - For all of them but V(vmkfstools) also C([user@]server:port:/path), a folder on a Linux server that is
+            reached from there by SSH (O(store.ssh_key)); an IPv6 address stands in square brackets.
+          - Needed, unless O(policy.points) is given.
         type: str
-        required: true
+      points:
+        description:
+          - Several backup points, in the place of O(policy.point). Each is a text, or a mapping of V(point) and any of
+            V(program), V(disk_format), V(verify), V(keep), V(rotate) and V(reserve_percent), which then hold for it
+            alone.
+        type: list
+        elements: raw
+        default: []
       how:
         description:
           - V(hot) copies under a snapshot while the VM runs; V(warm) shuts the guest down for the snapshot only;
@@ -90,10 +100,11 @@ options:
         default: hot
       program:
         description:
-          - What moves the bytes. V(vmkfstools) copies to a datastore of the hypervisor, V(dedup) into a store on the
-            machine where the module runs, or in a bucket, V(borg) into a repository there, or on another server.
+          - What moves the bytes. V(vmkfstools) copies to a datastore of the hypervisor, V(rsync) into images in folders
+            on the machine where the module runs, V(dedup) into a store there, or in a bucket, V(borg) into a repository
+            there, or on another server.
         type: str
-        choices: [vmkfstools, dedup, borg]
+        choices: [vmkfstools, rsync, dedup, borg]
         default: vmkfstools
       disk_format:
         description: Format of the copied disks.
@@ -169,6 +180,22 @@ options:
             V(prove_backups) (7) and V(prove_days) (30), after which a backup hashes everything, as a proof.
         type: dict
         default: {}
+      priority:
+        description: VMs of a higher one come before those of a lower one, from -1000 to 1000.
+        type: int
+        default: 0
+      only_older_than_hours:
+        description:
+          - A VM whose newest restore point is younger is skipped, with 0 none is. What this hypervisor has made counts.
+        type: int
+        default: 0
+      windows:
+        description:
+          - When a VM may be begun, each with V(from), V(to) (times of day in quotes), V(timezone) and V(days) on which
+            it opens. Without any, at all times.
+        type: list
+        elements: dict
+        default: []
   run_id:
     description:
       - Name of the run, the same on all hosts; letters, digits, dots, dashes and underscores.
@@ -257,7 +284,8 @@ plan:
       returned: success
     vms:
       description:
-        - One entry for each selected VM, in the order of work.
+        - One entry for each selected VM, in the order of work, which goes by V(priority), then by the age of the
+          newest restore point, those without one first.
         - An entry is what O(stowage.esxi.backup_job#module:plan) takes.
       type: list
       elements: dict
@@ -298,8 +326,19 @@ plan:
           returned: success
           sample: "powered off: its disks are at rest"
         ready:
-          description: Whether it can be backed up.
+          description: Whether it can be backed up, and is to be by this run.
           type: bool
+          returned: success
+        newest_at:
+          description: When its newest restore point was made; empty where there is none.
+          type: str
+          returned: success
+          sample: "2026-11-21T20:54:50Z"
+        aside:
+          description:
+            - Why this run does not begin it, with V(status) (skipped or missed), V(why) and V(error); null where it
+              does.
+          type: dict
           returned: success
         disks:
           description:
@@ -349,6 +388,17 @@ plan:
         policy:
           description: The settings that hold for this VM.
           type: dict
+          returned: success
+        copy:
+          description: The number of the backup point in O(policy.points) that this entry is for, from 0.
+          type: int
+          returned: success
+        also:
+          description:
+            - The entries for the VM's other backup points, which share the bracket. The first that is ready leads;
+              one that is not has its V(problems), and is left out.
+          type: list
+          elements: dict
           returned: success
     excluded:
       description: Names of the VMs that O(policy.select) means and O(policy.exclude) takes out.

@@ -15,7 +15,8 @@ description:
   - Merges the entries that M(stowage.esxi.backup_plan) and M(stowage.esxi.backup_job) wrote during a run to one JSON
     file with an entry for every host, VM and disk, and returns its summary.
   - It works on the machine where those modules ran, and connects to no hypervisor. A VM that was planned and never
-    begun is V(not-run), one whose run was killed is V(interrupted); both count against the run.
+    begun is V(not-run), one whose window was over is V(missed), one whose run was killed is V(interrupted); they count
+    against the run. One that was left out since it has a fresh restore point is V(skipped), and does not.
   - It does not fail because VMs failed. Look at RV(summary.green).
 extends_documentation_fragment:
   - stowage.esxi.attributes
@@ -105,6 +106,10 @@ summary:
       returned: success
     skipped:
       description: VMs that were left alone on purpose.
+      type: int
+      returned: success
+    missed:
+      description: VMs that were not begun since their window was over.
       type: int
       returned: success
     interrupted:

@@ -33,7 +33,8 @@ attributes:
 options:
   location:
     description:
-      - Path of the repository on the machine where the module runs, or C(ssh://user@server:port/path).
+      - Path of the repository on the machine where the module runs, C(ssh://user@server:port/path), or
+        C([user@]server:port:/path).
     type: str
     required: true
     aliases: [path]
@@ -58,6 +59,16 @@ options:
     description:
       - The command that reaches C(ssh://) repositories, such as C(ssh -i /etc/stowage/borg_key -o BatchMode=yes).
     type: str
+  make:
+    description:
+      - Whether a repository that is not there is made. With V(false) that is an error.
+    type: bool
+    default: true
+  ssh_key:
+    description:
+      - File of the private key that opens the server of an C(ssh://) repository, where no O(borg_rsh) is given. A file
+        of that name with C(.known_hosts) behind it holds the server's host keys.
+    type: path
   check:
     description:
       - What borg checks of a repository that was there before. V(repository) looks at its structure and at the
@@ -129,6 +140,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import f
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.borg import ENCRYPTIONS, Repository
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.borgkeeping import CHECKS, keep
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.server import rsh_of
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.spot import located
 
 
 def main():
@@ -139,16 +152,18 @@ def main():
             "encryption": {"type": "str", "choices": list(ENCRYPTIONS)},
             "borg_path": {"type": "str", "default": "borg"},
             "borg_rsh": {"type": "str"},
+            "make": {"type": "bool", "default": True},
+            "ssh_key": {"type": "path"},
             "check": {"type": "str", "choices": list(CHECKS), "default": "none"},
         },
         supports_check_mode=True,
     )
     params = module.params
-    repository = Repository(
-        params["location"], params["passphrase"] or None, params["borg_path"], params["borg_rsh"] or ""
-    )
     try:
-        kept = keep(repository, params["encryption"], params["check"], module.check_mode)
+        rsh = params["borg_rsh"] or rsh_of(params["ssh_key"] or "")
+        place = located(params["location"])
+        repository = Repository(place, params["passphrase"] or None, params["borg_path"], rsh)
+        kept = keep(repository, params["encryption"], params["check"], module.check_mode, params["make"])
     except StowageError as error:
         fail(module, error)
     module.exit_json(changed=kept.made, archives=[one.name for one in kept.archives], actions=list(kept.actions))

@@ -184,6 +184,9 @@ options:
       secret_key:
         description: As O(secret_key).
         type: str
+      ssh_key:
+        description: As O(ssh_key).
+        type: path
   remove_lost:
     description:
       - With O(state=repaired), whether restore points that cannot be restored whole are removed. Held ones stay.

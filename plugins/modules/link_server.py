@@ -197,9 +197,10 @@ options:
           - V(read) lists and reads below O(restriction.path) and nothing else, by C(stowage-list [FOLDER]) and
             C(stowage-get FILE). Symbolic links are not followed.
           - V(command) starts O(restriction.command), and nothing else, when C(stowage-run) or nothing is asked for.
-            With C(ansible-playbook) as its first word a linked server can start one playbook's work on another.
+          - V(work) starts the one playbook of O(restriction.work), and tells how it goes, for
+            M(stowage.esxi.linked_work). The target needs Ansible, and C(flock).
         type: str
-        choices: [none, receive, read, command]
+        choices: [none, receive, read, command, work]
         default: none
       path:
         description: Folder of the target, for V(receive) and V(read).
@@ -210,13 +211,53 @@ options:
         elements: str
       programs:
         description:
-          - Programs that may work in O(restriction.path) too. V(rsync) through C(rrsync), write-only without deletion
-            or read-only. V(borg) through C(borg serve --append-only --restrict-to-path), for V(receive) only. Both
-            must be on the target.
+          - Programs that may work in O(restriction.path) too, where they are on the target.
+          - V(rsync) for V(receive) writes and replaces, and removes and reads back nothing; for V(read) it reads. Its
+            options and its path are taken apart, and what is not known to stay in the folder is refused. A path is
+            relative to the folder, or in it. What symbolic links lead to is munged, and no device nodes are made.
+          - V(borg) for V(receive) is C(borg serve --append-only --restrict-to-path). Whoever writes into a repository
+            can read it. For V(read) borg has no server.
         type: list
         elements: str
         choices: [rsync, borg]
         default: []
+      work:
+        description:
+          - For V(work), what may be started. All of it stands in the line of the key on the target, so that no secret
+            belongs here; those are in a vault on the target.
+          - A work runs in the background and goes on when its link is cut. One of a name runs at a time, whoever starts
+            it. The last 20 are remembered in C(~/.stowage-works) of O(user).
+        type: dict
+        suboptions:
+          name:
+            description: Name of the work.
+            type: str
+            required: true
+          playbook:
+            description: The playbook, by its path on the target or its name in a collection.
+            type: str
+            required: true
+          inventory:
+            description: The inventory on the target. Without it, that of its Ansible configuration.
+            type: path
+          extra_vars:
+            description: Extra variables that are always given, and that the other side cannot change.
+            type: dict
+            default: {}
+          allow:
+            description:
+              - Extra variables that the other side may set, each with an extended regular expression that the whole of
+                its value must fit. A value is a text of letters, digits and C(_.,:@/+=-), whatever the pattern says.
+              - The variable C(stowage_run_id) is always the id of the work, by which its record is found.
+            type: dict
+            default: {}
+          directory:
+            description: Folder of the target to run in, with its C(ansible.cfg). Without it, the home of O(user).
+            type: path
+          ansible_playbook:
+            description: The program on the target, for example C(/opt/stowage/bin/ansible-playbook).
+            type: str
+            default: ansible-playbook
   firewall:
     description:
       - What is done about the outgoing rule set C(sshClient) of a source that is an ESXi host, where it is closed.
@@ -265,6 +306,25 @@ EXAMPLES = r"""
     restriction:
       kind: receive
       path: /srv/push/esx1
+
+- name: Let the first backup server start the nightly backup on the second, and nothing else
+  stowage.esxi.link_server:
+    name: nightly
+    source: backup1
+    target: backup2
+    user: stowage
+    restriction:
+      kind: work
+      work:
+        name: nightly
+        playbook: stowage.esxi.backup_hot
+        inventory: /etc/stowage/inventory.yml
+        directory: /etc/stowage
+        extra_vars: {backup_program: dedup}
+        allow:
+          stowage_hosts: "esx[0-9]+(,esx[0-9]+)*"
+          backup_how: "hot|warm"
+  delegate_to: backup1
 
 - name: Renew the key once a year
   stowage.esxi.link_server:
@@ -442,6 +502,18 @@ def argument_spec():
                 path=dict(type="path"),
                 command=dict(type="list", elements="str"),
                 programs=dict(type="list", elements="str", choices=list(restriction.PROGRAMS), default=[]),
+                work=dict(
+                    type="dict",
+                    options=dict(
+                        name=dict(type="str", required=True),
+                        playbook=dict(type="str", required=True),
+                        inventory=dict(type="path"),
+                        extra_vars=dict(type="dict", default={}),
+                        allow=dict(type="dict", default={}),
+                        directory=dict(type="path"),
+                        ansible_playbook=dict(type="str", default="ansible-playbook"),
+                    ),
+                ),
             ),
         ),
         firewall=dict(type="str", choices=list(wanted.FIREWALL), default="open"),

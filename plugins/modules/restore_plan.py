@@ -44,12 +44,16 @@ options:
         a datastore of the hypervisor, or one restore point in it, as C(STORE::POINT).
       - With O(program=borg) a repository, a path on the machine where the module runs or C(ssh://user@server:port/path),
         or one archive in it, as C(REPOSITORY::ARCHIVE).
+      - With O(program=rsync) the backup point, the folder of one VM in it or of one restore point, on the machine where
+        the module runs.
+      - With all of them but V(vmkfstools) also C([user@]server:port:/path), on a server that is reached from there by
+        SSH.
     type: str
     required: true
   program:
     description: What moved the bytes when the backup was made, and is to move them back.
     type: str
-    choices: [vmkfstools, dedup, borg]
+    choices: [vmkfstools, rsync, dedup, borg]
     default: vmkfstools
   vm:
     description:

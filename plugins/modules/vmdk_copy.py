@@ -16,6 +16,10 @@ description:
     own Python, which is fed to it; only what the store does not have leaves it.
   - With O(program=borg) it copies them into a repository of borg, as one archive with the configuration, and out of it.
     What the disks hold is read from the machine where the module runs and is sent each time; borg keeps what is new.
+  - With O(program=rsync) it copies them into flat images in a folder of the machine where the module runs, with the
+    configuration beside them, and out of it. What is written is what differs from the image of the restore point
+    before; what is sent, too, where there is an rsync on the hypervisor (O(store.rsync_path)), else what the disks
+    hold.
   - A copy is either whole and proven, or it is not there. Whatever ends it (an error of the host, a full datastore, a
     broken connection, a killed controller), what it has written is removed. Nothing that was there before is ever
     overwritten or removed.
@@ -54,6 +58,7 @@ options:
       - With O(program=dedup) one disk of a restore point in a store, as C(STORE::POINT/KEY), which
         M(stowage.esxi.restore_plan) names so. It is copied to O(dest).
       - With O(program=borg) one disk of an archive, as C(REPOSITORY::ARCHIVE/NAME).
+      - With O(program=rsync) one descriptor in the folder of a restore point.
       - Exactly one of O(vm), O(uuid), O(vmid) and O(src) is needed.
     type: str
   snapshot_id:
@@ -71,6 +76,9 @@ options:
         there, once the source is proven to have held still; O(journal) and O(job_id) are needed for that.
       - With O(program=borg) it is the repository, a path on the machine where the module runs or
         C(ssh://user@server:port/path), and the same holds.
+      - With O(program=rsync) it is the backup point, a folder on the machine where the module runs, and the same holds.
+      - With all programs but V(vmkfstools) it may also be C([user@]server:port:/path), a folder on a Linux server that
+        is reached from there by SSH (O(store.ssh_key)).
       - In a folder a disk of a virtual machine is named after its device key, V(scsi0-1.vmdk) for V(scsi0:1). A disk
         copied by O(src) keeps its name.
       - For a single disk this may be the path of the new descriptor, ending in V(.vmdk). No configuration is copied
@@ -80,10 +88,11 @@ options:
   program:
     description:
       - What moves the bytes. V(vmkfstools) is the host's own clone; both datastores must be mounted on the host.
-        V(dedup) copies into a dedup store or out of one, V(borg) into a repository of borg or out of one. borg 1.2 or
-        later must then be there on the machine where the module runs.
+        V(rsync) copies into images in a folder of the machine where the module runs, or out of it. V(dedup) copies
+        into a dedup store or out of one, V(borg) into a repository of borg or out of one. borg 1.2 or later must then
+        be there on the machine where the module runs.
     type: str
-    choices: [vmkfstools, dedup, borg]
+    choices: [vmkfstools, rsync, dedup, borg]
     default: vmkfstools
   in_place:
     description:
@@ -95,7 +104,7 @@ options:
     default: false
   connections:
     description:
-      - With O(program=dedup) and O(program=borg), how many connections to the hypervisor carry bytes at a time.
+      - With all but O(program=vmkfstools), how many connections to the hypervisor carry bytes at a time.
         It may be from 1 to 32.
     type: int
     default: 4
@@ -130,6 +139,8 @@ options:
       - With O(program=borg) the host hashes 64 pieces of 1 MiB (V(sample)) or all (V(full)), of a backup when they have
         been read and of a restored disk when it has been written. With V(full) a backup is also read back out of its
         archive before that gets its name.
+      - O(program=rsync) does the same, and with V(full) the image is read back before the restore point gets its name.
+        Two rsyncs compare their checksums of the whole disk in any case, and with V(full) read both again.
     type: str
     choices: [none, sample, full]
     default: sample
@@ -152,10 +163,17 @@ options:
       - For a disk whose one percent takes longer at 4 MiB/s, that time counts instead.
     type: int
     default: 900
+  minimum_rate:
+    description:
+      - With O(program=dedup) and O(program=borg), bytes per second that must move, read on the host or sent, over four
+        times O(stall_timeout). A copy that is slower than that is ended and removed. A hypervisor that gives a byte now
+        and then would hold its job for ever. V(0) asks for none.
+      - At most half of O(bandwidth_limit), where there is one.
+    type: int
+    default: 8192
   bandwidth_limit:
     description:
-      - Most bytes per second, over all connections, at least 65536. V(dedup) and V(borg) can hold one; with
-        V(vmkfstools) it is an error.
+      - Most bytes per second, over all connections, at least 65536. With O(program=vmkfstools) it is an error.
     type: int
   journal:
     description:
@@ -166,18 +184,37 @@ options:
     description:
       - Id of the job that O(journal) must belong to. A job that was taken over meanwhile copies nothing and fails.
     type: str
+  copy:
+    description:
+      - For a VM with several backup points, which of them this copy is for; RV(stowage.esxi.backup_job#module:job.copy)
+        or one of RV(stowage.esxi.backup_job#module:job.also).
+    type: int
   limits:
     description:
       - Wait for a slot of each of these limits before copying. They hold for all tasks, jobs and controllers that use
-        the same O(limits_dir) on the same machine.
+        the same O(limits_dir) on the same machine. Slots are given in the order of asking; while the copy waits, the
+        task prints what for, who has the slots and how many come before it. A slot is free as soon as its holder ends,
+        however it ends.
     type: list
     elements: dict
     default: []
     suboptions:
-      name:
-        description: Any name, for instance that of a datastore.
+      kind:
+        description:
+          - What is limited. V(host) is the hypervisor; V(datastore) each datastore that the copy reads or writes, known
+            by its UUID, so that a volume of several hosts is one; V(store) the store, the repository or the folder on
+            another server; V(link) the other server of a backup point such as C(ssh://user@server/path), or with
+            a O(limits[].name) a line that carries this copy.
+          - Without it the limit is no more than its O(limits[].name).
         type: str
-        required: true
+        choices: [host, datastore, store, link]
+      name:
+        description:
+          - Any name, where O(limits[].kind) is not given. With it, the one host (by its address or its name in the
+            inventory), datastore (by its name on this hypervisor, or its UUID) or store (by its place) that is meant;
+            such a limit holds in place of one for all of its kind.
+          - A copy that has to do with no such host, datastore or store does not go by the limit.
+        type: str
       slots:
         description: How many copies may run at the same time.
         type: int
@@ -344,7 +381,7 @@ disks:
     read_bytes:
       description: What was read and hashed on the hypervisor, in whole chunks.
       type: int
-      returned: O(program=dedup) and O(program=borg), into a store or with O(in_place=true)
+      returned: all but O(program=vmkfstools), of a backup or with O(in_place=true)
       sample: 4294967296
     same_bytes:
       description: What of the disk was right already, holes included.
@@ -352,25 +389,27 @@ disks:
       returned: O(in_place=true)
       sample: 17163091968
     sent_bytes:
-      description: What of the disk has travelled, as it is on the disk.
+      description:
+        - What of the disk has travelled, as it is on the disk. Nothing does between a disk and a store on a datastore
+          of the same hypervisor.
       type: int
-      returned: O(program=dedup) and O(program=borg)
+      returned: all but O(program=vmkfstools)
       sample: 104857600
     fetched_bytes:
       description: What came from the store, as it is stored.
       type: int
-      returned: O(program=dedup) and O(program=borg), out of a store
+      returned: all but O(program=vmkfstools), of a restore
       sample: 52428800
     method:
-      description: How the hypervisor's files were reached; V(agent), V(shell) or V(clone).
+      description: How the hypervisor's files were reached; V(agent), V(shell), V(clone), or V(rsync) for one there.
       type: str
-      returned: O(program=dedup) and O(program=borg)
+      returned: all but O(program=vmkfstools)
       sample: agent
     notes:
       description: What was not as it should be although it worked, such as a way that could not be taken.
       type: list
       elements: str
-      returned: O(program=dedup) and O(program=borg), into a store
+      returned: all but O(program=vmkfstools), of a backup
       sample: []
 files:
   description: The copied configuration files.
@@ -404,6 +443,17 @@ seconds:
   returned: not in check mode
   type: float
   sample: 51.207
+limits:
+  description: The limits that the copy goes by, in the order in which it takes their slots.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{kind: datastore, name: 5f0a1b2d-00112233-4455-66778899aabb, slots: 2}]
+waited_seconds:
+  description: How long the copy waited for its slots.
+  returned: not in check mode
+  type: float
+  sample: 0.001
 restore_point:
   description: The restore point that was made in a store.
   returned: O(program=dedup), into a store
@@ -478,6 +528,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import St
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.arguments import store_option
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.limiting import KINDS as LIMIT_KINDS
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import PROGRAMS
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
@@ -509,14 +560,21 @@ def argument_spec() -> dict:
         "reserve_percent": {"type": "int", "default": 5},
         "snapshot_reserve_percent": {"type": "int", "default": 5},
         "stall_timeout": {"type": "int", "default": DEFAULT_SECONDS},
+        "minimum_rate": {"type": "int", "default": copying.MINIMUM_RATE},
         "bandwidth_limit": {"type": "int"},
         "journal": {"type": "str"},
         "job_id": {"type": "str"},
+        "copy": {"type": "int"},
         "limits": {
             "type": "list",
             "elements": "dict",
             "default": [],
-            "options": {"name": {"type": "str", "required": True}, "slots": {"type": "int", "required": True}},
+            "required_one_of": [["kind", "name"]],
+            "options": {
+                "kind": {"type": "str", "choices": list(LIMIT_KINDS)},
+                "name": {"type": "str"},
+                "slots": {"type": "int", "required": True},
+            },
         },
         "limits_dir": {"type": "path", "default": "/var/lib/stowage/limits"},
         "limits_timeout": {"type": "int", "default": 86400},

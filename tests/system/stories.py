@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import time
@@ -38,6 +39,8 @@ def quick(seconds: float = 90.0) -> Waiter:
 class Story:
     """One VM's job on the lab's host, step by step, as the role tells it."""
 
+    name, label = NAME, HOST
+
     def __init__(
         self,
         lab: Lab,
@@ -51,17 +54,17 @@ class Story:
         self.lab = lab
         self.host = host
         self.state = str(state)
-        wishes = {"point": POINT, "select": [NAME], "how": how, **policy}
-        plan = planning.plan_backup(host, wishes, run_id, HOST, {}, stores).as_dict()
+        wishes = {"point": POINT, "select": [self.name], "how": how, **policy}
+        plan = planning.plan_backup(host, wishes, run_id, self.label, {}, stores).as_dict()
         (self.entry,) = plan["vms"]
         problems = self.entry["problems"]
         assert not problems, problems
-        self.context = Context(host, self.entry, run_id, self.state, HOST, "tests", stores=stores or Stores())
+        self.context = Context(host, self.entry, run_id, self.state, self.label, "tests", stores=stores or Stores())
         self.job: Any = None
 
     @property
     def vm(self) -> VirtualMachine:
-        return self.host.find_vm(name=NAME)
+        return self.host.find_vm(name=self.name)
 
     @property
     def log(self) -> IntentLog:
@@ -124,12 +127,19 @@ class Story:
 
 @pytest.fixture
 def host(clean_lab: Lab) -> Iterator[Host]:
-    machine = clean_lab.host(HOST)
+    with reached(clean_lab, HOST) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def reached(lab: Lab, name: str) -> Iterator[Host]:
+    """A host of the lab, over SSH, as the product reaches it."""
+    machine = lab.host(name)
     endpoint = Endpoint(
         host=machine.address,
         port=machine.port,
-        private_key_file=str(clean_lab.key),
-        known_hosts_file=str(clean_lab.known_hosts),
+        private_key_file=str(lab.key),
+        known_hosts_file=str(lab.known_hosts),
     )
     with open_session(endpoint) as session:
         yield Host(session, retry_seconds=0.2)

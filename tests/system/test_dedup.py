@@ -49,7 +49,7 @@ from judge import one_moment, prove_disks, same_content
 
 from . import stories
 from .conftest import Lab, wait_until
-from .stories import HOST, NAME, Story, quick
+from .stories import HOST, Story, quick
 
 # A fixture is known by its name in the module that uses it.
 before, host, impatient = stories.before, stories.host, stories.impatient
@@ -177,7 +177,7 @@ def restore_context(job: StoreStory, run: str, **params: Any) -> Context:
     wishes = {
         "program": "dedup",
         "point": job.entry["target"],
-        "vm": NAME,
+        "vm": job.name,
         "datastore": "datastore1",
         "name": "out of the store",
         "uuid": "new",
@@ -185,10 +185,11 @@ def restore_context(job: StoreStory, run: str, **params: Any) -> Context:
         "disk_format": "thin",
         "connect_networks": True,
         "reserve_percent": 5,
-        "inventory_host": HOST,
+        "inventory_host": job.label,
     }
     answer = restore.answer(job.host, {**wishes, **params}, job.context.stores)
-    return Context(job.host, answer["plan"], run, job.state, HOST, "tests", kind="restore", stores=job.context.stores)
+    stores = job.context.stores
+    return Context(job.host, answer["plan"], run, job.state, job.label, "tests", kind="restore", stores=stores)
 
 
 def bring_back(job: StoreStory, context: Context, bandwidth_limit: int = 0) -> list[dict[str, Any]]:

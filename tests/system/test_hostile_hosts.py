@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import NothingMoves
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import MovesTooSlowly, NothingMoves
 from ansible_collections.stowage.esxi.plugins.module_utils.store import backup, restore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import SourceLied
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
@@ -75,6 +75,17 @@ LIES: dict[str, tuple[str, type[Exception], str]] = {
         NothingMoves,
         "nothing has moved",
     ),
+    "gives a little now and then": (
+        "import time\nplain = Agent.send\ndef drip(self, frame, buffer=None):\n"
+        "    time.sleep(FRAME.unpack_from(frame)[1] == DATA)\n    plain(self, frame, buffer)\nAgent.send = drip",
+        MovesTooSlowly,
+        "bytes have moved within 1[2-9] seconds",
+    ),
+}
+#: What is asked of the copy meanwhile, so that the test is soon over.
+HASTE: dict[str, dict[str, Any]] = {
+    "never answers": {"stall_timeout": 8},
+    "gives a little now and then": {"stall_timeout": 3, "minimum_rate": 16 * MIB, "connections": 1},
 }
 #: Ends neither with its input nor when it is asked to.
 STAYS = (
@@ -90,7 +101,7 @@ def lying(monkeypatch: pytest.MonkeyPatch, lie: str) -> None:
     monkeypatch.setattr(starting, "source", lambda: source)
 
 
-FEW = ("claims a chunk of another's", "prints without an end", "never answers")
+FEW = ("claims a chunk of another's", "prints without an end", "never answers", "gives a little now and then")
 
 
 @pytest.mark.parametrize("lies", [FEW, pytest.param(tuple(LIES), marks=pytest.mark.soak)], ids=["few", "all"])
@@ -111,7 +122,7 @@ def test_a_host_that_lies_learns_nothing_harms_nobody_and_holds_no_job(
         lie, error, words = LIES[name]
         with monkeypatch.context() as patched:
             lying(patched, lie)
-            patched.setattr(job, "params", patient(job.params(), 8 if error is NothingMoves else 900))
+            patched.setattr(job, "params", given(job.params(), HASTE.get(name, {})))
             begun = time.monotonic()
             with pytest.raises(error, match=words):
                 job.copy()
@@ -145,5 +156,5 @@ def others(store: Any, identity: str, image: Path) -> Point:
         disk.close()
 
 
-def patient(params: dict[str, Any], seconds: int) -> Callable[[], dict[str, Any]]:
-    return lambda: {**params, "stall_timeout": seconds}
+def given(params: dict[str, Any], more: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+    return lambda: {**params, **more}

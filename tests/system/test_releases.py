@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import instore
 import pytest
 from addresses import free_base_address
 from esxilab import topologies
@@ -135,3 +136,27 @@ def test_snapshots_and_power_are_driven_and_idempotent(releases: House, tmp_path
         on, off = releases.vm(host, name_of(host, "on")), releases.vm(host, name_of(host, "off"))
         assert (on["power"], on["snapshots"], off["power"]) == ("poweredOn", [], "poweredOff")
         assert releases.lab.left_behind(host) == []
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("how", ["hot", "warm", "cold"])
+def test_every_release_goes_into_a_store_twice_and_comes_back(releases: House, how: str, tmp_path: Path) -> None:
+    entries: list[list[dict[str, Any]]] = []
+    for number in range(2):
+        assert number == 0 or instore.change(releases) == len(HOSTS)
+        run = releases.controller.play(f"backup_{how}", "--forks", "5", backup_select=["all"], **instore.into(how))
+        assert run.must_end_with(0).stats["stowage_run"]["ok"] == 2 * len(HOSTS)
+        assert releases.differences() == []
+        entries.append(releases.record(run)["vms"])
+    first, second = ({one["vm"]: one["bytes_sent"] for one in some} for some in entries)
+    assert all(second[name] < first[name] for name in first), (first, second)
+    ran = frozenset(name_of(host, "on") for host in HOSTS)
+    for host in HOSTS:
+        mine = [one for one in entries[1] if one["host"] == host]
+        methods = {disk["method"] for one in mine for disk in one["disks"]}
+        assert methods == ({"shell"} if host == "esx60" else {"agent"})
+        # A host without a Python 3 can be read, and not written to.
+        target = "esx67" if host == "esx60" else host
+        rows = instore.come_back(releases, target, how, mine, ran, tmp_path)
+        print(f"{host} {how}, back on {target}:\n" + "\n".join(rows), flush=True)
+        assert releases.differences(target) == []

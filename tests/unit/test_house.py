@@ -140,3 +140,9 @@ def test_the_action_group_lists_exactly_the_modules_that_reach_a_hypervisor() ->
     with_connection = {path.stem for path in MODULES if "stowage.esxi.connection" in path.read_text(encoding="utf-8")}
     assert group == with_connection
     assert {name for name in group if not (PLUGINS / "action" / f"{name}.py").exists()} == set()
+
+
+@pytest.mark.xdist_group("told")
+def test_tests_of_a_group_are_told_to_be_one(request: pytest.FixtureRequest) -> None:
+    """Where workers share the tests, the name of a group goes with its tests: else each makes what the group is for."""
+    assert request.node.nodeid.endswith("@told") or not getattr(request.config.option, "loadgroup", False)

@@ -105,7 +105,7 @@ def format_line(progress: Progress) -> str:
         parts.append(f"{progress.percent} %")
     if progress.total_bytes is not None:
         parts.append(f"{format_bytes(progress.done_bytes)} of {format_bytes(progress.total_bytes)} read")
-    else:
+    elif progress.done_bytes:
         parts.append(f"{format_bytes(progress.done_bytes)} read")
     if progress.rate_bytes_per_second is not None:
         parts.append(f"{format_bytes(progress.rate_bytes_per_second)}/s")

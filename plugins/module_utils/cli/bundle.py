@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib.util
 import io
 import zipfile
@@ -40,8 +41,9 @@ class NoSources(StowageError):
     hint = "Make it from an unpacked collection: make cli"
 
 
+@functools.cache
 def build() -> bytes:
-    """The whole file."""
+    """The whole file; made once in a process, whose sources do not change."""
     found = sources()
     output = io.BytesIO()
     output.write(b"#!/usr/bin/env python3\n")
@@ -84,12 +86,17 @@ def sources() -> dict[str, str]:
 
 
 def _imports(text: str) -> list[str]:
-    names = []
-    for node in ast.walk(ast.parse(text)):
+    """An import is a statement: only those are looked through, not the expressions that most of a tree is made of."""
+    names: list[str] = []
+    waiting: list[ast.AST] = [*ast.parse(text).body]
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
+        for part in ("body", "orelse", "finalbody", "handlers"):
+            waiting += getattr(node, part, ())
     return [name for name in names if name.startswith(_COLLECTION)]
 
 

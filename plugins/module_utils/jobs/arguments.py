@@ -14,6 +14,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.record import DE
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import connection_argument_spec
 
+# Those that run for one VM.
+HOOK_NAMES = ("pre_vm", "post_vm", "on_success", "on_error")
 _CHOICES = {"how": HOWS, "program": PROGRAMS, "disk_format": FORMATS, "verify": VERIFY}
 _TYPES = {"bool": "bool", "int": "int", "str": "str"}
 
@@ -39,6 +41,10 @@ def store_option() -> dict[str, dict[str, Any]]:
         "group": {"type": "str"},
         "borg_path": {"type": "str", "default": "borg"},
         "borg_rsh": {"type": "str"},
+        "rsync_path": {"type": "str"},
+        "rsync_whole_file": {"type": "bool", "default": False},
+        "ssh_key": {"type": "path"},
+        "stage_dir": {"type": "path"},
     }
     return {"store": {"type": "dict", "options": options}}
 
@@ -53,7 +59,10 @@ def policy_options() -> dict[str, dict[str, Any]]:
     }
     for field in fields(VmPolicy):
         if field.name == "point":
-            options["point"] = {"type": "str", "required": True}
+            options["point"] = {"type": "str"}
+            options["points"] = {"type": "list", "elements": "raw", "default": []}
+        elif field.name == "windows":
+            options["windows"] = {"type": "list", "elements": "dict", "default": []}
         elif field.default is MISSING:
             # Empty is the default of the policy.
             options[field.name] = {"type": "dict", "default": {}}
@@ -79,13 +88,15 @@ def job_spec() -> dict[str, dict[str, Any]]:
     return {
         **_common(),
         **store_option(),
-        "state": {"type": "str", "choices": ["started", "frozen", "committed", "ended"], "required": True},
+        "state": {"type": "str", "choices": ["started", "frozen", "committed", "ended", "noted"], "required": True},
+        "hook": {"type": "str", "choices": list(HOOK_NAMES)},
         "plan": {"type": "dict", "required": True},
         "run_id": {"type": "str", "required": True},
         "kind": {"type": "str", "choices": ["backup", "restore"], "default": "backup"},
         "controller": {"type": "str"},
         "lease_seconds": {"type": "int", "default": LEASE_SECONDS},
         "copies": {"type": "list", "elements": "dict", "default": []},
+        "others": {"type": "list", "elements": "dict", "default": []},
         "register": {"type": "bool", "default": True},
         "outcome": {"type": "str", "choices": ["ok", "failed", "skipped"], "default": "ok"},
         "error": {"type": "raw"},

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import JournalFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.info import describe_vms
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
@@ -30,11 +32,13 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     record,
     survey,
     torn,
+    turns,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import ASKED_BEFORE, INPLACE, Events
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.copylog import log_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     BootUnknown,
     ConfigNotCopied,
@@ -46,7 +50,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     VmChanged,
     VmLocked,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import ALSO, COPY, Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.places import Place
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import How, decide_how, why_not_as_planned
@@ -58,6 +62,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.recover import (
     waits_its_turn,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.hostside import CUT
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,17 @@ class Context:
     def folder(self) -> str:
         return lock.folder_of(self.entry["directory"])
 
+    @property
+    def copy(self) -> int:
+        """Which of the VM's backup points the plan's entry is for."""
+        return int(self.entry.get("copy") or 0)
+
+    @property
+    def each(self) -> tuple[Context, ...]:
+        """The same for each backup point that the plan calls ready, this one first."""
+        others = [one for one in self.entry.get("also") or () if not one.get("problems")]
+        return (self, *(replace(self, entry={**one, "also": []}) for one in others))
+
 
 def job_view(job: Job, folder: str) -> dict[str, Any]:
     """A job as the playbook sees it."""
@@ -110,6 +126,12 @@ def job_view(job: Job, folder: str) -> dict[str, Any]:
         "power_before": job.power_before,
         "boot_id": job.boot_id,
         "policy": dict(job.policy),
+        "copy": job.copy,
+        # Of a VM with several backup points the others, which are copied to after this one.
+        "also": [
+            {"copy": one.copy, "point": one.policy.get("point"), "dest": one.partial or one.final}
+            for one in job.copies[1:]
+        ],
     }
 
 
@@ -125,17 +147,21 @@ def _description(job: Job) -> str:
 
 
 def held_job(context: Context) -> Job | None:
-    """The job of this run if it holds the lock."""
+    """The job of this run if it holds the lock, whole, however many backup points it has."""
     job = lock.read_job(context.host.session, context.folder)
     if job is None or job.job != context.job_id:
         return None
-    _as_planned(context, job)
+    for one in context.each:
+        _as_planned(one, job)
     return job
 
 
-def _as_planned(context: Context, job: Job) -> None:
+def _as_planned(context: Context, whole: Job) -> None:
     """The job file is in the hands of its hypervisor; whose store, identity and rules these are says the plan."""
-    entry, wrong = context.entry, []
+    entry, job = context.entry, whole.of_copy(context.copy)
+    wrong: list[str] = []
+    if job is None:
+        raise JobAltered(job=context.job_id, vm=entry["vm"], reason=f"it has no backup point {entry['target']}")
     kind = INPLACE if context.kind == "restore" and entry.get("in_place") else context.kind
     if job.kind != kind or job.host != context.label:
         wrong.append(f"it is the {job.kind} of {job.host}")
@@ -158,13 +184,14 @@ def _plain(value: Any) -> str:
 
 
 def must_hold(context: Context) -> Job:
+    """The job as the backup point of this context sees it."""
     job = held_job(context)
     if job is None:
         raise LockLost(
             job=context.job_id, vm=context.entry["vm"], reason=f"{context.folder} is not this job's (any more)"
         )
     lock.beat(context.host.session, context.folder, job.job, job.vm)
-    return job
+    return job.of_copy(context.copy) or job
 
 
 def find_vm(context: Context) -> VirtualMachine:
@@ -173,9 +200,8 @@ def find_vm(context: Context) -> VirtualMachine:
 
 
 def entry_of(context: Context) -> dict[str, Any]:
-    known = record.read_entry(
-        context.state_dir, context.run_id, context.label, context.entry["identity"] or context.entry["vm"], context.kind
-    )
+    label = context.entry["identity"] or context.entry["vm"]
+    known = record.read_entry(context.state_dir, context.run_id, context.label, label, context.kind, context.copy)
     return known or record.entry_of_plan(context.run_id, context.label, context.entry, context.kind)
 
 
@@ -184,8 +210,9 @@ def entry_of(context: Context) -> dict[str, Any]:
 
 def start(context: Context) -> tuple[Job, bool]:
     """Takes the lock and writes down what will have to be undone. Returns the job and whether it is new."""
-    if not context.check:
-        record.write_entry(context.state_dir, record.start_entry(entry_of(context), context.host.clock))
+    _in_window(context)
+    for one in () if context.check else context.each:
+        record.write_entry(context.state_dir, record.start_entry(entry_of(one), context.host.clock))
     vm = find_vm(context)
     # Before all else, a job that left it so included: what it holds is no state that anybody wants back.
     torn.must_be_whole(vm)
@@ -204,7 +231,6 @@ def start(context: Context) -> tuple[Job, bool]:
     if how.stop and not boot:
         raise BootUnknown(vm=vm.name, reason=f"{vm.directory}/vmware.log cannot be read")
     config = configfiles.files_of(vm)
-    place = context.place
     job = _new_job(context, vm, how, state, boot)
     if asked:
         # It ran when an earlier job asked its guest to shut down: that it may be off by now is our doing.
@@ -220,10 +246,49 @@ def start(context: Context) -> tuple[Job, bool]:
     lock.write_job(context.host.session, context.folder, job)
     log = IntentLog(context.host.session, context.folder, context.host.clock)
     log.note("started", job=job.job, how=job.how, power_before=state, boot_id=boot)
-    copy_config(context, vm, config, place.prepare(context.host, job, context.folder, log))
+    _prepare(context, job, vm, config, log)
     if job.how == "cold" and not job.stop:
         heldstill.write_before(context.host.session, context.folder, seen)
     return job, True
+
+
+def _prepare(context: Context, job: Job, vm: VirtualMachine, config: Sequence[str], log: IntentLog) -> None:
+    """Each backup point gets what has to be there before the copy. One that cannot is found out by its own copy."""
+    failed: list[StowageError] = []
+    for one in job.copies:
+        place = places.of_job(one, context.stores)
+        try:
+            copy_config(context, vm, config, place.prepare(context.host, one, context.folder, log_of(log, one)))
+        except (JournalFailed, *CUT):
+            # Then nothing can be done for any of them.
+            raise
+        except StowageError as error:
+            failed.append(error)
+            _note_failure(context, one, error)
+    if len(failed) == len(job.copies):
+        raise failed[0]
+
+
+def _note_failure(context: Context, job: Job, error: StowageError) -> None:
+    for one in context.each:
+        if one.copy == (job.copy or 0):
+            record.write_entry(context.state_dir, {**entry_of(one), "error": error.as_dict()})
+
+
+def _in_window(context: Context) -> None:
+    """Hours may have gone since the plan. A job that was begun in its window, and whose step is repeated, goes on."""
+    policy = vm_policy_from_dict(context.entry["policy"]) if context.kind == "backup" else None
+    now = context.host.clock.now()
+    error = turns.closed(context.entry["vm"], policy, now) if policy is not None and policy.windows else None
+    if error is None:
+        return
+    entries = [entry_of(one) for one in context.each]
+    if entries[0]["status"] != "not-run":
+        return
+    for entry in () if context.check else entries:
+        record.set_aside(entry, {"status": "missed", "why": error.data["reason"], "error": error.as_dict()})
+        record.write_entry(context.state_dir, entry)
+    raise error
 
 
 def _same_disks(context: Context, vm: VirtualMachine) -> None:
@@ -289,7 +354,17 @@ def _locked(context: Context, found: Sequence[lock.Found]) -> VmLocked:
 def _new_job(context: Context, vm: VirtualMachine, how: How, state: str, boot: str) -> Job:
     entry, now = context.entry, context.host.clock.now()
     job, time = context.job_id, names.point_time(now)
-    partial, final = context.place.names(entry["target"], time, job)
+    named = [(one, one.place.names(one.entry["target"], time, job)) for one in context.each]
+    partial, final = named[0][1]
+    several: dict[str, Any] = {}
+    if len(named) > 1:
+        several = {
+            COPY: context.copy,
+            ALSO: [
+                {COPY: one.copy, "policy": dict(one.entry["policy"]), "partial": names_of[0], "final": names_of[1]}
+                for one, names_of in named[1:]
+            ],
+        }
     return Job(
         job=job,
         run=context.run_id,
@@ -321,6 +396,7 @@ def _new_job(context: Context, vm: VirtualMachine, how: How, state: str, boot: s
             "why": how.why,
             "warnings": list(entry.get("warnings") or ()),
             "needs_key_provider": entry.get("needs_key_provider") or "",
+            **several,
         },
     )
 
@@ -364,7 +440,7 @@ def commit(context: Context, copies: Sequence[Mapping[str, Any]]) -> tuple[dict[
     """Held still? readable? Then, and only then, the copy becomes a restore point."""
     job = must_hold(context)
     host, place = context.host, places.of_job(job, context.stores)
-    log = IntentLog(host.session, context.folder, host.clock)
+    log = log_of(IntentLog(host.session, context.folder, host.clock), job)
     events = Events(tuple(log.read()))
     if events.committed:
         found = place.read(host, events.made or job.final)

@@ -58,6 +58,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
             connections=settings.connections,
             bandwidth_limit=settings.bandwidth_limit or 0,
             stall_seconds=settings.stall_timeout,
+            minimum_rate=settings.minimum_rate,
             label=settings.job_id or "by-hand",
             lease=f"{frame.journal.folder}/lease",
             reserve_percent=request.reserve_percent,

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import retention
@@ -40,8 +41,10 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace impor
     path_of,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import server
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.borg import Archive, Repository
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.borgerrors import NoRepository
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.spot import located
 
 # Those of this backup server take turns. For others nobody waits long: the next backup of the machine tidies up, too.
 _ROTATION_TURN_SECONDS = 4 * 3600
@@ -52,7 +55,8 @@ def repository(stores: Stores, location: str) -> Repository:
     access = stores.access
     if access is None:
         raise StoreNotGiven(store=location)
-    return Repository(location, access.passphrase, access.borg_path, access.borg_rsh)
+    rsh = access.borg_rsh or server.rsh_of(access.ssh_key)
+    return Repository(located(location), access.passphrase, access.borg_path, rsh)
 
 
 def archive_name(vm: str, identity: str, time: str) -> str:
@@ -91,6 +95,18 @@ class BorgPlace(StorePlace):
         except StowageError:
             return ""
 
+    def newest(self, host: Host, label: str, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, datetime]:
+        listed: dict[str, list[RestorePoint]] = {}
+        for location in {location for location, _target, _identity in wanted.values()}:
+            with contextlib.suppress(StowageError):
+                listed[location] = points_of(location, repository(self.stores, location).archives())[0]
+        found: dict[int, datetime] = {}
+        for vmid, (location, _target, identity) in wanted.items():
+            for one in listed.get(location, ()):
+                if one.identity == identity and one.host == label and not one.safety:
+                    found.setdefault(vmid, one.moment)
+        return found
+
     def read(self, host: Host, path: str) -> RestorePoint:
         location, name, _member = parse_path(path)
         for archive in repository(self.stores, location).archives():
@@ -105,6 +121,7 @@ class BorgPlace(StorePlace):
     def find(self, host: Host, point: str) -> tuple[list[RestorePoint], list[BadManifest]]:
         """`point` is a repository, or one archive in it. Archives that others have made are passed over."""
         location, wanted, _member = parse_path(point)
+        location = located(location)
         if wanted:
             return [self.read(host, point)], []
         return points_of(location, repository(self.stores, location).archives())
@@ -151,7 +168,7 @@ class BorgPlace(StorePlace):
 
 def turn(location: str) -> Limit:
     """borg lets one writer in at a time: jobs of this backup server wait for theirs where waiting is shown."""
-    return Limit(f"borg {names.identity_hash(location)}", 1)
+    return Limit(names.identity_hash(location), 1, "repository", location)
 
 
 @contextlib.contextmanager

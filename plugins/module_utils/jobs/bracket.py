@@ -32,6 +32,8 @@ SHUTDOWN_GRACE_SECONDS = 600
 REFERENCE_REMOVE_INTENT = "reference-remove-intent"
 REFERENCE_REMOVE_DONE = "reference-remove-done"
 REFERENCE_KEPT = "reference-kept"
+#: What an entry of the journal has that only one of several copies has noted: its number.
+OF_COPY = "of_copy"
 # What begins the words by which processes of ours are known in the host's list: watchdogs, and readers of both kinds.
 _MARKS = (watchdog.mark(""), starting.mark(""), "stowage-shell-")
 # A guest that installs updates, or hangs in a service, may go down long after we gave up on it. For that long nobody
@@ -60,6 +62,8 @@ class Situation:
     temps: tuple[str, ...] = ()
     vmx_path: str = ""
     asked_seconds_ago: float = 0.0
+    #: Half copies at the job's other backup points.
+    other_partials: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Undo:
     unload_module: bool = False
     remove_temps: tuple[str, ...] = ()
     remove_partial: str = ""
+    remove_others: tuple[str, ...] = ()
     remove_snapshots: tuple[int, ...] = ()
     consolidate: bool = False
     power_on: bool = False
@@ -80,12 +85,16 @@ class Undo:
     wait: str = ""
     torn: bool = False
 
+    @property
+    def half_copies(self) -> tuple[str, ...]:
+        return (*([self.remove_partial] if self.remove_partial else []), *self.remove_others)
+
     def steps(self) -> tuple[str, ...]:
         """In words, in the order of doing."""
         words = [f"end process {pid}" for pid in self.kill]
         words += [f"unload the kernel module {multiextent.NAME}"] if self.unload_module else []
         words += [f"remove {path}" for path in self.remove_temps]
-        words += [f"remove {self.remove_partial}"] if self.remove_partial else []
+        words += [f"remove {path}" for path in self.half_copies]
         words += [f"remove snapshot {number}" for number in self.remove_snapshots]
         words += ["consolidate its disks"] if self.consolidate else []
         words += ["power on"] if self.power_on else []
@@ -103,6 +112,12 @@ class Events:
 
     def of(self, *names: str) -> list[Mapping[str, Any]]:
         return [entry for entry in self.entries if entry.get("event") in names]
+
+    def of_copy(self, job: Job) -> Events:
+        """As one of several copies of a job sees it: without what the others noted."""
+        if job.copy is None:
+            return self
+        return Events(tuple(entry for entry in self.entries if entry.get(OF_COPY, job.copy) == job.copy))
 
     def last(self, name: str) -> Mapping[str, Any] | None:
         found = self.of(name)
@@ -187,7 +202,10 @@ def _undo_backup(job: Job, events: Events, now: Situation, spare: bool) -> Undo:
     return Undo(
         kill=_our_processes(job, events, now),
         remove_temps=_our_temps(job, now, left),
-        remove_partial=_our_partial(job, now, left),
+        remove_partial=_our_partial(job, left) if now.partial_exists else "",
+        remove_others=tuple(
+            filter(None, (_our_partial(one, left) for one in job.copies[1:] if one.partial in now.other_partials))
+        ),
         remove_snapshots=(*snapshots, *earlier),
         consolidate=(events.delta_open and not snapshots and not spare) or (begun is not None and not earlier),
         power_on=power_on,
@@ -210,11 +228,12 @@ def shutdown_limit(job: Job) -> float:
 def _our_processes(job: Job, events: Events, now: Situation) -> tuple[int, ...]:
     """By number and token from the journal; and clones into our own partial folder, whose name nobody else uses."""
     tokens = _tokens(events)
+    # The datastore may be written by name or by UUID; the folder's own name carries our job id.
+    folders = [f"/{posixpath.basename(one.partial)}/" for one in job.copies if job.job in one.partial]
     found = []
     for process in now.processes:
         noted = any(pid == process.pid and token in process.command for pid, token in tokens)
-        # The datastore may be written by name or by UUID; the folder's own name carries our job id.
-        ours = job.job in job.partial and f"/{posixpath.basename(job.partial)}/" in process.command
+        ours = any(folder in process.command for folder in folders)
         if noted or (ours and "vmkfstools" in process.command):
             found.append(process.pid)
     return tuple(found)
@@ -237,9 +256,7 @@ def _our_temps(job: Job, now: Situation, left: list[str]) -> tuple[str, ...]:
     return tuple(ours)
 
 
-def _our_partial(job: Job, now: Situation, left: list[str]) -> str:
-    if not now.partial_exists:
-        return ""
+def _our_partial(job: Job, left: list[str]) -> str:
     name = posixpath.basename(job.partial)
     if name.startswith(PARTIAL_PREFIX) and name.endswith(f"-{job.job}"):
         return job.partial

@@ -18,7 +18,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Wa
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limits
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limiting, limits
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.copylog import CopyLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import JobAltered
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import STORING
@@ -37,13 +38,17 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools i
 MOST_CONNECTIONS = 32
 # A copy that waits for its turn with one chunk must still notice soon that it has to end.
 LEAST_BANDWIDTH = 64 << 10
+# Of what moves: below the slowest line that anybody backs up over, and above what a host that holds us up gives.
+MINIMUM_RATE = 8 << 10
 # A hypervisor that cannot be reached for so long is gone.
 CUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to copy. ``beat_file`` and ``progress_file`` are the ends of a line to whoever waits for the copy."""
+    """How to copy. ``wishes`` are the operator's limits, ``limits`` those of the program itself.
+
+    ``beat_file`` and ``progress_file`` are the ends of a line to whoever waits for the copy."""
 
     program: str = "vmkfstools"
     verify: str = "sample"
@@ -51,10 +56,13 @@ class Settings:
     connections: int = 4
     journal: str | None = None
     job_id: str = ""
+    copy: int | None = None
+    wishes: tuple[limiting.Wish, ...] = ()
     limits: tuple[limits.Limit, ...] = ()
     limits_dir: str = "/var/lib/stowage/limits"
     limits_timeout: float = 86400
     stall_timeout: float = DEFAULT_SECONDS
+    minimum_rate: int = MINIMUM_RATE
     snapshot_reserve_percent: int = 5
     progress_file: str | None = None
     beat_file: str | None = None
@@ -93,11 +101,17 @@ def settings_from(params: Mapping[str, Any]) -> Settings:
             reason=f"bandwidth_limit is {settings.bandwidth_limit} bytes per second",
             way_out=f"Give {LEAST_BANDWIDTH} or more, or 0 for none (backup_bandwidth_limit, restore_bandwidth_limit)",
         )
+    if settings.minimum_rate < 0 or settings.bandwidth_limit and settings.minimum_rate * 2 > settings.bandwidth_limit:
+        raise errors.NotSupported(
+            program=settings.program,
+            reason=f"minimum_rate is {settings.minimum_rate} and bandwidth_limit {settings.bandwidth_limit or 0}",
+            way_out="Give 0 for none, or at most half of the limit (backup_minimum_rate, restore_minimum_rate)",
+        )
     return settings
 
 
 def _settings(params: Mapping[str, Any]) -> Settings:
-    given = params.get("connections")
+    given, least = params.get("connections"), params.get("minimum_rate")
     return Settings(
         program=params["program"],
         verify=params["verify"],
@@ -105,10 +119,12 @@ def _settings(params: Mapping[str, Any]) -> Settings:
         connections=given if given is not None else Settings.connections,
         journal=params.get("journal"),
         job_id=params.get("job_id") or "",
-        limits=tuple(limits.Limit(item["name"], item["slots"]) for item in params.get("limits") or ()),
+        copy=params.get("copy"),
+        wishes=limiting.wishes_of(params.get("limits") or ()),
         limits_dir=params["limits_dir"],
         limits_timeout=params["limits_timeout"],
         stall_timeout=params.get("stall_timeout") or Settings.stall_timeout,
+        minimum_rate=least if least is not None else Settings.minimum_rate,
         snapshot_reserve_percent=params["snapshot_reserve_percent"],
         progress_file=params.get("progress_file"),
         beat_file=params.get("beat_file"),
@@ -119,26 +135,30 @@ def _settings(params: Mapping[str, Any]) -> Settings:
 def predict(host: Host, params: Mapping[str, Any], stores: Stores | None = None) -> dict[str, Any]:
     """Check mode: the plan of the real run, and nothing else."""
     settings = settings_from(params)
-    limits.checked(settings.limits)
     if settings.program in STORING:
-        return _by_store(params).predict(host, params, request_from(host, params), stores or Stores())
-    choose(settings)
-    request = request_from(host, params)
-    plan, warnings = plan_copy(host, request, foresight=True)
-    return result_of(request, plan, warnings)
+        request = request_from(host, params)
+        result: dict[str, Any] = _by_store(params).predict(host, params, request, stores or Stores())
+    else:
+        choose(settings)
+        request = request_from(host, params)
+        plan, warnings = plan_copy(host, request, foresight=True)
+        result = result_of(request, plan, warnings)
+    return {**result, "limits": _shown(_limits(host, settings, request, _job(host, settings)))}
 
 
 def perform(host: Host, params: Mapping[str, Any], stores: Stores | None = None) -> dict[str, Any]:
     """The real run. Everything that it returns beyond the plan was measured."""
     settings = settings_from(params)
     journal = IntentLog(host.session, settings.journal, owner=settings.job_id) if settings.journal else None
+    if journal is not None and settings.copy is not None:
+        journal = CopyLog(journal, settings.copy)
     if settings.program in STORING:
         way = _by_store(params)
         if settings.program == "borg" and not params.get("src"):
             settings = replace(settings, limits=(*settings.limits, way.turn(params["dest"])))
         with around(host, params, settings, journal) as frame:
             done: dict[str, Any] = way.perform(host, params, settings, frame, stores or Stores())
-        return done
+        return {**done, **frame.waited}
     program = choose(settings, journal)
     with around(host, params, settings, journal) as frame:
         plan, warnings = plan_copy(host, frame.request)
@@ -148,7 +168,7 @@ def perform(host: Host, params: Mapping[str, Any], stores: Stores | None = None)
     result["disks"] = [disk.as_dict() for disk in copied.disks]
     result["copied_bytes"] = sum(disk.copied_bytes for disk in copied.disks)
     result["seconds"] = round(sum(disk.seconds for disk in copied.disks), 3)
-    return result
+    return {**result, **frame.waited}
 
 
 def _by_store(params: Mapping[str, Any]) -> Any:
@@ -157,6 +177,10 @@ def _by_store(params: Mapping[str, Any]) -> Any:
         from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgcopy, borgrestore
 
         return borgrestore if params.get("src") else borgcopy
+    if params["program"] == "rsync":
+        from ansible_collections.stowage.esxi.plugins.module_utils.jobs import rsynccopy, rsyncrestore
+
+        return rsyncrestore if params.get("src") else rsynccopy
     from ansible_collections.stowage.esxi.plugins.module_utils.jobs import storebackup, storerestore
 
     return storerestore if params.get("src") else storebackup
@@ -167,6 +191,7 @@ class Frame:
     """What a copy is done within: who asked for it, who is told how far it is, and what may end it."""
 
     request: Request
+    #: The job as the copy's own backup point sees it.
     job: Job | None
     journal: IntentLog | None
     sink: Callable[[Progress], None]
@@ -175,6 +200,8 @@ class Frame:
     room: RoomWatch | None = None
     clock: Clock = field(default_factory=SystemClock)
     cut_since: float | None = None
+    #: Of the result: the limits that the copy went by, and how long it waited for them.
+    waited: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -216,10 +243,7 @@ def around(host: Host, params: Mapping[str, Any], settings: Settings, journal: I
     """Looks up who is meant, proves that the lock is still his, and waits for the limits."""
     sink = _sink(settings.progress_file)
     beat = CallerBeat(settings.beat_file) if settings.beat_file else None
-    job = lock.read_job(host.session, settings.journal) if settings.journal else None
-    if job is not None and settings.job_id and job.job != settings.job_id:
-        # Its run would be kept alive here by what a hypervisor says.
-        raise JobAltered(job=settings.job_id, vm=job.vm, reason=f"it says that it is {job.job}")
+    job = _job(host, settings)
     life = RunLife(settings.state_dir, job.run) if job is not None else None
     request = request_from(host, params)
     frame = Frame(request, job, journal, sink, beat, life)
@@ -230,16 +254,47 @@ def around(host: Host, params: Mapping[str, Any], settings: Settings, journal: I
             IntentLog.of_job(request.vm, journal.folder, settings.job_id)
     if request.vm is not None and request.snapshot_id:
         frame.room = RoomWatch.of_vm(host, request.vm, settings.snapshot_reserve_percent)
-    what = f"copy of {frame.name or request.src} on {host.name}"
+    what = f"copy of {frame.name or request.src} on {job.host if job is not None else host.name}"
     waiter = Waiter(settings.limits_timeout, beat=frame.waiting)
+    wanted, begun = _limits(host, settings, request, job), waiter.clock.monotonic()
     with limits.hold(
-        settings.limits,
+        wanted,
         settings.limits_dir,
         waiter,
         what,
-        lambda limit: sink(Progress(frame.name, f"waits for a slot of {limit}")),
+        lambda waiting: sink(Progress(frame.name, str(waiting))),
     ):
+        frame.waited.update(limits=_shown(wanted), waited_seconds=round(waiter.clock.monotonic() - begun, 3))
         yield frame
+
+
+def _job(host: Host, settings: Settings) -> Job | None:
+    """The job as this copy sees it."""
+    whole = lock.read_job(host.session, settings.journal) if settings.journal else None
+    if whole is None:
+        return None
+    if settings.job_id and whole.job != settings.job_id:
+        # Its run would be kept alive here by what a hypervisor says.
+        raise JobAltered(job=settings.job_id, vm=whole.vm, reason=f"it says that it is {whole.job}")
+    job = whole.of_copy(settings.copy)
+    if job is None:
+        raise JobAltered(job=whole.job, vm=whole.vm, reason=f"it has no backup point number {settings.copy}")
+    return job
+
+
+def _limits(host: Host, settings: Settings, request: Request, job: Job | None) -> tuple[limits.Limit, ...]:
+    kinds = {wish.kind for wish in settings.wishes} - {""}
+    touched = limiting.touched_by(host, request, settings.program, job, kinds) if kinds else limiting.Touched("")
+    return limits.checked((*limiting.limits_for(settings.wishes, touched), *settings.limits))
+
+
+def _shown(found: tuple[limits.Limit, ...]) -> list[dict[str, Any]]:
+    # A program's own turn is nobody's limit.
+    return [
+        {"kind": limit.kind, "name": limit.name, "slots": limit.slots}
+        for limit in found
+        if limit.kind in ("", *limiting.KINDS)
+    ]
 
 
 def choose(settings: Settings, journal: IntentLog | None = None) -> Program:
@@ -248,7 +303,7 @@ def choose(settings: Settings, journal: IntentLog | None = None) -> Program:
         raise errors.NotSupported(
             program=settings.program,
             reason="there is no such program here",
-            way_out="Use program=vmkfstools, program=dedup or program=borg",
+            way_out="Use program=vmkfstools, rsync, dedup or borg",
         )
     if settings.bandwidth_limit:
         raise errors.NotSupported(

@@ -36,6 +36,28 @@ class Ended:
     rotation: Mapping[str, Any] | None = None
     changed: bool = False
     error: StowageError | None = field(default=None, compare=False)
+    #: The entries of the VM's other backup points.
+    others: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass
+class _Copy:
+    """One backup point of the job, and how the copy to it went."""
+
+    context: Context
+    job: Job
+    entry: dict[str, Any]
+    outcome: str
+    problem: dict[str, Any] | None
+    events: Events = field(default_factory=Events)
+    rotation: Mapping[str, Any] | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.outcome == "ok" and self.events.committed
+
+    def write(self) -> None:
+        record.write_entry(self.context.state_dir, self.entry)
 
 
 def end(
@@ -44,52 +66,51 @@ def end(
     error: Any = None,
     copies: Sequence[Mapping[str, Any]] = (),
     downtime: float | None = None,
+    others: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> Ended:
-    """Undoes the bracket, rotates after a success, writes the entry, gives the lock back. Safe to repeat."""
+    """Undoes the bracket, rotates after a success, writes the entry, gives the lock back. Safe to repeat.
+
+    `others`: by the number of each other backup point its `copies` and `error`."""
     entry = entry_of(context)
     if copies:
         record.add_copies(entry, copies)
     job = held_job(context)
     problem = record.error_of(error)
     if job is None:
+        for other in context.each[1:]:
+            _end_without_job(other, entry_of(other), outcome, problem)
         return _end_without_job(context, entry, outcome, problem)
+    if context.each[1:] and problem is not None:
+        # What kept this one from being begun says more than how its copy then failed.
+        problem = entry["error"] or problem
+    each = [_Copy(context, job.copies[0], entry, outcome, problem)]
+    each += _others(context, job, problem, others or {})
     undoer = Undoer(context.host, job, context.folder, **_timeouts(job), stores=context.stores)
-    events = Events(tuple(undoer.log.read()))
-    ok = outcome == "ok" and events.committed
+    _look(each, undoer)
     vm = _vm_or_none(context)
-    undone = undoer.run(vm, spare=referencing.wants_ours(job, events, ok))
+    # Of several copies at most one has a snapshot that stays.
+    refers = next((one for one in each if (one.job.policy.get("reference") or {}).get("enabled")), each[0])
+    undone = undoer.run(vm, spare=referencing.wants_ours(refers.job, refers.events, refers.ok))
     if vm is not None and job.kind == "backup" and undone.clean:
-        undone = _settle_reference(entry, undoer, vm, job, undone, ok)
+        undone = _settle_reference(refers.entry, undoer, vm, refers.job, undone, refers.ok)
     if vm is None and job.kind == "backup":
         # What lies on this host is gone; the lock stays for the host that has the VM now.
         undone = replace(
             undone, failed=(*undone.failed, f"the VM is not registered on {context.label} any more, or more than once")
         )
-    events = Events(tuple(undoer.log.read()))
-    told = (events.last(STORED) or {}).get("told")
-    if told and events.committed:
-        record.add_told(entry, told)
-        record.add_hint(entry, referencing.hint_of(events), hinting.words(job.vm, referencing.hint_of(events)))
-    if outcome == "ok" and not events.committed:
-        what = f"No restore point of VM {job.vm!r} was committed"
-        problem = problem or {
-            "id": "not-committed",
-            "message": what if job.kind == "backup" else f"The restore of VM {job.vm!r} did not come to its end",
-            "hint": "See the task that failed before this one.",
-            "data": {},
-        }
-    turned = None
-    if ok and job.kind == "backup" and not undone.failed:
-        policy, others = vm_policy_from_dict(job.policy), jobs.mirrors(context.state_dir)
-        turned = places.of_job(job, context.stores).rotate(context.host, job, events, policy, others)
-    _finish_entry(context, entry, job, events, undone, turned, problem, outcome, downtime)
+    was_ok = [one.ok for one in each]
+    _look(each, undoer)
+    for one, good in zip(each, was_ok):
+        _finish(one, undone, good, downtime)
+    turned, more = each[0].rotation, tuple(one.entry for one in each[1:])
     if undone.waiting:
         # No failure of the undoing: the VM runs as it did. Should its guest go down after all, recover starts it.
         undoer.let_go()
         kept = (*undone.left, undone.wait)
-        entry["left"] = list(kept)
-        record.write_entry(context.state_dir, entry)
-        return Ended(entry, undone.done, kept, turned, True)
+        for one in each:
+            one.entry["left"] = list(kept)
+            one.write()
+        return Ended(entry, undone.done, kept, turned, True, None, more)
     if undone.torn and not undone.failed:
         # The lock stays, and ends at once: recover, or the next restore in place, makes it whole.
         undoer.let_go()
@@ -102,14 +123,64 @@ def end(
     if not undone.clean:
         left = "; ".join(undone.failed) or undone.wait
         failure = UndoIncomplete(job=job.job, vm=job.vm, left=left, folder=context.folder)
-        entry.update(status="failed", error=problem or failure.as_dict())
-        record.write_entry(context.state_dir, entry)
-        return Ended(entry, undone.done, (*undone.left, *undone.failed), turned, True, failure)
+        for one in each:
+            one.entry.update(status="failed", error=one.problem or failure.as_dict())
+            one.write()
+        return Ended(entry, undone.done, (*undone.left, *undone.failed), turned, True, failure, more)
     kept = (*undone.left, *undoer.close(undone))
-    entry["left"] = list(kept)
-    record.write_entry(context.state_dir, entry)
+    for one in each:
+        one.entry["left"] = list(kept)
+        one.write()
     jobs.remove_mirror(context.state_dir, job.job)
-    return Ended(entry, undone.done, kept, turned, True)
+    return Ended(entry, undone.done, kept, turned, True, None, more)
+
+
+def _others(
+    context: Context, job: Job, problem: dict[str, Any] | None, told: Mapping[int, Mapping[str, Any]]
+) -> list[_Copy]:
+    """The other backup points. What failed before any copy began has failed for all of them."""
+    found = []
+    for one in context.each[1:]:
+        part = job.of_copy(one.copy)
+        if part is None:
+            continue
+        entry, mine = entry_of(one), told.get(one.copy)
+        if mine is None:
+            found.append(_Copy(one, part, entry, "failed", entry["error"] or problem))
+            continue
+        if mine.get("copies"):
+            record.add_copies(entry, mine["copies"])
+        wrong = record.error_of(mine.get("error"))
+        found.append(_Copy(one, part, entry, "failed" if wrong else "ok", wrong and (entry["error"] or wrong)))
+    return found
+
+
+def _look(each: Sequence[_Copy], undoer: Undoer) -> None:
+    events = Events(tuple(undoer.log.read()))
+    for one in each:
+        one.events = events.of_copy(one.job)
+
+
+def _finish(one: _Copy, undone: Undone, good: bool, downtime: float | None) -> None:
+    """What a store told, rotation after a success, and the verdict; `good` as it was before the bracket was undone."""
+    job, events = one.job, one.events
+    told = (events.last(STORED) or {}).get("told")
+    if told and events.committed:
+        record.add_told(one.entry, told)
+        record.add_hint(one.entry, referencing.hint_of(events), hinting.words(job.vm, referencing.hint_of(events)))
+    if one.outcome == "ok" and not events.committed:
+        what = f"No restore point of VM {job.vm!r} was committed"
+        one.problem = one.problem or {
+            "id": "not-committed",
+            "message": what if job.kind == "backup" else f"The restore of VM {job.vm!r} did not come to its end",
+            "hint": "See the task that failed before this one.",
+            "data": {},
+        }
+    if good and job.kind == "backup" and not undone.failed:
+        policy, others = vm_policy_from_dict(job.policy), jobs.mirrors(one.context.state_dir)
+        place = places.of_job(job, one.context.stores)
+        one.rotation = place.rotate(one.context.host, job, events, policy, others)
+    _finish_entry(one.context, one.entry, job, events, undone, one.rotation, one.problem, one.outcome, downtime)
 
 
 def _settle_reference(

@@ -151,6 +151,27 @@ class BootUnknown(JobError):
     exit_code = 55
 
 
+class HookFailed(JobError):
+    id = "hook-failed"
+    template = "The hook {hook} failed for VM {vm!r}: {reason}"
+    hint = (
+        "Look at the task of the hook (backup_hooks). A machine whose pre_vm fails is not begun; after a later one's"
+        " failure what was made stays, and the machine counts as failed."
+    )
+    exit_code = 59
+
+
+class WindowClosed(JobError):
+    id = "window-closed"
+    template = "VM {vm!r} was not begun: {reason}"
+    hint = (
+        "It is missed, and comes before others in the next run; the window opens again at {opens}. Begin earlier, make"
+        " the window (backup_windows) or the limits wider, or run what has no fresh restore point with"
+        " backup_only_older_than_hours."
+    )
+    exit_code = 55
+
+
 class NotStill(JobError):
     id = "source-not-still"
     template = "The disks of VM {vm!r} did not hold still while they were copied: {reason}"
@@ -360,3 +381,20 @@ class VmTorn(JobError):
         "started nor backed up.{back}"
     )
     exit_code = 57
+
+
+class PointDamaged(JobError):
+    id = "restore-point-damaged"
+    template = "The restore point {path} of VM {vm!r} is damaged: {reason}{more}"
+    hint = (
+        "Do not count on it. Back the VM up now, look at the disk below the backup point, and heal a store from a "
+        "second one (stowage.esxi.dedup_store, state repaired)."
+    )
+    exit_code = 58
+
+
+class NothingToVerify(JobError):
+    id = "nothing-to-verify"
+    template = "There is no restore point of {who} in {place}: nothing was proven"
+    hint = "Correct verify_point or verify_program, or set verify_allow_none to true where there may be none."
+    exit_code = 52

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
@@ -34,6 +35,10 @@ class FolderPlace:
     def targets(self, host: Host, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, str]:
         known = points.vm_folders(host.session, [point for point, _name, _identity in wanted.values()])
         return {vmid: points.vm_folder(known, *one) for vmid, one in wanted.items()}
+
+    def newest(self, host: Host, label: str, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, datetime]:
+        found = points.newest(host.session, [target for _point, target, _identity in wanted.values()])
+        return {vmid: found[target] for vmid, (_point, target, _identity) in wanted.items() if target in found}
 
     def names(self, target: str, time: str, job: str) -> tuple[str, str]:
         return posixpath.join(target, names.partial_name(time, job)), posixpath.join(target, time)
@@ -73,6 +78,10 @@ class FolderPlace:
         except BadManifest:
             return ""
         return point.path if point.manifest.get("job") == job.job else ""
+
+    def half_copy(self, job: Job) -> str:
+        """It is removed with the rest of the job."""
+        return ""
 
     def read(self, host: Host, path: str) -> RestorePoint:
         return points.read_point(host, path)

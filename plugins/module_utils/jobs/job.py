@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
@@ -17,6 +17,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, st
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS
 
 SCHEMA = 1
+#: In a job's `extra`, where its VM has several backup points: the number of its own, and the others, which share its
+#: bracket, each with `copy`, `policy`, `partial` and `final`.
+COPY = "copy"
+ALSO = "also"
+_OF_A_COPY = ("policy", "partial", "final")
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,25 @@ class Job:
     @property
     def disk_keys(self) -> list[str]:
         return [str(disk["key"]) for disk in self.disks if disk.get("action", "copy") == "copy"]
+
+    @property
+    def copy(self) -> int | None:
+        """The number of the backup point that this is for; None where the VM has but one."""
+        number = self.extra.get(COPY)
+        return number if isinstance(number, int) else None
+
+    @property
+    def copies(self) -> tuple[Job, ...]:
+        """The job as each of its backup points sees it, this one first."""
+        own = {name: value for name, value in self.extra.items() if name != ALSO}
+        others = [
+            replace(self, **{name: one[name] for name in _OF_A_COPY}, extra={**own, COPY: one[COPY]})
+            for one in self.extra.get(ALSO) or ()
+        ]
+        return (replace(self, extra=own), *others) if others else (self,)
+
+    def of_copy(self, number: int | None) -> Job | None:
+        return next((one for one in self.copies if number is None or one.copy in (None, number)), None)
 
     @property
     def owner(self) -> str:
@@ -106,8 +130,25 @@ def _sound(job: Job) -> bool:
         # A bool counts as a number to isinstance, not here.
         all(isinstance(value, kind) and (kind is bool) == isinstance(value, bool) for value, kind in values)
         and all(isinstance(value, Mapping) for value in mappings)
+        and _sound_copies(job)
         and names.is_job_id(job.job, job.run)
         and (job.kind != "backup" or job.snapshot_name == names.snapshot_name(job.job))
+    )
+
+
+def _sound_copies(job: Job) -> bool:
+    """Further backup points are a backup's, each with a number of its own and what its copy is undone by."""
+    also = job.extra.get(ALSO)
+    if also is None:
+        return True
+    if job.kind != "backup" or not isinstance(also, list) or not all(isinstance(one, Mapping) for one in also):
+        return False
+    numbers = [job.copy, *(one.get(COPY) for one in also)]
+    return (
+        all(type(number) is int for number in numbers)
+        and len(set(numbers)) == len(numbers)
+        and all(isinstance(one.get("partial"), str) and isinstance(one.get("final"), str) for one in also)
+        and all(isinstance(one.get("policy"), Mapping) for one in also)
     )
 
 
@@ -127,6 +168,9 @@ def is_begun(state_dir: str, job: Job) -> bool:
             mirror = parse_job(file.read())
     except FileNotFoundError:
         return False
+    if mirror is not None and ALSO not in job.extra:
+        # As one of several copies sees it.
+        mirror = mirror.of_copy(job.copy)
     return mirror is not None and mirror.render() == job.render()
 
 

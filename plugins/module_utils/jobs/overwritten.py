@@ -51,6 +51,7 @@ def perform(host: Host, settings: Settings, frame: Frame, stores: Stores) -> dic
             connections=settings.connections,
             bandwidth_limit=settings.bandwidth_limit or 0,
             stall_seconds=settings.stall_timeout,
+            minimum_rate=settings.minimum_rate,
             label=settings.job_id or "by-hand",
         ),
     )
@@ -65,7 +66,7 @@ def perform(host: Host, settings: Settings, frame: Frame, stores: Stores) -> dic
             "copied_bytes": renewed.written_bytes,
             "read_bytes": renewed.compared_bytes,
             "same_bytes": renewed.same_bytes,
-            "sent_bytes": renewed.written_bytes,
+            "sent_bytes": renewed.sent_bytes,
             "fetched_bytes": renewed.fetched_bytes,
             "seconds": renewed.seconds,
             "rate": int(renewed.compared_bytes / renewed.seconds),

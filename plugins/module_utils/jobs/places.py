@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
@@ -18,6 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.folderplace impo
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import VmPolicy
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.rsyncplace import RsyncPlace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import StorePlace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 
@@ -28,7 +30,13 @@ class Place(Protocol):
     """Where restore points of one kind lie."""
 
     def targets(self, host: Host, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, str]:
-        """For (backup point, name, identity) of each VM the place below that point which is the VM's own."""
+        """For (backup point, name, identity) of each copy the place below that point which is the VM's own."""
+
+    def newest(self, host: Host, label: str, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, datetime]:
+        """When the newest good restore point of each VM was made, given (backup point, target, identity) of each.
+
+        VMs without one are absent, and so are those of a place that is not there. `label`: the hypervisor that must
+        have made it, where an identity alone could be another one's word."""
 
     def names(self, target: str, time: str, job: str) -> tuple[str, str]:
         """What a job works on, and what that becomes, as its job file keeps them."""
@@ -52,6 +60,9 @@ class Place(Protocol):
     def made(self, host: Host, job: Job, events: Events) -> str:
         """The path of the point of a job whose commit was begun and never answered; empty where there is none."""
 
+    def half_copy(self, job: Job) -> str:
+        """What a job that did not get to its end has left for the next backup to go on with; empty where nothing."""
+
     def read(self, host: Host, path: str) -> RestorePoint:
         """One restore point by what its `path` says."""
 
@@ -72,6 +83,8 @@ def of(program: str, stores: Stores) -> Place:
     """By what moves the bytes."""
     if program == "borg":
         return BorgPlace(stores)
+    if program == "rsync":
+        return RsyncPlace(stores)
     return StorePlace(stores) if program == "dedup" else FolderPlace()
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     BadPolicy,
@@ -27,6 +29,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import STORING, Policy, VmPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import Problem, Selection
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.turns import in_turn
 
 SCHEMA = 1
 
@@ -132,10 +135,22 @@ class VmPlan:
     policy: VmPolicy
     needs_key_provider: str = ""
     asked: str = "asked for"
+    #: Which of the VM's backup points this is for, and the plans for the others, which share its bracket.
+    copy: int = 0
+    also: tuple[VmPlan, ...] = ()
+    #: Time of its newest restore point, empty where there is none.
+    newest_at: str = ""
+    #: Why this run does not begin it (jobs/turns.py).
+    aside: Mapping[str, Any] | None = None
 
     @property
     def ready(self) -> bool:
-        return not self.problems
+        return not self.problems and self.aside is None
+
+    @property
+    def copies(self) -> tuple[VmPlan, ...]:
+        """One for each backup point, this one first."""
+        return (self, *self.also)
 
     @property
     def disk_keys(self) -> tuple[str, ...]:
@@ -156,10 +171,12 @@ class VmPlan:
             "problems": [dict(problem) for problem in self.problems],
             "warnings": list(self.warnings),
             "policy": self.policy.as_dict(),
+            "aside": dict(self.aside) if self.aside is not None else None,
             "ready": self.ready,
             "disk_keys": list(self.disk_keys),
             "capacity_bytes": self.capacity_bytes,
             "bytes_to_read": self.bytes_to_read,
+            "also": [one.as_dict() for one in self.also],
         }
 
 
@@ -177,6 +194,7 @@ class HostPlan:
 
     def as_dict(self) -> dict[str, Any]:
         ready = [vm for vm in self.vms if vm.ready]
+        copies = [one for vm in self.vms for one in vm.copies if one.ready]
         return {
             "schema": SCHEMA,
             "run_id": self.run_id,
@@ -193,8 +211,9 @@ class HostPlan:
                 "ready": len(ready),
                 "disks": sum(len(vm.disk_keys) for vm in ready),
                 "capacity_bytes": sum(vm.capacity_bytes for vm in ready),
-                "bytes_to_read": sum(vm.bytes_to_read for vm in ready),
-                "room_needed": sum(vm.room_needed for vm in ready),
+                "copies": len(copies),
+                "bytes_to_read": sum(one.bytes_to_read for one in copies),
+                "room_needed": sum(one.room_needed for one in copies),
             },
             "text": self.text(),
         }
@@ -203,14 +222,19 @@ class HostPlan:
         """The plan for people, one line a disk."""
         lines = []
         for vm in self.vms:
-            state = "ready" if vm.ready else "PROBLEM"
-            lines.append(f"{vm.vm}: {vm.effective_how} ({vm.why}), {state}, {_room_words(vm)}")
+            state = "ready" if vm.ready else "PROBLEM" if vm.problems else str((vm.aside or {}).get("status"))
+            newest = f"newest restore point {vm.newest_at}" if vm.newest_at else "no restore point yet"
+            to = f" to {vm.policy.point} ({vm.policy.program})" if vm.also else ""
+            lines.append(f"{vm.vm}: {vm.effective_how} ({vm.why}){to}, {state}, {_room_words(vm)}, {newest}")
+            if vm.aside is not None:
+                lines.append(f"  left for now: {vm.aside['why']}")
             for disk in vm.disks:
                 reads = f"reads {format_bytes(disk.bytes_to_read)} of " if disk.action == "copy" else ""
                 size = f"{reads}{format_bytes(disk.capacity_bytes)}"
                 lines.append(f"  {disk.key:<9} {disk.action:<9} {size:<32} {disk.source}  {disk.reason}".rstrip())
             lines.extend(f"  problem: {problem['message']}" for problem in vm.problems)
             lines.extend(f"  warning: {warning}" for warning in vm.warnings)
+            lines.extend(line for one in vm.also for line in _also_lines(vm, one))
         lines.extend(f"{problem.vm}: problem: {problem.error['message']}" for problem in self.problems)
         if self.excluded:
             lines.append("excluded: " + ", ".join(self.excluded))
@@ -220,6 +244,14 @@ class HostPlan:
             names = ", ".join(self.policies_without_vm)
             lines.append(f"warning: no VM of this host is meant by these entries of backup_vms: {names}")
         return "\n".join(lines) + "\n"
+
+
+def _also_lines(vm: VmPlan, one: VmPlan) -> list[str]:
+    """Another backup point of a VM: what holds for the VM as a whole has been said."""
+    state = "ready" if one.ready else "PROBLEM"
+    lines = [f"  also to {one.policy.point} ({one.policy.program}): {state}, {_room_words(one)}"]
+    lines += [f"    problem: {told['message']}" for told in one.problems if told not in vm.problems]
+    return lines + [f"    warning: {told}" for told in one.warnings if told not in vm.warnings]
 
 
 def _room_words(vm: VmPlan) -> str:
@@ -412,6 +444,9 @@ def check_room(
     taken: dict[str, int] = {}
     checked = []
     for plan in plans:
+        if plan.aside is not None:
+            checked.append(plan)
+            continue
         problems, warnings = list(plan.problems), list(plan.warnings)
         volume = volume_of(plan.policy.point, volumes)
         if plan.policy.program in STORING:
@@ -429,6 +464,22 @@ def check_room(
             problems.extend(_snapshot_room(plan, volumes))
         checked.append(replace(plan, problems=tuple(problems), warnings=tuple(warnings)))
     return tuple(checked)
+
+
+def _named(item: Any) -> dict[str, Any]:
+    return {"point": item} if isinstance(item, str) else dict(item)
+
+
+def together(plans: Sequence[VmPlan]) -> tuple[VmPlan, ...]:
+    """One plan for each VM. The first point that can be written to leads: another one's problem is its own."""
+    by_vm: dict[int, list[VmPlan]] = {}
+    for plan in plans:
+        by_vm.setdefault(plan.vmid, []).append(plan)
+    found = []
+    for copies in by_vm.values():
+        lead = next((one for one in copies if one.ready), copies[0])
+        found.append(replace(lead, also=tuple(one for one in copies if one is not lead)))
+    return tuple(found)
 
 
 def _store_room(plan: VmPlan, room: StoreRoom, problems: list[Mapping[str, Any]], warnings: list[str]) -> None:
@@ -472,31 +523,36 @@ def plan_host(
     selection: Selection,
     facts: Mapping[int, VmFacts],
     policy: Policy,
-    targets: Mapping[int, str],
+    targets: Mapping[tuple[int, int], str],
     volumes: Sequence[Volume],
     policies_without_vm: Sequence[str] = (),
     stores: Mapping[str, StoreRoom] | None = None,
+    newest: Mapping[int, datetime] | None = None,
+    now: datetime | None = None,
 ) -> HostPlan:
-    """The whole plan of one host, VMs in the order of their names."""
+    """The whole plan of one host, VMs in the order of work. `targets` is by vmid and number of the backup point;
+    `newest`, times of restore points, by vmid."""
     plans = []
     problems = list(selection.problems)
     for candidate in selection.chosen:
         fact = facts[candidate.vmid]
         names = [fact.name, *fact.uuids]
         try:
-            wanted = policy.for_vm(names)
+            wanted = policy.all_for_vm(names)
         except BadPolicy as error:
             problems.append(Problem.of(fact.name, error))
             continue
         asked = "its own policy" if policy.is_own("how", names) else "asked for"
-        plans.append(plan_vm(fact, wanted, targets[candidate.vmid], host, asked))
+        for number, one in enumerate(wanted):
+            plan = plan_vm(fact, one, targets[candidate.vmid, number], host, asked)
+            plans.append(replace(plan, copy=number))
     return HostPlan(
         run_id=run_id,
         host=host,
-        vms=check_room(plans, volumes, host, stores),
+        vms=together(check_room(in_turn(plans, newest or {}, now or SystemClock().now()), volumes, host, stores)),
         not_selected=tuple(candidate.name for candidate in selection.left_out),
         problems=tuple(problems),
-        policy=policy.common.as_dict(),
+        policy={**policy.common.as_dict(), "points": [_named(item) for item in policy.points]},
         excluded=tuple(candidate.name for candidate in selection.excluded),
         policies_with_vm=tuple(key for key in policy.overrides if key not in policies_without_vm),
         policies_without_vm=tuple(policies_without_vm),

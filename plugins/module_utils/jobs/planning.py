@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
@@ -54,8 +55,13 @@ def plan_backup(
         if one.directory in marks:
             error = VmTorn(host=label, vm=one.name, vmid=vmid, **marks[one.directory].words)
             facts[vmid] = replace(one, fault=error.as_dict())
-    wanted = {vmid: (policy.for_vm([one.name, *one.uuids]), one) for vmid, one in facts.items()}
+    wanted = {
+        (vmid, number): (wish, one)
+        for vmid, one in facts.items()
+        for number, wish in enumerate(policy.all_for_vm([one.name, *one.uuids]))
+    }
     targets = _targets(host, wanted, stores)
+    newest = _newest(host, label, wanted, targets, stores)
     points = {(wish.point, wish.program) for wish, _facts in wanted.values() if wish.program in STORING}
     rooms = {point: storeroom.look(stores, point, program) for point, program in sorted(points)}
     problem = storeroom.way_problem(host) if points else None
@@ -65,20 +71,48 @@ def plan_backup(
     strangers = policy.without_vm([(one.name, *one.uuids) for one in found])
     if any(not one.uuids for one in found):
         strangers = tuple(key for key in strangers if uuid_of(key) is None)
-    plan = plan_host(run_id, label, selection, facts, policy, targets, survey.volumes(host), strangers, rooms)
+    now, mounted = host.clock.now(), survey.volumes(host)
+    plan = plan_host(run_id, label, selection, facts, policy, targets, mounted, strangers, rooms, newest, now)
     return storetwins.noticed(plan, stores)
 
 
-def _targets(host: Host, wanted: Mapping[int, tuple[VmPolicy, VmFacts]], stores: Stores) -> dict[int, str]:
-    found: dict[int, str] = {}
+def _targets(
+    host: Host, wanted: Mapping[tuple[int, int], tuple[VmPolicy, VmFacts]], stores: Stores
+) -> dict[tuple[int, int], str]:
+    found: dict[tuple[int, int], str] = {}
+    keys = list(wanted)
     for program in sorted({policy.program for policy, _facts in wanted.values()}):
         mine = {
-            vmid: (policy.point, facts.name, facts.identity)
-            for vmid, (policy, facts) in wanted.items()
+            at: (policy.point, facts.name, facts.identity)
+            for at, (policy, facts) in enumerate(wanted.values())
             if policy.program == program
         }
-        found.update(places.of(program, stores).targets(host, mine))
+        found.update({keys[at]: target for at, target in places.of(program, stores).targets(host, mine).items()})
     return found
+
+
+def _newest(
+    host: Host,
+    label: str,
+    wanted: Mapping[tuple[int, int], tuple[VmPolicy, VmFacts]],
+    targets: Mapping[tuple[int, int], str],
+    stores: Stores,
+) -> dict[int, datetime]:
+    """By vmid. Of a VM's several backup points the one that has waited longest counts."""
+    found: dict[tuple[int, int], datetime] = {}
+    keys = list(wanted)
+    for program in sorted({policy.program for policy, _facts in wanted.values()}):
+        mine = {
+            at: (policy.point, targets[keys[at]], facts.identity)
+            for at, (policy, facts) in enumerate(wanted.values())
+            if policy.program == program
+        }
+        found.update({keys[at]: time for at, time in places.of(program, stores).newest(host, label, mine).items()})
+    lacking = {vmid for vmid, number in keys if (vmid, number) not in found}
+    return {
+        vmid: min(time for key, time in found.items() if key[0] == vmid)
+        for vmid in {vmid for vmid, _number in keys} - lacking
+    }
 
 
 def write_skeleton(state_dir: str, plan: HostPlan, host: Host) -> str:

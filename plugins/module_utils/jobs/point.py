@@ -11,6 +11,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
@@ -39,6 +40,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import (
     REMOVING_PREFIX,
     disk_file_name,
     identity_hash,
+    is_point_name,
+    parse_point_time,
     point_folder_name,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
@@ -124,6 +127,15 @@ ls -A "$path"
 exit 7
 """
 
+_COMMITTED = r"""
+for folder in "$@"; do
+    for point in "$folder"/[0-9]*Z; do
+        [ -f "$point/stowage.json" ] && printf '%s\n' "$point"
+    done
+done
+exit 0
+"""
+
 _REMOVING = r"""
 for folder in "$1"/.removing-[0-9]*Z; do
     [ -d "$folder" ] && [ ! -L "$folder" ] || continue
@@ -133,6 +145,8 @@ exit 0
 """
 
 
+# Paths in one command line.
+_ONE_LISTING = 200
 #: Journalled before a VM's folder at the backup point is made: a job that fails takes it away again where it is empty.
 FOLDER_INTENT = "point-folder-intent"
 
@@ -162,6 +176,19 @@ def vm_folders(session: Session, points: Iterable[str]) -> dict[tuple[str, str],
         match = re.search(r"-([0-9a-f]{12})\Z", name)
         if match and point in wanted:
             found.setdefault((point, match.group(1)), line)
+    return found
+
+
+def newest(session: Session, folders: Iterable[str]) -> dict[str, datetime]:
+    """The time of the newest restore point in each of these folders of VMs; a folder without one is absent."""
+    found: dict[str, datetime] = {}
+    wanted = sorted(set(folders))
+    for start in range(0, len(wanted), _ONE_LISTING):
+        part = wanted[start : start + _ONE_LISTING]
+        for line in _lines(session, "Looking for the newest restore points", _COMMITTED, part):
+            folder, _slash, name = line.rpartition("/")
+            if is_point_name(name) and folder in part:
+                found[folder] = max(parse_point_time(name), found.get(folder, parse_point_time(name)))
     return found
 
 

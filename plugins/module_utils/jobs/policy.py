@@ -15,13 +15,20 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.reference import Rules
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import keys_of
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.window import Window, read_windows
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import BadPlace
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 
 HOWS = ("hot", "warm", "cold")
-PROGRAMS = ("vmkfstools", "dedup", "borg")
+PROGRAMS = ("vmkfstools", "rsync", "dedup", "borg")
 #: What these move is read from the backup server, and goes into one place for many machines.
-STORING = ("dedup", "borg")
+STORING = ("rsync", "dedup", "borg")
+#: What each of several backup points may have of its own.
+OF_A_POINT = ("point", "program", "disk_format", "verify", "keep", "rotate", "reserve_percent")
+# The address of a server may hold two colons.
+_AUTHORITY = re.compile(r"^ssh://[^/]*")
 _ON_DATASTORE = re.compile(r"/vmfs/volumes/[^/]+/.+")
 
 
@@ -54,6 +61,9 @@ class VmPolicy:
     reserve_percent: int = 5
     snapshot_reserve_percent: int = 5
     reference: Rules = field(default_factory=Rules)
+    priority: int = 0
+    only_older_than_hours: int = 0
+    windows: tuple[Window, ...] = ()
 
     @property
     def keeps_reference(self) -> bool:
@@ -63,6 +73,7 @@ class VmPolicy:
     def as_dict(self) -> dict[str, Any]:
         value = asdict(self)
         value["disks"] = {name: list(keys) for name, keys in value["disks"].items()}
+        value["windows"] = [window.as_dict() for window in self.windows]
         return value
 
 
@@ -76,13 +87,21 @@ class Policy:
     overrides: Mapping[str, Mapping[str, Any]]
     allow_none: bool = False
     unknown_names: str = "error"
+    points: tuple[Any, ...] = ()
 
     def for_vm(self, names: Sequence[str]) -> VmPolicy:
-        """The policy of a VM that is known by any of these names (display name, UUIDs)."""
-        value = self.common
+        """The policy of a VM that is known by any of these names (display name, UUIDs), for its first backup point."""
+        return self.all_for_vm(names)[0]
+
+    def all_for_vm(self, names: Sequence[str]) -> tuple[VmPolicy, ...]:
+        """Its policy for each of its backup points."""
+        value, points, where = self.common, self.points, ""
         for name in keys_of(self.overrides, names):
-            value = _merge(value, self.overrides[name], f"vms[{name!r}].")
-        return value
+            changes = self.overrides[name]
+            points = _points_in(changes, f"vms[{name!r}].", points)
+            where = f"vms[{name!r}]." if changes.get("points") else where
+            value = _merge(value, _without_points(changes), f"vms[{name!r}].")
+        return _for_each(value, points, where)
 
     def is_own(self, setting: str, names: Sequence[str]) -> bool:
         """Whether a VM with these names has a value of its own for a setting."""
@@ -100,16 +119,22 @@ _HOST_KEYS = ("select", "exclude", "vms", "allow_none", "unknown_names")
 def parse_policy(raw: Mapping[str, Any]) -> Policy:
     """Checks every key; the overrides too, so that a slip for the last VM fails before the first is touched."""
     common_raw = {key: value for key, value in raw.items() if key not in _HOST_KEYS}
-    if not common_raw.get("point"):
-        raise BadPolicy(what="no backup point is given (point)")
-    common = _merge(VmPolicy(point=""), common_raw, "")
+    points = _points_in({**common_raw, "point": None}, "", ())
+    if points:
+        # They stand in the place of the one.
+        common_raw = {**_without_points(common_raw), "point": None}
+    elif not common_raw.get("point"):
+        raise BadPolicy(what="no backup point is given (point, or points)")
+    common = _merge(VmPolicy(point=""), _without_points(common_raw), "")
+    _for_each(common, points, "")
     overrides = raw.get("vms") or {}
     if not isinstance(overrides, Mapping):
         raise BadPolicy(what=f"vms must map VM names to settings, not be {type(overrides).__name__}")
     for name, changes in overrides.items():
         if not isinstance(changes, Mapping):
             raise BadPolicy(what=f"vms[{name!r}] must be a mapping, not {type(changes).__name__}")
-        _merge(common, changes, f"vms[{name!r}].")
+        where = f"vms[{name!r}]."
+        _for_each(_merge(common, _without_points(changes), where), _points_in(changes, where, points), where)
     unknown_names = raw.get("unknown_names", "error")
     if unknown_names not in ("error", "ignore"):
         raise BadPolicy(what=f"unknown_names is {unknown_names!r}; it may be error or ignore")
@@ -120,7 +145,43 @@ def parse_policy(raw: Mapping[str, Any]) -> Policy:
         overrides={str(name): dict(changes) for name, changes in overrides.items()},
         allow_none=_flag(raw.get("allow_none", False), "allow_none"),
         unknown_names=unknown_names,
+        points=points,
     )
+
+
+def _without_points(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in changes.items() if key != "points"}
+
+
+def _points_in(changes: Mapping[str, Any], where: str, wider: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The backup points that hold from here on: a list replaces a wider one, a single point takes its place."""
+    given = _items(changes.get("points"), f"{where}points")
+    if given and changes.get("point"):
+        raise BadPolicy(what=f"{where}point and {where}points are both given; name all of them in points")
+    return given or (() if changes.get("point") else wider)
+
+
+def _for_each(base: VmPolicy, points: Sequence[Any], where: str) -> tuple[VmPolicy, ...]:
+    """One policy for each backup point. The bracket is one for all, so that what it asks for is, too."""
+    found: list[VmPolicy] = []
+    for number, item in enumerate(points):
+        name = f"{where}points[{number}]"
+        changes = {"point": item} if isinstance(item, str) else item
+        if not isinstance(changes, Mapping) or not changes.get("point"):
+            raise BadPolicy(what=f"{name} must name its point: a text, or a mapping such as {{point: /srv/stowage}}")
+        strange = sorted(set(changes) - set(OF_A_POINT))
+        if strange:
+            raise BadPolicy(
+                what=f"{name}.{strange[0]} is not a setting of one point; these are {', '.join(OF_A_POINT)}"
+            )
+        one = _merge(replace(base, point=""), changes, f"{name}.")
+        if any(before.keeps_reference for before in found):
+            # A snapshot that stays belongs to one restore point.
+            one = replace(one, reference=replace(one.reference, enabled=False))
+        if any((before.point, before.program) == (one.point, one.program) for before in found):
+            raise BadPolicy(what=f"{name} is {one.point!r}, which is named twice")
+        found.append(one)
+    return tuple(found) or (base,)
 
 
 def vm_policy_from_dict(raw: Mapping[str, Any]) -> VmPolicy:
@@ -128,6 +189,13 @@ def vm_policy_from_dict(raw: Mapping[str, Any]) -> VmPolicy:
     if not raw.get("point"):
         raise BadPolicy(what="no backup point is given (point)")
     return _merge(VmPolicy(point=""), raw, "")
+
+
+def parse_keep(raw: Mapping[str, Any], name: str) -> Keep:
+    """The rules of retention alone; `name` is what the operator calls them."""
+    if not raw:
+        raise BadPolicy(what=f"{name} is empty; give at least one of last, daily, weekly, monthly, within_days")
+    return _keep(Keep(), raw, name)
 
 
 def _items(value: Any, name: str) -> tuple[Any, ...]:
@@ -200,11 +268,13 @@ def _point(text: str, program: str, name: str) -> str:
         return _store(text, name)
     if program == "borg":
         return _repository(text, name)
+    if program == "rsync":
+        return _images(text, name)
     if "://" in text or re.match(r"[^/]*:.*/", text):
         raise BadPolicy(
             what=f"{name} is {text!r}; the program vmkfstools runs on the hypervisor and writes to a datastore that it "
-            "mounts. To another server use dedup (a store on the backup server, or s3://bucket/prefix) or borg (a "
-            "repository there, or ssh://user@server/path)"
+            "mounts. To another server use rsync (a folder on the backup server, or server:port:/path), dedup (a store "
+            "there, or s3://bucket/prefix) or borg (a repository there, or ssh://user@server/path)"
         )
     if not text.startswith("/") or any(ord(char) < 32 for char in text) or ".." in text.split("/"):
         raise BadPolicy(what=f"{name} is {text!r}; it must be an absolute folder on the hypervisor without '..'")
@@ -213,8 +283,28 @@ def _point(text: str, program: str, name: str) -> str:
     return posixpath.normpath(text)
 
 
+def _images(text: str, name: str) -> str:
+    if text.startswith("/vmfs/"):
+        raise BadPolicy(
+            what=f"{name} is {text!r}, a folder of the hypervisor; the program rsync writes into a folder of the "
+            "backup server. To a datastore use the program vmkfstools"
+        )
+    if text.startswith("s3://"):
+        raise BadPolicy(what=f"{name} is {text!r}; rsync knows no buckets. To a bucket use the program dedup")
+    return _spot(text, name)
+
+
+def _spot(text: str, name: str) -> str:
+    try:
+        return str(spot.parse(text))
+    except BadPlace as error:
+        raise BadPolicy(what=f"{name}: {error.message}. {error.hint_text}") from error
+
+
 def _repository(text: str, name: str) -> str:
-    if any(ord(char) < 32 for char in text) or ".." in text.split("/") or "::" in text:
+    if spot.is_remote(text):
+        return spot.located(_spot(text, name))
+    if any(ord(char) < 32 for char in text) or ".." in text.split("/") or "::" in _AUTHORITY.sub("", text):
         raise BadPolicy(
             what=f"{name} is {text!r}; the place of a repository has no '..', no '::' and no control characters"
         )
@@ -238,6 +328,8 @@ def _repository(text: str, name: str) -> str:
 
 
 def _store(text: str, name: str) -> str:
+    if spot.is_remote(text):
+        return _spot(text, name)
     if any(ord(char) < 32 for char in text) or ".." in text.split("/") or "::" in text:
         raise BadPolicy(what=f"{name} is {text!r}; the place of a store has no '..', no '::' and no control characters")
     if text.startswith("/vmfs/") and not _ON_DATASTORE.fullmatch(posixpath.normpath(text)):
@@ -249,13 +341,13 @@ def _store(text: str, name: str) -> str:
         return text.rstrip("/")
     if text.startswith("ssh://"):
         raise BadPolicy(
-            what=f"{name} is {text!r}; a store is on the backup server itself or in a bucket. To a server that it "
-            "reaches by ssh use the program borg"
+            what=f"{name} is {text!r}; a store on a server that the backup server reaches by SSH is written "
+            "[user@]server:port:/path"
         )
     if not text.startswith("/"):
         raise BadPolicy(
             what=f"{name} is {text!r}; a store is an absolute path on the backup server, a folder on a "
-            "datastore of the hypervisor, /vmfs/volumes/datastore/folder, or s3://bucket/prefix"
+            "datastore of the hypervisor, /vmfs/volumes/datastore/folder, [user@]server:port:/path, or s3://bucket/prefix"
         )
     return posixpath.normpath(text)
 
@@ -336,4 +428,7 @@ _READERS: dict[str, Callable[[Any, Any, str], Any]] = {
     "reserve_percent": _number(0, 90),
     "snapshot_reserve_percent": _number(0, 90),
     "reference": _reference,
+    "priority": _number(-1000, 1000),
+    "only_older_than_hours": _number(0, 87600),
+    "windows": lambda _base, value, name: read_windows(value, name),
 }

@@ -22,7 +22,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import state
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import file_label
 
 SCHEMA = 1
-STATUSES = ("ok", "failed", "skipped", "excluded", "interrupted", "not-run")
+STATUSES = ("ok", "failed", "skipped", "excluded", "interrupted", "not-run", "missed")
+# What a VM with several backup points counts as: the worst of its copies.
+_BY_WEIGHT = ("excluded", "ok", "skipped", "missed", "not-run", "interrupted", "failed")
 DEFAULT_STATE_DIR = "/var/lib/stowage"
 
 
@@ -30,10 +32,13 @@ def run_folder(state_dir: str, run_id: str) -> str:
     return os.path.join(state_dir, "runs", run_id)
 
 
-def entry_path(state_dir: str, run_id: str, host: str, label: str, kind: str = "backup") -> str:
-    """`label` is the VM's identity, or its name where it has none (an unknown name was asked for)."""
-    mark = "" if kind == "backup" else f"{kind}--"
-    return os.path.join(run_folder(state_dir, run_id), "entries", f"{mark}{file_label(host)}--{file_label(label)}.json")
+def entry_path(state_dir: str, run_id: str, host: str, label: str, kind: str = "backup", copy: int = 0) -> str:
+    """`label` is the VM's identity, or its name where it has none (an unknown name was asked for).
+
+    `copy` is the number of the backup point, of a VM that has several: each has an entry of its own."""
+    mark, tail = "" if kind == "backup" else f"{kind}--", f"--{copy + 1}" if copy else ""
+    name = f"{mark}{file_label(host)}--{file_label(label)}{tail}.json"
+    return os.path.join(run_folder(state_dir, run_id), "entries", name)
 
 
 def new_entry(
@@ -47,6 +52,9 @@ def new_entry(
         "host": host,
         "vm": vm,
         "identity": identity,
+        "copy": 0,
+        "backup_point": None,
+        "program": None,
         "status": "not-run",
         "how": None,
         "effective_how": None,
@@ -70,6 +78,7 @@ def new_entry(
         "rotation": None,
         "hint": None,
         "reference": None,
+        "verified": None,
         "disks": [disk_entry(disk) for disk in disks],
     }
 
@@ -158,13 +167,16 @@ def error_of(error: Any) -> dict[str, Any] | None:
 
 
 def write_entry(state_dir: str, entry: Mapping[str, Any]) -> str:
-    path = entry_path(state_dir, entry["run_id"], entry["host"], entry["identity"] or entry["vm"], entry["kind"])
+    label = entry["identity"] or entry["vm"]
+    path = entry_path(state_dir, entry["run_id"], entry["host"], label, entry["kind"], int(entry.get("copy") or 0))
     state.write(path, entry)
     return path
 
 
-def read_entry(state_dir: str, run_id: str, host: str, label: str, kind: str = "backup") -> dict[str, Any] | None:
-    path = entry_path(state_dir, run_id, host, label, kind)
+def read_entry(
+    state_dir: str, run_id: str, host: str, label: str, kind: str = "backup", copy: int = 0
+) -> dict[str, Any] | None:
+    path = entry_path(state_dir, run_id, host, label, kind, copy)
     try:
         with state.kept(path):
             value = durable.read_json(path)
@@ -177,8 +189,9 @@ def write_plan(state_dir: str, plan: Mapping[str, Any], at: datetime) -> str:
     """The skeleton of one host: its plan, and an entry `not-run` (or failed, with the reason) for every VM."""
     path = os.path.join(run_folder(state_dir, plan["run_id"]), "hosts", file_label(plan["host"]) + ".json")
     state.write(path, {"schema": SCHEMA, "planned_at": iso(at), **plan, "text": None})
-    for vm in plan["vms"]:
-        if read_entry(state_dir, plan["run_id"], plan["host"], vm["identity"]) is None or vm["problems"]:
+    for vm in copies_in(plan):
+        known = read_entry(state_dir, plan["run_id"], plan["host"], vm["identity"], copy=int(vm.get("copy") or 0))
+        if known is None or vm["problems"]:
             write_entry(state_dir, entry_of_plan(plan["run_id"], plan["host"], vm))
     for problem in plan["problems"]:
         entry = new_entry(plan["run_id"], plan["host"], problem["vm"], "", "backup", ())
@@ -187,21 +200,39 @@ def write_plan(state_dir: str, plan: Mapping[str, Any], at: datetime) -> str:
     return path
 
 
+def copies_in(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The entries of a host's plan: of a VM with several backup points one for each."""
+    return [one for vm in plan.get("vms") or () for one in (vm, *(vm.get("also") or ()))]
+
+
 def entry_of_plan(run_id: str, host: str, vm: Mapping[str, Any], kind: str = "backup") -> dict[str, Any]:
     entry = new_entry(run_id, host, vm["vm"], vm["identity"], kind, vm.get("disks") or ())
+    policy = vm.get("policy") or {}
     entry.update(
+        copy=int(vm.get("copy") or 0),
+        backup_point=policy.get("point"),
+        program=policy.get("program"),
         how=vm.get("how"),
         effective_how=vm.get("effective_how"),
         why=vm.get("why"),
         warnings=list(vm.get("warnings") or vm.get("notes") or ()),
         needs_key_provider=vm.get("needs_key_provider") or "",
     )
+    aside = vm.get("aside")
+    if aside:
+        set_aside(entry, aside)
     problems = vm.get("problems") or []
     if problems:
         entry.update(status="failed", error=dict(problems[0]))
         entry["warnings"].extend(problem["message"] for problem in problems[1:])
         set_disk_statuses(entry, "not-run")
     return entry
+
+
+def set_aside(entry: dict[str, Any], aside: Mapping[str, Any]) -> None:
+    """A VM that the run does not begin: skipped, or missed with the error that says why."""
+    entry.update(status=aside["status"], why=aside["why"], error=aside["error"])
+    set_disk_statuses(entry, "not-run")
 
 
 def merge(
@@ -247,7 +278,9 @@ def merge(
                 + twins.get(name, []),
             }
         )
-    entries.sort(key=lambda entry: (entry["host"], entry["vm"], entry["identity"], entry["kind"]))
+    entries.sort(
+        key=lambda entry: (entry["host"], entry["vm"], entry["identity"], entry["kind"], entry.get("copy") or 0)
+    )
     return {
         "schema": SCHEMA,
         "run_id": run_id,
@@ -263,7 +296,7 @@ def _twins(planned: Mapping[str, Mapping[str, Any]], made: Collection[tuple[str,
     `made`: hosts and identities of which this run has a restore point."""
     known: dict[tuple[str, str], list[tuple[str, Mapping[str, Any]]]] = {}
     for host, plan in sorted(planned.items()):
-        for vm in plan.get("vms") or ():
+        for vm in copies_in(plan):
             known.setdefault((str(vm.get("identity")), str(vm.get("target"))), []).append((host, vm))
     told: dict[str, list[str]] = {}
     for (identity, target), vms in known.items():
@@ -291,24 +324,33 @@ def _policies_without_vm(names: Sequence[str], planned: Mapping[str, Mapping[str
 
 
 def summary(run_id: str, hosts: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    count = {status: sum(1 for entry in entries if entry["status"] == status) for status in STATUSES}
+    machines = _by_machine(entries)
+    worst = [max((entry["status"] for entry in copies), key=_BY_WEIGHT.index) for copies in machines]
+    count = {status: worst.count(status) for status in STATUSES}
     failed_vms = [
-        {"host": entry["host"], "vm": entry["vm"], "status": entry["status"], "error": entry["error"]}
-        for entry in entries
-        if entry["status"] in ("failed", "interrupted", "not-run")
+        {
+            **{name: entry[name] for name in ("host", "vm", "status", "error")},
+            # Of a VM with several backup points the others may be as they should be.
+            **({"backup_point": entry["backup_point"]} if len(copies) > 1 else {}),
+        }
+        for copies in machines
+        for entry in copies
+        if entry["status"] in ("failed", "interrupted", "not-run", "missed")
     ]
     failed_hosts = [{"host": host["host"], "error": host["error"]} for host in hosts if host["status"] == "failed"]
     value: dict[str, Any] = {
         "schema": SCHEMA,
         "run_id": run_id,
         "hosts": len(hosts),
-        "vms": len(entries),
+        "vms": len(machines),
+        "copies": len(entries),
         "ok": count["ok"],
         "failed": count["failed"],
         "skipped": count["skipped"],
         "interrupted": count["interrupted"],
         "not_run": count["not-run"],
-        "excluded_disks": sum(1 for entry in entries for disk in entry["disks"] if disk["status"] == "excluded"),
+        "missed": count["missed"],
+        "excluded_disks": sum(1 for one in machines for disk in one[0]["disks"] if disk["status"] == "excluded"),
         "bytes": sum(entry["bytes"] for entry in entries),
         "bytes_read": sum(entry["bytes_read"] for entry in entries),
         "bytes_sent": _sum_of(entries, "bytes_sent"),
@@ -326,15 +368,29 @@ def summary(run_id: str, hosts: Sequence[Mapping[str, Any]], entries: Sequence[M
     return value
 
 
+def _by_machine(entries: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The entries of each VM, of which one with several backup points has several."""
+    found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        found.setdefault((entry["host"], entry["identity"] or entry["vm"], entry["kind"]), []).append(entry)
+    return list(found.values())
+
+
 def _text(value: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str:
+    made = sum(1 for entry in entries if entry["status"] == "ok")
+    several = "" if value["copies"] == value["vms"] else f" ({made} of {value['copies']} copies)"
     lines = [
-        f"run {value['run_id']}: {value['ok']} of {value['vms']} VMs ok on {value['hosts']} hosts, {_amounts(value)}"
+        f"run {value['run_id']}: {value['ok']} of {value['vms']} VMs ok{several} on {value['hosts']} hosts, "
+        f"{_amounts(value)}"
     ]
+    alone = {id(copies[0]) for copies in _by_machine(entries) if len(copies) == 1}
     for entry in entries:
         seconds = "-" if entry["seconds"] is None else f"{entry['seconds']:.0f} s"
         tail = "  ".join(text for text in (entry["restore_point"], (entry["error"] or {}).get("message")) if text)
         restored = entry["kind"] == "restore"
-        if restored and entry["why"]:
+        if id(entry) not in alone and not entry["restore_point"]:
+            tail = f"{entry['backup_point']}: {tail}".rstrip(": ")
+        if (entry["kind"] != "backup" or entry["status"] == "skipped") and entry["why"]:
             tail += f"  {entry['why']}"
         if entry.get("needs_key_provider") and not restored:
             tail += f"  not proven: needs its key provider ({entry['needs_key_provider']})"
@@ -401,6 +457,13 @@ def start_entry(entry: dict[str, Any], clock: Clock) -> dict[str, Any]:
     entry.update(status="interrupted", started_at=iso(clock.now()), error=None)
     set_disk_statuses(entry, "interrupted")
     return entry
+
+
+def read_run(state_dir: str, run_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Plans of hosts and entries of one run as they are now, which recover may have completed since the merge."""
+    folder = run_folder(state_dir, run_id)
+    plans = list(_plans(os.path.join(folder, "hosts")))
+    return plans, list(_entries(os.path.join(folder, "entries"), run_id))
 
 
 def _entries(folder: str, run_id: str) -> Iterable[dict[str, Any]]:

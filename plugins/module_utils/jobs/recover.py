@@ -331,14 +331,21 @@ def close_record(
     A job that is not `ours`, or that a hypervisor has altered, writes over no entry that is here."""
     if job.extra.get(upkeep.UPKEEP):
         return
+    for one in job.copies:
+        _close_entry(host, one, state_dir, events.of_copy(one), undone, ended, ours)
+
+
+def _close_entry(host: Host, job: Job, state_dir: str, events: Events, undone: Undone, ended: bool, ours: bool) -> None:
+    """That of one backup point."""
     kind = "backup" if job.kind == "backup" else "restore"
-    entry = record.read_entry(state_dir, job.run, job.host, job.identity, kind)
+    entry = record.read_entry(state_dir, job.run, job.host, job.identity, kind, job.copy or 0)
     if entry is not None and not ours:
         return
     if entry is None:
         # Another backup server began it; this one keeps its own note of what it did.
         entry = record.new_entry(job.run, job.host, job.vm, job.identity, kind, job.disks)
-        entry.update(effective_how=job.how, started_at=job.created_at)
+        entry.update(effective_how=job.how, started_at=job.created_at, copy=job.copy or 0)
+        entry.update(backup_point=job.policy.get("point"), program=job.policy.get("program"))
     if ended and entry["ended_at"]:
         # Its run has written its own verdict; only what was left to others is new.
         done = [*entry["done"], *(f"recovered: {step}" for step in undone.done)]

@@ -35,6 +35,16 @@ class StoreBelowReserve(StowageError):
     exit_code = 52
 
 
+class PointBelowReserve(StowageError):
+    id = "point-below-reserve"
+    template = (
+        "The backup point {place} has {free} free, less than the reserve of {reserve}; the copy of VM {vm!r} was "
+        "ended, and what it had written was removed"
+    )
+    hint = "Make room there, keep fewer restore points (backup_keep), or lower backup_reserve_percent"
+    exit_code = 52
+
+
 class RoomWatch:
     """Asks for the free room of the datastores that hold the VM's live deltas, at most every ``interval_seconds``."""
 

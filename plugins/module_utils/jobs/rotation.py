@@ -22,55 +22,64 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import Vm
 CLOCKS_DIFFER = timedelta(hours=12)
 
 
-def rotate(host: Host, job: Job, policy: VmPolicy, others: Iterable[Job] = ()) -> dict[str, Any]:
+def rotate(
+    host: Host, job: Job, policy: VmPolicy, others: Iterable[Job] = (), only_of: str | None = None
+) -> dict[str, Any]:
     """Removes what no rule keeps. A problem here never turns the fresh restore point into a failure; it is reported.
 
-    `others` are the jobs that go on meanwhile: what a restore reads from stays until the next rotation.
+    `others` are the jobs that go on meanwhile: what a restore reads from stays until the next rotation. `only_of` is
+    the hypervisor whose points are meant, where several use one backup point.
     """
     result: dict[str, Any] = {"kept": [], "removed": [], "problems": []}
     try:
-        _rotate(host, job, policy, others, result)
+        _rotate(host, job, policy, others, only_of, result)
     except StowageError as error:
         result["problems"].append(error.message)
     return result
 
 
-def _rotate(host: Host, job: Job, policy: VmPolicy, others: Iterable[Job], result: dict[str, Any]) -> None:
+def _rotate(
+    host: Host, job: Job, policy: VmPolicy, others: Iterable[Job], only_of: str | None, result: dict[str, Any]
+) -> None:
     folder = posixpath.dirname(job.final)
     found, bad = points.list_points(host, posixpath.dirname(folder), job.identity)
     result["problems"].extend(error.message for error in bad)
-    mine = [point for point in found if posixpath.dirname(point.path) == folder]
+    mine = [point for point in found if posixpath.dirname(point.path) == folder and only_of in (None, point.host)]
     aged = [retention.Aged(point.path, point.moment, point.held) for point in mine]
-    now, other = host.clock.now(), _clock_of(host) if policy.keep.within_days else None
+    now, other = host.clock.now(), clock_of(host) if policy.keep.within_days else None
     if other is not None and abs(now - other) > CLOCKS_DIFFER:
-        result["problems"].append(
-            f"the clock of {host.name} says {iso(other)}, that of the backup server {iso(now)}: within_days goes by "
-            "the earlier one; set the wrong one right"
-        )
+        result["problems"].append(clocks_differ(host, now, other))
     decisions = retention.decide(aged, policy.keep, now, other)
     by_path = {point.path: point for point in mine}
-    read = {_tail(str(other.extra["restore_point"]["path"])) for other in others if other.kind == "restore"}
+    read = {tail(str(other.extra["restore_point"]["path"])) for other in others if other.kind == "restore"}
     for decision in decisions:
         line = {"path": decision.path, "reasons": list(decision.reasons)}
         # The point that was made just now is the proof that the run was worth it: no rule may take it.
         if decision.keep or decision.path == job.final or not policy.rotate:
             result["kept"].append(line)
-        elif _tail(decision.path) in read:
+        elif tail(decision.path) in read:
             result["kept"].append({**line, "reasons": ["a restore reads it"]})
         elif _remove(host, by_path[decision.path], result):
             result["removed"].append(line)
     if policy.rotate:
         for point in points.half_removed(host, folder):
-            if point.identity == job.identity and _remove(host, point, result):
+            if point.identity == job.identity and only_of in (None, point.host) and _remove(host, point, result):
                 result["removed"].append({"path": point.path, "reasons": ["its removal had been cut short"]})
 
 
-def _clock_of(host: Host) -> datetime | None:
+def clocks_differ(host: Host, now: datetime, other: datetime) -> str:
+    return (
+        f"the clock of {host.name} says {iso(other)}, that of the backup server {iso(now)}: within_days goes by "
+        "the earlier one; set the wrong one right"
+    )
+
+
+def clock_of(host: Host) -> datetime | None:
     said = host.session.run(["date", "+%s"]).stdout.strip()
     return datetime.fromtimestamp(int(said), timezone.utc) if said.isdigit() else None
 
 
-def _tail(path: str) -> tuple[str, ...]:
+def tail(path: str) -> tuple[str, ...]:
     """A point by its VM's folder and its time: hosts may see the same datastore under different names."""
     return tuple(posixpath.normpath(path).split("/")[-2:])
 

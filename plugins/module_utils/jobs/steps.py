@@ -1,7 +1,7 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The four states of backup_job, for both kinds of job, in earnest and in check mode."""
+"""The states of backup_job, for both kinds of job, in earnest and in check mode."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     backup,
     ending,
+    hooks,
     inplacing,
     names,
     record,
@@ -69,20 +70,26 @@ def run(host: Host, params: Mapping[str, Any], check: bool, stores: Stores | Non
     if not check:
         # A task that has just begun: so somebody began it.
         RunLife(context.state_dir, context.run_id).beat()
-    steps = {"started": _started, "frozen": _frozen, "committed": _committed, "ended": _ended}
+    steps = {"started": _started, "frozen": _frozen, "committed": _committed, "ended": _ended, "noted": _noted}
     try:
         return steps[state](context, params)
     except StowageError as error:
         if not check:
             # The entry knows why, even if the playbook dies before its last step, or that one cannot reach the host.
-            entry = backup.entry_of(context)
-            if state == "committed":
-                # Into a store the copy itself commits: its point is there, whatever became of the host since.
-                entry["restore_point"] = entry["restore_point"] or storeplace.made_by(params["copies"] or ())
-            if state != "ended" or entry["status"] == "interrupted":
-                entry["error"] = record.error_of(params["error"]) or error.as_dict()
-                record.write_entry(context.state_dir, entry)
+            for one in (context,) if state == "committed" else context.each:
+                _note(one, state, params, error)
         raise
+
+
+def _note(context: Context, state: str, params: Mapping[str, Any], error: StowageError) -> None:
+    entry = backup.entry_of(context)
+    if state == "committed":
+        # Into a store the copy itself commits: its point is there, whatever became of the host since.
+        entry["restore_point"] = entry["restore_point"] or storeplace.made_by(params["copies"] or ())
+    if state != "ended" or entry["status"] == "interrupted":
+        known = entry["error"] if context.copy and state == "ended" else None
+        entry["error"] = known or record.error_of(params["error"]) or error.as_dict()
+        record.write_entry(context.state_dir, entry)
 
 
 def in_place(context: Context) -> bool:
@@ -145,7 +152,21 @@ def _predicted(context: Context) -> dict[str, Any]:
 def _ended(context: Context, params: Mapping[str, Any]) -> Step:
     if context.check:
         entry = backup.entry_of(context)
-        return Step(True, {"entry": entry, "done": [], "left": [], "rotation": None})
-    ended = ending.end(context, params["outcome"], params["error"], params["copies"] or (), params["downtime_seconds"])
-    fields = {"entry": ended.entry, "done": list(ended.done), "left": list(ended.left), "rotation": ended.rotation}
+        return Step(True, {"entry": entry, "done": [], "left": [], "rotation": None, "others": []})
+    others = {int(one["copy"]): one for one in params.get("others") or ()}
+    ended = ending.end(
+        context, params["outcome"], params["error"], params["copies"] or (), params["downtime_seconds"], others
+    )
+    fields = {
+        "entry": ended.entry,
+        "done": list(ended.done),
+        "left": list(ended.left),
+        "rotation": ended.rotation,
+        "others": [dict(one) for one in ended.others],
+    }
     return Step(ended.changed, fields, ended.error)
+
+
+def _noted(context: Context, params: Mapping[str, Any]) -> Step:
+    """Nothing of the VM or its host is touched, or asked for: what is changed is the account of the run."""
+    return Step(False, {"entry": hooks.note_failure(context, params["hook"], params["error"])})

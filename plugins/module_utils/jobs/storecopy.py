@@ -8,7 +8,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
@@ -47,6 +47,7 @@ class Order:
     location: str
     access: Access
     sources: tuple[Source, ...]
+    format: ClassVar[str] = "store"
 
     def run(self, reach: Reach) -> tuple[Fed, Mapping[str, Any]]:
         """What went into the store, and what came of a hint (see `hinting`)."""
@@ -118,10 +119,14 @@ class Order:
         self, vm: VirtualMachine, proof: Mapping[str, Any], files: Mapping[str, bytes], fed: Sequence[DiskFed] = ()
     ) -> dict[str, Any]:
         disks = [self._disk(source) for source in self.sources]
-        there = [PointFile(name, len(data), points.role_of(name)) for name, data in sorted(files.items())]
-        there += [PointFile(disk.file, disk.capacity_bytes, "disk") for disk in disks]
+        there = self.files_in(files, disks)
         measured = [{"key": one.key, "seconds": one.seconds, "verified": one.verified} for one in fed]
         return proving.facts_of(self.host, vm, self.job, proof, disks, there, self.readable(), measured)
+
+    def files_in(self, files: Mapping[str, bytes], disks: Sequence[PointDisk]) -> list[PointFile]:
+        """All that the point has, its disks among it."""
+        there = [PointFile(name, len(data), points.role_of(name)) for name, data in sorted(files.items())]
+        return there + [PointFile(disk.file, disk.capacity_bytes, "disk") for disk in disks]
 
     def file_of(self, key: str) -> str:
         """A disk's name among the files of the point."""
@@ -139,7 +144,7 @@ class Order:
             capacity_bytes=source.capacity_bytes,
             allocated_bytes=source.bytes_to_read,
             cid=next(iter(noted.get("cids") or ()), ""),
-            format="store",
+            format=self.format,
             source=source.path,
         )
 

@@ -14,6 +14,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
@@ -33,11 +34,15 @@ if TYPE_CHECKING:
 
 MARK = "::"
 _POINT = re.compile(r"::\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{6}(?=/|\Z)")
+# The address of a server may hold the mark, too.
+_SIX = re.compile(r"(?:ssh://)?[^/\[\]]*\[[^/\[\]]*\]")
 #: Journalled when all bytes are in the store and the source has proven still, before the point is there.
 INTENT = "store-commit-intent"
 #: Journalled when it is there.
 DONE = "store-commit-done"
 CONFIG = "config"
+# A VM of which so many in a row are of no use, or others', counts as one that has none.
+LOOKED_AT = 8
 
 _MAKE = r"""
 rm -rf "$1"
@@ -52,8 +57,8 @@ def path_of(location: str, point: str) -> str:
 def parse_path(path: str) -> tuple[str, str, str]:
     """Store, id of the restore point, and the name of what is in it; ids and names that are not there are empty."""
     # A store's own path may hold the mark, too; an id has a form of its own.
-    found = _POINT.search(path)
-    at = found.start() if found else path.find(MARK)
+    found, server = _POINT.search(path), _SIX.match(path)
+    at = found.start() if found else path.find(MARK, server.end() if server else 0)
     location, rest = (path[:at], path[at + len(MARK) :]) if at >= 0 else (path, "")
     point, _slash, name = rest.partition("/")
     return location, point, name
@@ -62,6 +67,8 @@ def parse_path(path: str) -> tuple[str, str, str]:
 def made_by(copies: Iterable[Mapping[str, Any]]) -> str | None:
     """The restore point that these copies of disks are in; None where they went elsewhere."""
     for copy in copies:
+        if copy.get("format") == "image":
+            return posixpath.dirname(str(copy.get("dest") or "")) or None
         location, point, _name = parse_path(str(copy.get("dest") or ""))
         if point and copy.get("format") == "store":
             return path_of(location, point)
@@ -82,8 +89,22 @@ class StorePlace:
     def __init__(self, stores: Stores) -> None:
         self.stores = stores
 
+    def path_of(self, job: Job, point: str) -> str:
+        """A restore point of this job, by what the journal says of it."""
+        return path_of(job.final, point)
+
     def targets(self, host: Host, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, str]:
         return {vmid: point for vmid, (point, _name, _identity) in wanted.items()}
+
+    def newest(self, host: Host, label: str, wanted: Mapping[int, tuple[str, str, str]]) -> dict[int, datetime]:
+        """Only what the same hypervisor has made counts, as for the rotation: an identity is what one says."""
+        found: dict[int, datetime] = {}
+        for vmid, (location, _target, identity) in wanted.items():
+            with contextlib.suppress(StowageError):
+                at = _newest(self.stores.open(location), identity, label)
+                if at is not None:
+                    found[vmid] = at
+        return found
 
     def names(self, target: str, time: str, job: str) -> tuple[str, str]:
         """The point gets its name from the store, when the copy begins."""
@@ -110,7 +131,7 @@ class StorePlace:
         made = events.last(DONE) or events.last(INTENT)
         if made is None:
             raise NotInStore(vm=job.vm, store=job.final, reason="the copy has not come to its end")
-        point = self.read(host, path_of(job.final, str(made["point"])))
+        point = self.read(host, self.path_of(job, str(made["point"])))
         if point.manifest.get("job") != job.job:
             raise NotInStore(vm=job.vm, store=job.final, reason=f"{point.path} was made by another job")
         missing = set(job.disk_keys) - {disk.key for disk in point.disks}
@@ -145,6 +166,10 @@ class StorePlace:
         except StowageError:
             return ""
         return "" if there == registry.revoked() else path_of(job.final, str(begun["point"]))
+
+    def half_copy(self, job: Job) -> str:
+        """Chunks that a store has are not sent again, whoever has brought them."""
+        return ""
 
     def read(self, host: Host, path: str) -> RestorePoint:
         location, point, _name = parse_path(path)
@@ -212,6 +237,21 @@ class StorePlace:
 
     def bring(self, host: Host, vm: str, source: str, target: str) -> None:
         host.session.write_text(target, self.read_text(host, source))
+
+
+def _newest(store: Store, identity: str, label: str) -> datetime | None:
+    from ansible_collections.stowage.esxi.plugins.module_utils.store import points
+
+    names = sorted((name for name, _size in store.backend.list(points.folder_of(identity))), reverse=True)
+    for name in names[:LOOKED_AT]:
+        # One that cannot be read is no good one; verify names it.
+        with contextlib.suppress(StowageError):
+            point = store.read_point(name)
+            if point is not None and point.facts.get("kind") == KIND:
+                one = restore_point(store.name, point)
+                if one.host == label and not one.safety:
+                    return one.moment
+    return None
 
 
 def find(store: Store, point: str) -> Point:

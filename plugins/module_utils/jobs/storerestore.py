@@ -56,13 +56,14 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
             connections=settings.connections,
             bandwidth_limit=settings.bandwidth_limit or 0,
             stall_seconds=settings.stall_timeout,
+            minimum_rate=settings.minimum_rate,
             label=settings.job_id or "by-hand",
         ),
     )
     result = result_of(frame.request, plan, [])
     result["disks"][0].update(
         copied_bytes=brought.copied_bytes,
-        sent_bytes=brought.written_bytes,
+        sent_bytes=brought.sent_bytes,
         fetched_bytes=brought.fetched_bytes,
         seconds=brought.seconds,
         rate=int(brought.written_bytes / brought.seconds),

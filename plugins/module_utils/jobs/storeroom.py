@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgplace
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgplace, rsyncplace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import StoreEncryptedThere
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import StoreRoom
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
@@ -31,6 +31,9 @@ def look(stores: Stores, location: str, program: str = "dedup") -> StoreRoom:
     """Nothing is changed. A store that is not there is no problem where it is to be made."""
     if program == "borg":
         return borgplace.look(stores, location)
+    if program == "rsync":
+        return rsyncplace.look(stores, location)
+    from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
     from ansible_collections.stowage.esxi.plugins.module_utils.programs.hoststore import is_on_host
     from ansible_collections.stowage.esxi.plugins.module_utils.store import quota
     from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import NoStore
@@ -52,6 +55,10 @@ def look(stores: Stores, location: str, program: str = "dedup") -> StoreRoom:
     if is_on_host(location) and stores.host is not None:
         there = stores.host.datastore(location)
         capacity, free = there.capacity_bytes, there.free_bytes
+    elif spot.is_remote(location):
+        place = spot.parse(location)
+        with rsyncplace.machine_of(stores, place) as server:
+            capacity, free = rsyncplace.room_at(server, place)
     elif location.startswith("/"):
         found = os.statvfs(location)
         capacity, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize

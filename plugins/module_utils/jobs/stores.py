@@ -35,6 +35,10 @@ class Access:
     group: str | None = None
     borg_path: str = "borg"
     borg_rsh: str = ""
+    rsync_path: str = ""
+    rsync_whole_file: bool = False
+    ssh_key: str = ""
+    stage_dir: str = ""
 
     @classmethod
     def of(cls, params: Mapping[str, Any] | None) -> Access:
@@ -92,14 +96,21 @@ class Stores:
 
 
 def backend_of(location: str, host: Host | None, access: Access | None = None) -> Backend:
-    """The place itself, on the backup server, in a bucket, or on a datastore of the hypervisor."""
-    from ansible_collections.stowage.esxi.plugins.module_utils.programs.hoststore import backend_on, is_on_host
+    """The place itself: on the backup server or one that it reaches, in a bucket, on a datastore of the hypervisor."""
+    from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
+    from ansible_collections.stowage.esxi.plugins.module_utils.programs.hoststore import (
+        backend_on,
+        backend_there,
+        is_on_host,
+    )
     from ansible_collections.stowage.esxi.plugins.module_utils.store.location import S3Access, backend_at
 
     if is_on_host(location):
         if host is None:
             raise StoreNotGiven(store=location)
         return backend_on(host, location)
+    if spot.is_remote(location):
+        return backend_there(location, access.ssh_key if access is not None else "")
     if access is None:
         return backend_at(location)
     return backend_at(location, S3Access(access.endpoint, access.region, access.access_key, access.secret_key))

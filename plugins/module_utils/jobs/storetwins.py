@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import HostPlan
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import HostPlan, VmPlan
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ LOOKED_AT = 8
 
 def noticed(plan: HostPlan, stores: Stores) -> HostPlan:
     """The plan, with a warning for each VM whose identity another hypervisor has used of late."""
-    vms = []
-    for vm in plan.vms:
+
+    def with_told(vm: VmPlan) -> VmPlan:
         told: Sequence[str] = ()
         if vm.policy.program == "dedup" and not vm.problems:
             try:
@@ -35,8 +35,9 @@ def noticed(plan: HostPlan, stores: Stores) -> HostPlan:
             except StowageError:
                 # A store that is still to be made has no points; what else is wrong with it, the plan says already.
                 told = ()
-        vms.append(replace(vm, warnings=(*vm.warnings, *told)))
-    return replace(plan, vms=tuple(vms))
+        return replace(vm, warnings=(*vm.warnings, *told), also=tuple(with_told(one) for one in vm.also))
+
+    return replace(plan, vms=tuple(with_told(vm) for vm in plan.vms))
 
 
 def warnings(store: Store, machine: str, host: str) -> list[str]:

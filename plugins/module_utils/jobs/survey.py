@@ -164,27 +164,26 @@ def situation(
     """What is there now of all that the job may have made."""
     temps = list(dict.fromkeys(str(event["path"]) for event in events.of("temp") if event.get("path")))
     # The same folder may be written with its datastore's name or UUID; its own name, with our job id, is unique.
-    inside = f"/{posixpath.basename(job.partial)}/" if job.partial else "\0"
-    wanted = [job.partial] * bool(job.partial) + [path for path in temps if inside not in path]
+    partials = [one.partial for one in job.copies if one.partial]
+    inside = [f"/{posixpath.basename(path)}/" for path in partials]
+    wanted = partials + [path for path in temps if not any(folder in path for folder in inside)]
     there = existing(host.session, wanted)
+    found: dict[str, Any] = {
+        "partial_exists": job.partial in there,
+        "other_partials": tuple(path for path in partials if path in there and path != job.partial),
+        "temps": tuple(path for path in there if path not in partials),
+        "processes": processes(host.session),
+        "asked_seconds_ago": asked_seconds_ago,
+    }
     if vm is None:
-        return Situation(
-            vmid=None,
-            processes=processes(host.session),
-            partial_exists=job.partial in there,
-            temps=tuple(path for path in there if path != job.partial),
-            asked_seconds_ago=asked_seconds_ago,
-        )
+        return Situation(vmid=None, **found)
     return Situation(
         vmid=vm.vmid,
         power_state=vm.power_state(),
         boot_id=vm.boot_id() or "",
         snapshots=tuple((found.id, found.name) for found in snapshots.tree(vm) if found.id is not None),
-        processes=processes(host.session),
-        partial_exists=job.partial in there,
-        temps=tuple(path for path in there if path != job.partial),
         vmx_path=vm.vmx_path,
-        asked_seconds_ago=asked_seconds_ago,
+        **found,
     )
 
 

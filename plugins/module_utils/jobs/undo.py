@@ -29,6 +29,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
     plan_undo,
     shutdown_grace,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.copylog import log_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RemoteStepFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.reference import parse
@@ -163,11 +164,13 @@ class Undoer:
     def _settle_commit(self) -> None:
         """A commit whose answer was lost has happened all the same: the restore point is there and says whose it is."""
         events = Events(tuple(self.log.read()))
-        if self.job.kind != "backup" or events.committed:
+        if self.job.kind != "backup":
             return
-        made = places.of_job(self.job, self.stores).made(self.host, self.job, events)
-        if made:
-            self.log.note("commit-done", final=made)
+        for one in self.job.copies:
+            mine = events.of_copy(one)
+            made = "" if mine.committed else places.of_job(one, self.stores).made(self.host, one, mine)
+            if made:
+                log_of(self.log, one).note("commit-done", final=made)
 
     def run(self, vm: VirtualMachine | None, spare: bool = False) -> Undone:
         """`spare`: our snapshot stays, as it is about to become the reference of the next backup."""
@@ -186,11 +189,8 @@ class Undoer:
                 f"removed {len(undo.remove_temps)} temporary files",
                 lambda: self._script(_REMOVE_FILES, undo.remove_temps),
             )
-        if undo.remove_partial:
-            self._step(
-                f"removed {undo.remove_partial}",
-                lambda: self._script(_REMOVE_TREE, (undo.remove_partial, self._made(events))),
-            )
+        for path in undo.half_copies:
+            self._step(f"removed {path}", partial(self._script, _REMOVE_TREE, (path, self._made(events, path))))
         if vm is not None:
             self._snapshots(vm, undo, readers_gone)
             if undo.power_on:
@@ -201,11 +201,20 @@ class Undoer:
             self._step(f"unregistered the half restored VM (vmid {number})", lambda: self.host.unregister(number))
         if undo.remove_restored and not self.failed:
             self._step("removed the half restored files", self._remove_restored)
+        self._tell_half_copies(events)
         return Undone(tuple(self.done), (*undo.left, *self.left), tuple(self.failed), undo.wait, undo.torn)
 
-    def _made(self, events: Events) -> str:
+    def _tell_half_copies(self, events: Events) -> None:
+        if self.job.kind != "backup":
+            return
+        for one in self.job.copies:
+            kept = "" if events.of_copy(one).committed else places.of_job(one, self.stores).half_copy(one)
+            if kept:
+                self.done.append(f"kept the half copy {kept}: the next backup goes on with it")
+
+    def _made(self, events: Events, half_copy: str) -> str:
         """The VM's folder at the backup point, if this job made it: it goes too, unless something else is in it."""
-        target = posixpath.dirname(self.job.partial)
+        target = posixpath.dirname(half_copy)
         return target if any(event.get("path") == target for event in events.of(points.FOLDER_INTENT)) else ""
 
     def _unload_module(self) -> None:

@@ -75,3 +75,70 @@ class LinkDoesNotWork(LinkError):
     template = "{source} cannot use its key for {user}@{address} port {port} ({target}): {reason}"
     hint = "{way_out}"
     exit_code = 88
+
+
+class WorkError(LinkError):
+    """Family of works that a link starts. All end a command with the same code: the room has no more of its own."""
+
+    id = "link-work-error"
+    template = "The work on {target}: {reason}"
+    exit_code = 89
+
+
+class BadWork(WorkError):
+    id = "link-work-bad-settings"
+    template = "A work cannot be started so: {reason}"
+    hint = "{way_out}"
+
+
+class WorkNotLinked(WorkError):
+    id = "link-work-not-linked"
+    template = "The link {link!r} to {target} is not on this machine: {path} is not there"
+    hint = (
+        "Make it with stowage.esxi.link_server and a restriction of kind work; this task must run on the link's "
+        "source, as the user that the key was made for"
+    )
+
+
+class WorkRefused(WorkError):
+    id = "link-work-refused"
+    template = "{target} does not do that for the key of {source}: {reason}"
+    hint = "See the restriction of the link on that machine: which work it may start, and which variables it may set"
+
+
+class WorkCut(WorkError):
+    """Raised and caught inside: a link that is cut for a while ends nothing."""
+
+    id = "link-work-cut"
+    template = "{target} ({user}@{address}) gives no answer: {reason}"
+    hint = "The work goes on. Ask for its status again"
+
+
+class WorkUnreachable(WorkError):
+    id = "link-work-unreachable"
+    template = "{target} ({user}@{address}) cannot be asked: {reason}"
+    hint = "What was started goes on there. Ask again with state=status and the id, when the link works"
+
+
+class WorkBusy(WorkError):
+    id = "link-work-busy"
+    template = "{target} is at that work already: {id}, since {started}"
+    hint = "Wait for it (state=finished with that id), take it as yours (if_running=join), or start later"
+
+
+class WorkStillRunning(WorkError):
+    id = "link-work-still-running"
+    template = "The work {id} on {target} has not ended in {seconds:g} seconds"
+    hint = "It goes on. Ask again with state=status, or state=finished to wait on, and its id"
+
+
+class WorkFailed(WorkError):
+    id = "link-work-failed"
+    template = "The work {id} on {target} has failed (its playbook ended with {rc}): {last}"
+    hint = "Its output says what failed; the record of the run is under that id on its backup server"
+
+
+class WorkLost(WorkError):
+    id = "link-work-lost"
+    template = "The work {id} on {target} did not come to its end: {reason}"
+    hint = "What it had begun is undone by recover there, at the latest by the next run. Start it again"

@@ -13,12 +13,13 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.link import authorized, errors, facts, plan, run
 from ansible_collections.stowage.esxi.plugins.module_utils.link.facts import Source, Target
-from ansible_collections.stowage.esxi.plugins.module_utils.link.local import LocalSession
 from ansible_collections.stowage.esxi.plugins.module_utils.link.restriction import Restriction
 from ansible_collections.stowage.esxi.plugins.module_utils.link.wanted import Link, key_name
+from ansible_collections.stowage.esxi.plugins.module_utils.link.works import Work
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import AuthenticationFailed, HostUnreachable
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.hostkeys import home
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.local import LocalSession
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session, open_session
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import endpoint_from_params
 
@@ -44,12 +45,19 @@ def link_from_params(params: Mapping[str, Any]) -> Link:
             command=tuple(limits.get("command") or ()),
             programs=tuple(limits.get("programs") or ()),
             from_addresses=tuple(params.get("from_addresses") or ()),
+            work=_work(limits.get("work")),
         ),
         firewall=params["firewall"],
         verify=params["verify"],
         rotate=bool(params["rotate"]),
         max_age_days=params["max_age_days"],
     ).check()
+
+
+def _work(given: Mapping[str, Any] | None) -> Work | None:
+    if not given:
+        return None
+    return Work(**{name: value for name, value in given.items() if value is not None})
 
 
 class Reach:

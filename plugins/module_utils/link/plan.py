@@ -217,6 +217,12 @@ def _refuse(link: Link, source: Source, target: Target) -> None:
                 reason=f"{file.path} is a symbolic link, which would be replaced by a file",
                 way_out="Put a file there, or set key_folder or user to another place",
             )
+    if target.esxi and link.restriction.kind == "work":
+        raise errors.UnfitMachine(
+            host=link.target,
+            reason="ESXi runs no playbooks",
+            way_out="Lead the link to a machine that has Ansible and this collection, a backup server for example",
+        )
     if not target.host_keys:
         raise errors.UnfitMachine(
             host=link.target,

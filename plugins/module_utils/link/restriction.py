@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ansible_collections.stowage.esxi.plugins.module_utils.link import errors
+from ansible_collections.stowage.esxi.plugins.module_utils.link import errors, servers, works
+from ansible_collections.stowage.esxi.plugins.module_utils.link.works import Work
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh import quoting
 
-KINDS = ("none", "receive", "read", "command")
-PROGRAMS = ("rsync", "borg")
+KINDS = ("none", "receive", "read", "command", "work")
+PROGRAMS = servers.PROGRAMS
 
 #: What a link is tried with. A forced command of ours answers it, and so does every shell.
 PROBE = "echo stowage-link-works"
@@ -31,7 +32,7 @@ _HEAD = (
     'no(){ echo "stowage: refused, $*" >&2;exit 126;};'
     f'[ "$o" = "{PROBE}" ]&&{{ echo {ANSWER};exit 0;}};'
 )
-_FOLDER = 'd=$(cd "$d" 2>/dev/null&&pwd -P)||no "the folder of this link is not there";'
+_FOLDER = 'g=$d;d=$(cd "$d" 2>/dev/null&&pwd -P)||no "the folder of this link is not there";'
 _CLEAN = '[ "$n" = "$(printf %s "$n"|tr -d "\\000-\\037\\177")" ]||no "a name with control characters";'
 _RECEIVE = (
     _FOLDER + 'case $o in {programs}"stowage-put "*);;*)no "this key may only write here: stowage-put SIZE NAME";;esac;'
@@ -59,15 +60,6 @@ _READ = (
     'f=$p/${{n##*/}};[ -f "$f" ]&&[ ! -L "$f" ]||no "no such file";exec cat "$f"'
 )
 _COMMAND = f'case $o in ""|{RUN});;*)no "this key may only start its one command: {RUN}";;esac;exec "$@"'
-# rrsync reads the command of the other side itself, and knows which of rsync's options lead out of a folder.
-_BRANCH = {
-    (
-        "receive",
-        "rsync",
-    ): '"rsync --server"*)SSH_ORIGINAL_COMMAND=$o;export SSH_ORIGINAL_COMMAND;exec rrsync -wo -no-del -munge "$d";;',
-    ("read", "rsync"): '"rsync --server"*)SSH_ORIGINAL_COMMAND=$o;export SSH_ORIGINAL_COMMAND;exec rrsync -ro "$d";;',
-    ("receive", "borg"): '"borg serve"*)exec borg serve --append-only --restrict-to-path "$d";;',
-}
 
 
 @dataclass(frozen=True)
@@ -79,6 +71,7 @@ class Restriction:
     command: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     from_addresses: tuple[str, ...] = ()
+    work: Work | None = None
 
     def check(self, name: str) -> None:
         """Raises ``BadLink`` for what cannot be meant."""
@@ -102,11 +95,18 @@ class Restriction:
                 "a restriction of kind command needs a command, and no other takes one",
                 "Set restriction.command to the words of the one command line",
             )
+        if (self.kind == "work") != (self.work is not None):
+            raise bad(
+                "a restriction of kind work needs a work, and no other takes one",
+                "Set restriction.work to the playbook that may be started",
+            )
+        if self.work is not None:
+            self.work.check(name)
         for word in (*self.command, self.path or ""):
             if any(character in word for character in "\n\r\0"):
                 raise bad(f"{word!r} has more than one line", "Write it in one line")
         for program in self.programs:
-            if (self.kind, program) not in _BRANCH:
+            if (self.kind, program) not in servers.BRANCH:
                 raise bad(
                     f"{program} cannot be held to {self.kind}",
                     "borg has no read-only server: let it read over a mount, or as another user that may only read"
@@ -133,10 +133,13 @@ class Restriction:
         """The one line that the account's own shell, whatever it is, runs in place of all that is asked for."""
         if self.kind == "command":
             script, arguments = _HEAD + _COMMAND, list(self.command)
+        elif self.work is not None:
+            script, arguments = _HEAD + works.SCRIPT, self.work.words()
         else:
-            programs = "".join(_BRANCH[self.kind, program] for program in self.programs)
+            programs = "".join(servers.BRANCH[self.kind, program] for program in self.programs)
             body = _RECEIVE if self.kind == "receive" else _READ
-            script, arguments = _HEAD + body.format(programs=programs), [self.path or ""]
+            functions = servers.functions(self.programs)
+            script, arguments = _HEAD + functions + body.format(programs=programs), [self.path or ""]
         if "'" in script:
             raise ValueError("the script stands between single quotes")
         return f"exec /bin/sh -c '{script}' stowage " + " ".join(quoting.quote(word) for word in arguments)
@@ -153,8 +156,18 @@ class Restriction:
             said.append("How much is written is limited only by the room of the file system.")
             if self.programs:
                 said.append("rsync and borg may replace or add to what they find in the folder; stowage-put may not.")
+            if "borg" in self.programs:
+                said.append("Whoever may write into a repository of borg may read it, too: borg has no other server.")
+        if "rsync" in self.programs:
+            said.append(
+                "rsync tells sizes, times and checksums of what lies in the folder; an old one may show lines of files "
+                "that are named to it as filters."
+            )
         if self.kind == "command":
             said.append("What the command itself does is up to the command.")
+        if self.kind == "work":
+            said.append("What the playbook does, and what it prints, is up to the playbook; its output can be read.")
+            said.append("The work can be started again as soon as it has ended, as often as the key logs in.")
         if esxi and self.kind != "none":
             said.append(
                 "ESXi has no chroot and no second account for this: the forced command runs as the account itself, and "

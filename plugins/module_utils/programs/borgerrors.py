@@ -59,3 +59,13 @@ class ArchiveNotWhole(BorgFailed):
     template = "The archive {archive} in the borg repository {repository} does not hold what was sent: {reason}"
     hint = "No restore point was made. Run borg check on the repository, then back up again"
     exit_code = 45
+
+
+class RepositoryDamaged(BorgFailed):
+    id = "borg-repository-damaged"
+    template = "borg has found the repository {repository} damaged: {output}"
+    hint = (
+        "It does not say which archives that hits: count on none of them. Look at the disk below it, copy the"
+        " repository, then run borg check --repair on it; the next backups bring back what the hypervisors still have"
+    )
+    exit_code = 45

@@ -8,7 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.borg import Archive, Repository
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.borgerrors import NoRepository
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.borgerrors import (
+    BorgFailed,
+    NoRepository,
+    RepositoryDamaged,
+)
 
 CHECKS = ("none", "repository", "data")
 _WORDS = {"repository": ["check"], "data": ["check", "--verify-data"]}
@@ -21,13 +25,16 @@ class Kept:
     made: bool
 
 
-def keep(repository: Repository, encryption: str | None, check: str, dry: bool) -> Kept:
-    """`encryption` is that of a new one; without a wish, with a passphrase it is encrypted. `dry` changes nothing."""
+def keep(repository: Repository, encryption: str | None, check: str, dry: bool, make: bool = True) -> Kept:
+    """`encryption` is that of a new one, where `make` allows one; without a wish, with a passphrase it is encrypted.
+    `dry` changes nothing."""
     repository.must_serve()
     actions, made = [], False
     try:
         archives = tuple(repository.archives())
     except NoRepository:
+        if not make:
+            raise
         mode = encryption or ("repokey-blake2" if repository.passphrase else "none")
         actions.append(f"made a repository at {repository.location}, encryption {mode}")
         archives, made = (), True
@@ -35,6 +42,12 @@ def keep(repository: Repository, encryption: str | None, check: str, dry: bool) 
             repository.make(mode)
             archives = tuple(repository.archives())
     if check != "none" and not made:
-        repository.run([*_WORDS[check], repository.location])
+        try:
+            repository.run([*_WORDS[check], repository.location])
+        except BorgFailed as error:
+            # Status 1 is what a check ends with that came to its end; whatever kept it from that has another one.
+            if type(error) is BorgFailed and error.data.get("rc") == 1:
+                raise RepositoryDamaged(**error.data) from error
+            raise
         actions.append(f"checked {len(archives)} archives" + (", all data read" if check == "data" else ""))
     return Kept(archives, tuple(actions), made)

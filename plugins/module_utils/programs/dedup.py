@@ -141,6 +141,7 @@ class _Disks:
             self.cut,
             reach.stall_seconds,
             reach.clock,
+            minimum_rate=reach.minimum_rate,
         )
 
     def check(self) -> None:

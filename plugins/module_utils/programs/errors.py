@@ -198,6 +198,19 @@ class NothingMoves(ProgramError):
     exit_code = 45
 
 
+class MovesTooSlowly(ProgramError):
+    id = "copy-moves-too-slowly"
+    template = (
+        "{what}: only {moved} bytes have moved within {seconds} seconds, where minimum_rate asks for {least} a second. "
+        "It was ended"
+    )
+    hint = (
+        "Look at the host, its storage and the network to it. A link that is as slow as that needs a lower "
+        "minimum_rate (backup_minimum_rate, restore_minimum_rate; 0 for none)"
+    )
+    exit_code = 45
+
+
 class DiskNotMade(ProgramError):
     id = "copy-disk-not-made"
     template = "{host}: vmkfstools could not make the empty disk {target} (status {rc}): {output}"
@@ -223,3 +236,27 @@ class CloneStays(ProgramError):
     template = "{host}: the temporary clone {target} could not be removed: {reason}"
     hint = "It is ours: remove that folder on the host; recover does so, too"
     exit_code = 44
+
+
+class BadPlace(ProgramError):
+    id = "copy-bad-place"
+    template = "{place!r} cannot be a backup point: {reason}"
+    hint = "Give an absolute path of the backup server, or {form}"
+    exit_code = 41
+
+
+class ImageFailed(ProgramError):
+    id = "image-failed"
+    template = "The image {path} could not be written: {reason}"
+    hint = (
+        "Look at the room and the health of that file system. The restore points that are there were not touched; what "
+        "was copied so far is gone on with by the next backup of the same machine"
+    )
+    exit_code = 45
+
+
+class ImageDiffers(ProgramError):
+    id = "image-differs"
+    template = "The image {path} does not hold what was read of the disk: {reason}"
+    hint = "No restore point was made. Look at the health of that file system and of the machine, then back up again"
+    exit_code = 45

@@ -58,7 +58,15 @@ def bring(
                     target.close()
 
             what = f"The restore to {task.target} on {reach.host.name}"
-            watch = Watch(what, lambda: sum(done), look, cut, reach.stall_seconds, reach.clock)
+            watch = Watch(
+                what,
+                lambda: sum(done),
+                look,
+                cut,
+                reach.stall_seconds,
+                reach.clock,
+                minimum_rate=reach.minimum_rate,
+            )
             with watch, contextlib.ExitStack() as stack:
                 lanes = [stack.enter_context(target.lane()) for _lane in range(reach.connections)]
                 wanted = _wanted(task.capacity_bytes, verify)
@@ -89,6 +97,7 @@ def bring(
         seconds=round(max(reach.clock.monotonic() - began, 0.001), 3),
         verified=verified or "not compared: verify is none",
         method=host.way.method,
+        sent_bytes=written,
     )
 
 
@@ -113,4 +122,4 @@ def _compare(lane: TargetLane, task: DiskTask, digests: Mapping[int, bytes], wat
                 raise errors.CopyDiffers(
                     host="", source=task.source, target=task.target, reason=f"the {length} bytes at {offset} differ"
                 )
-        done[1] += len(some)
+        done[1] += sum(length for _offset, length in pieces)

@@ -90,10 +90,17 @@ class HostRanges(WindowedRanges):
                 self._backend.line.shut(number)
 
 
+class ServerRanges(HostRanges):
+    def proofs(self, records: Sequence[tuple[int, int, int]], deep: bool) -> Sequence[tuple[bytes, bytes] | None]:
+        """What is looked at comes here: the sums of such a store are others than a host's Python can make."""
+        return [None] * len(records)
+
+
 class HostBackend(Backend):
     """`roots`: the folders, without links, below which a store may lie."""
 
     keeps_chunks = True
+    ranges = HostRanges
 
     def __init__(
         self,
@@ -200,7 +207,7 @@ class HostBackend(Backend):
             if file.real != path:
                 self.line.shut(number)
                 raise Damaged(name=name, store=self.name, reason=f"it leads to {file.real}")
-        return HostRanges(self, name, number, file)
+        return self.ranges(self, name, number, file)
 
     def fetch(self, name: str, number: int, offset: int, length: int) -> bytes:
         def send(link: StoreLink, handles: Handles, _done: int) -> Any:
@@ -315,3 +322,20 @@ class HostBackend(Backend):
             # They hold no disk open, and end by themselves.
             with contextlib.suppress(StowageError):
                 line.close()
+
+
+class ServerBackend(HostBackend):
+    """A folder of a Linux server. The disks are elsewhere: what is packed is packed here, and comes as a whole. The
+    store is as any other; it may be encrypted."""
+
+    keeps_chunks = False
+    ranges = ServerRanges
+
+    def __init__(self, starter: Starter, path: str, *, name: str, server: str, clock: Clock | None = None) -> None:
+        super().__init__(starter, path, name=name, roots=("/",), clock=clock)
+        self.server = server
+
+    def same_place(self, other: Backend) -> bool:
+        return (
+            isinstance(other, ServerBackend) and self.server == other.server and self.folder.real == other.folder.real
+        )

@@ -12,8 +12,9 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.datastore import VOLUMES
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.options import open_host
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import server, spot
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import HostKeepsNoStore
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.hostbackend import HostBackend
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.hostbackend import HostBackend, ServerBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store import options
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import NoWay
@@ -39,6 +40,18 @@ def backend_on(host: Host, location: str) -> HostBackend:
     return HostBackend(OnHost(host.session, way), path, name=f"{location} on {host.name}", clock=host.clock)
 
 
+def backend_there(location: str, key: str) -> ServerBackend:
+    """A place on a Linux server, `[user@]server:port:/path`, by the server's own Python 3."""
+    place = spot.parse(location)
+    session = server.open_server(place, key)
+    try:
+        way = probe(session, "agent")
+    except NoWay as error:
+        reason = f"that takes a Python 3 there ({error.data.get('reason')})"
+        raise HostKeepsNoStore(host=place.server, store=location, reason=reason) from error
+    return ServerBackend(OnHost(session, way), place.path, name=str(place), server=place.where)
+
+
 class Places:
     """For a module: opens places of stores by its options, over one connection to the hypervisor."""
 
@@ -50,6 +63,13 @@ class Places:
     @contextmanager
     def open(self, place: Mapping[str, Any]) -> Iterator[Backend]:
         """`place`: the options of one, as `store.options` has them."""
+        if spot.is_remote(place["location"]):
+            there = backend_there(place["location"], place.get("ssh_key") or "")
+            try:
+                yield there
+            finally:
+                there.close()
+            return
         if not is_on_host(place["location"]):
             with options.open_place(place) as backend:
                 yield backend

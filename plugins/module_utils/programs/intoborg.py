@@ -104,6 +104,7 @@ def _fill(
         cut,
         reach.stall_seconds,
         reach.clock,
+        minimum_rate=reach.minimum_rate,
     )
     with watch:
         for name, data in sorted(packing.files.items()):

@@ -28,6 +28,8 @@ class Reach:
     connections: int = 4
     bandwidth_limit: int = 0
     stall_seconds: float = 900.0
+    minimum_rate: int = 0
+    """Bytes a second that must move; see `watching.Watch`."""
     label: str = "by-hand"
     """In the names of what is made on the hypervisor for the time of the copy: a job's id, where there is one."""
     lease: str = ""

@@ -18,14 +18,20 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import 
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import undedup
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import DiskTask
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.unpacking import opened_target
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import Watch
 from ansible_collections.stowage.esxi.plugins.module_utils.store import restore
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import DiskMap
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import Asked, Hash, Piece
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
-from ansible_collections.stowage.esxi.plugins.module_utils.store.targets import DiskTarget, HashedTargetLane, LocalLane
+from ansible_collections.stowage.esxi.plugins.module_utils.store.targets import (
+    DiskTarget,
+    HashedTargetLane,
+    LocalLane,
+    PackedRecord,
+    UnpackingLane,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.keptlinks import KeptLinks
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotetarget import RemoteTarget
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class DiskRenewed:
     seconds: float
     verified: str
     method: str
+    sent_bytes: int
 
 
 class _Renewed:
@@ -68,7 +75,7 @@ class _Renewed:
         with self._target.lane() as lane:
             if isinstance(lane, LocalLane):
                 raise TypeError("a disk of this machine is no disk of a hypervisor")
-            yield _Lane(self, lane)
+            yield _UnpackingLane(self, lane) if hasattr(lane, "unpack") else _Lane(self, lane)
 
     def data_ranges(self, begin: int, end: int) -> Iterator[Piece]:
         return self._target.data_ranges(begin, end)
@@ -92,6 +99,28 @@ class _Lane:
         return _Asked(self._disk, self._lane.ask(pieces), sum(length for _offset, length in pieces))
 
 
+class _UnpackingLane(_Lane):
+    """Of a hypervisor on which the store lies, too."""
+
+    _lane: UnpackingLane
+
+    def unpack(self, pack: str, records: Sequence[PackedRecord]) -> Asked:
+        self._disk.check()
+        self._disk.begin()
+        return _Unpacked(self._disk, self._lane.unpack(pack, records), records)
+
+
+class _Unpacked:
+    def __init__(self, disk: _Renewed, asked: Asked, records: Sequence[PackedRecord]) -> None:
+        self._disk, self._asked, self._records = disk, asked, records
+
+    def hashes(self) -> Sequence[Hash]:
+        found = self._asked.hashes()
+        taken = (one.length * len(one.places) for one, digest in zip(self._records, found) if digest is not None)
+        self._disk.count(written=sum(taken))
+        return found
+
+
 class _Asked:
     def __init__(self, disk: _Renewed, asked: Asked, count: int) -> None:
         self._disk, self._asked, self._count = disk, asked, count
@@ -113,7 +142,7 @@ def renew(
     verified = ""
     with (
         KeptLinks(host, reach.connections + 1) as starter,
-        RemoteTarget(starter, task.flat, bandwidth_limit=reach.bandwidth_limit) as target,
+        opened_target(starter, task.flat, store, reach.bandwidth_limit) as target,
     ):
         count = [0]
 
@@ -135,6 +164,7 @@ def renew(
             lambda: undedup.cut(target),
             reach.stall_seconds,
             reach.clock,
+            minimum_rate=reach.minimum_rate,
         )
         renewed = _Renewed(target, watch.check, torn)
         with watch:
@@ -149,4 +179,5 @@ def renew(
         seconds=round(max(reach.clock.monotonic() - began, 0.001), 3),
         verified=verified or "not compared: verify is none",
         method=host.way.method,
+        sent_bytes=told.written - told.unpacked,
     )

@@ -20,6 +20,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import 
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import DiskTask
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.unpacking import opened_target
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import inspect
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import LOOK_SECONDS, Watch
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result
@@ -80,6 +81,8 @@ class DiskBrought:
     seconds: float
     verified: str
     method: str
+    sent_bytes: int
+    """Of what was written: a store on the same hypervisor sends nothing."""
 
 
 class _Shown(Tally):
@@ -107,7 +110,7 @@ def bring(
     with made(task, folders, reach):
         with (
             KeptLinks(host, reach.connections + 1) as starter,
-            RemoteTarget(starter, flat, bandwidth_limit=reach.bandwidth_limit) as target,
+            opened_target(starter, flat, store, reach.bandwidth_limit) as target,
         ):
             count = [0]
 
@@ -123,6 +126,7 @@ def bring(
                 lambda: cut(target),
                 reach.stall_seconds,
                 reach.clock,
+                minimum_rate=reach.minimum_rate,
             )
             tally = _Shown(watch)
             with watch:
@@ -137,6 +141,7 @@ def bring(
         seconds=round(max(reach.clock.monotonic() - began, 0.001), 3),
         verified=verified or "not compared: verify is none",
         method=host.way.method,
+        sent_bytes=told.written - told.unpacked,
     )
 
 
@@ -231,7 +236,7 @@ def compared(
                         host=host, source=disk.key, target=target.path, reason=f"{place} are not those of the store"
                     )
                 compared += 1
-            count[0] += len(span)
+            count[0] += sum(disk.length_of(slot) for slot in span)
     return f"{'all' if whole else 'sample of'} {compared} chunks, by their SHA-256 on the host"
 
 

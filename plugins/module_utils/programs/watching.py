@@ -10,15 +10,20 @@ import threading
 from collections.abc import Callable, Iterator
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import NothingMoves
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import MovesTooSlowly, NothingMoves
 
 LOOK_SECONDS = 1.0
+# The pace is judged over so many times the seconds for which nothing at all may move: a pause that is allowed, and then
+# an ordinary pace, is no crawl.
+PACE_STALLS = 4
 
 
 class Watch:
     """A thread of its own, for the length of the block. What it raises is raised by ``check``, and at the block's end.
 
-    ``moved`` counts what moves; ``end`` is called once, when the work must end, and makes waiting threads give up.
+    ``moved`` counts the bytes that move; ``end`` is called once, when the work must end, and makes waiting threads give
+    up. `minimum_rate`, bytes a second: who moves less than that for `PACE_STALLS` times `stall_seconds` is ended, too,
+    as a peer that gives a byte now and then would go on for ever; 0 asks for none.
     """
 
     def __init__(
@@ -29,10 +34,13 @@ class Watch:
         end: Callable[[], None],
         stall_seconds: float,
         clock: Clock | None = None,
+        *,
+        minimum_rate: int = 0,
     ) -> None:
         self._what = what
         self._moved, self._look, self._end = moved, look, end
         self._stall_seconds = stall_seconds
+        self._minimum_rate = minimum_rate
         self._clock: Clock = clock or SystemClock()
         self._turn = threading.Lock()
         self._rests = self._decided = False
@@ -40,6 +48,7 @@ class Watch:
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
         self.error: BaseException | None = None
         self._count, self._since = -1, self._clock.monotonic()
+        self._mark, self._marked = 0, self._since
 
     def check(self) -> None:
         if self.error is not None:
@@ -55,6 +64,7 @@ class Watch:
         finally:
             with self._turn:
                 self._rests, self._since = False, self._clock.monotonic()
+                self._mark, self._marked = self._moved(), self._since
 
     def decided(self) -> None:
         """Raises what has ended the work by now; after that nothing does. Who looks on still gives signs of life."""
@@ -81,9 +91,19 @@ class Watch:
             self._count, self._since = count, now
         elif now - self._since >= self._stall_seconds:
             raise NothingMoves(what=self._what, seconds=int(now - self._since))
+        seconds = now - self._marked
+        if self._rests:
+            self._mark, self._marked = count, now
+        elif seconds >= self._stall_seconds * PACE_STALLS:
+            if count - self._mark < self._minimum_rate * seconds:
+                raise MovesTooSlowly(
+                    what=self._what, moved=count - self._mark, seconds=int(seconds), least=self._minimum_rate
+                )
+            self._mark, self._marked = count, now
 
     def __enter__(self) -> Watch:
         self._count, self._since = -1, self._clock.monotonic()
+        self._mark, self._marked = self._moved(), self._since
         self._thread.start()
         return self
 

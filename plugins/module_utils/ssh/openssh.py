@@ -65,6 +65,13 @@ class OpenSshSession(Session):
                     + quoting.shorten(words, 300),
                 )
 
+    def client_words(self) -> list[str]:
+        """An ssh command that rides on the shared connection, for a program that puts the target and what is to be run
+        there behind it. The connection is made where there is none."""
+        socket = self._masters[self._slot].ensure()
+        words = options.client(self.program, self.endpoint, socket)
+        return [*words[: -len(options.target(self.endpoint))], "-p", str(self.endpoint.port)]
+
     def close(self) -> None:
         """Nothing to do: the connection belongs to all processes, and ends by itself when nobody uses it."""
 

@@ -25,6 +25,7 @@ def place_argument_spec() -> dict[str, dict[str, Any]]:
         "region": {"type": "str"},
         "access_key": {"type": "str", "no_log": False},
         "secret_key": {"type": "str", "no_log": True},
+        "ssh_key": {"type": "path"},
     }
 
 

@@ -67,8 +67,10 @@ def run(
     room: int | None = None,
     check: bool = False,
     observe_seconds: float = collect.OBSERVE_SECONDS,
+    spared: Collection[str] = (),
 ) -> Report:
     """Removes what no rule keeps, then gives back its room. `machines`: ids, or names; the others are left as they are.
+    `spared`: ids of points that stay.
 
     Of each machine at least `keep.min` points stay, and the newest `min_verified` that verify has found good. With
     `room`, further points go, the oldest first, until packs and index would take no more bytes than that.
@@ -77,6 +79,7 @@ def run(
     # With a damaged index no room comes back: then nothing goes, either.
     Needed(store).fresh()
     report.decisions = decide(store, keep, machines, min_verified)
+    _spare(report.decisions, spared)
     if room is not None:
         _make_room(store, report, room)
     going = [one.point.object_name for one in report.decisions if not one.keep]
@@ -115,12 +118,18 @@ def rotate(
     good = {name for name, one in findings.items() if one.good}
     newest = max((_moment_in(name) for name, _size in store.backend.list(FOLDER) if is_point_name(name)), default=None)
     report = Report(_of_machine(store, found.values(), keep, newest, 1, held, going, good, findings.keys() - good))
-    for one in report.decisions:
-        if one.point.point in spared and not one.keep:
-            one.keep, one.reasons = True, ["it is needed now"]
+    _spare(report.decisions, spared)
     wanted = [one.point.object_name for one in report.decisions if not one.keep]
     report.removed, report.held = (sorted(wanted), []) if check else removal.remove(store.backend, wanted)
     return report
+
+
+def _spare(decisions: Iterable[Decision], spared: Collection[str]) -> None:
+    for one in decisions:
+        if one.point.point in spared:
+            one.least = True
+            if not one.keep:
+                one.keep, one.reasons = True, ["it is needed now"]
 
 
 def decide(store: Store, keep: Keep, machines: Collection[str] | None = None, min_verified: int = 1) -> list[Decision]:

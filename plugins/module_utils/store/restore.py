@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import threading
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import cast
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store import maps, points
 from ansible_collections.stowage.esxi.plugins.module_utils.store.compare import Compared, Comparison
@@ -20,13 +22,15 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import C
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import Place
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import PackReader
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import PAGE_SLOTS, SLOT_BYTES, DiskMap
-from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Summed, Tally
 from ansible_collections.stowage.esxi.plugins.module_utils.store.targets import (
     DiskTarget,
     LocalLane,
     LocalTarget,
+    PackedRecord,
     TargetLane,
+    UnpackingLane,
 )
 
 # Records that a thread takes at a time.
@@ -39,11 +43,12 @@ SPANS_BEHIND = 4
 
 @dataclass
 class Told(Summed):
-    """What a restore did. Bytes of the disk."""
+    """What a restore did. Bytes of the disk; `unpacked`: those of `written` that have not come here first."""
 
     written: int = 0
     same: int = 0
     fetched: int = 0
+    unpacked: int = 0
 
 
 @dataclass(frozen=True)
@@ -225,6 +230,8 @@ class _Job:
                     span = next(work, None)
                 if span is None:
                     break
+                if hasattr(lane, "unpack"):
+                    span = self._unpacked(cast(UnpackingLane, lane), span, told)
                 for number, piece in enumerate(span):
                     self.tally.add(piece.place.length * len(piece.slots))
                     if pack is None or piece.place.pack != name:
@@ -247,6 +254,30 @@ class _Job:
             if pack is not None:
                 pack.ranges.close()
         return told
+
+    def _unpacked(self, lane: UnpackingLane, span: list[_Piece], told: Told) -> list[_Piece]:
+        """The target takes what it can out of the packs itself; the rest is left, and what has come out otherwise than
+        its id says is written again."""
+        left = []
+        for name, some in itertools.groupby(span, key=lambda piece: piece.place.pack):
+            asked, records = [], []
+            for piece in some:
+                _pack, offset, stored, length = piece.place
+                if any(self.disk.length_of(slot) != length for slot in piece.slots):
+                    left.append(piece)
+                    continue
+                asked.append(piece)
+                places = [slot * self.disk.chunk_bytes for slot in piece.slots]
+                records.append(PackedRecord(offset, stored, length, places))
+            for piece, digest in zip(asked, lane.unpack(pack_name(name), records).hashes()):
+                if digest is None or self.store.identity.named(bytes(digest)) != piece.id:
+                    left.append(piece)
+                    continue
+                count = piece.place.length * len(piece.slots)
+                self.tally.add(count)
+                told.written += count
+                told.unpacked += count
+        return left
 
     def _places(self, span: list[_Piece]) -> Iterator[tuple[int, int]]:
         for piece in span:

@@ -10,7 +10,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, Union
+from typing import Any, NamedTuple, Protocol, Union
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import TargetFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import Asked, Piece, data_extents
@@ -28,6 +28,24 @@ class HashedTargetLane(Protocol):
     def ask(self, pieces: Sequence[Piece]) -> Asked:
         """The hashes of what is there, as of a `HashedSource`. Returns at once; nothing is written before the answers
         to all that was asked for were taken."""
+
+
+class PackedRecord(NamedTuple):
+    """A record of a pack, as `index.Place` has it, and where in the disk what it holds is to lie."""
+
+    offset: int
+    stored: int
+    length: int
+    places: Sequence[int]
+
+
+class UnpackingLane(HashedTargetLane, Protocol):
+    """Of a machine on which the store's packs lie, too: what is in them need not come here first."""
+
+    @abstractmethod
+    def unpack(self, pack: str, records: Sequence[PackedRecord]) -> Asked:
+        """Each record is written to its places; `pack` is a name of the store's backend. The hashes are of what was
+        written; none where that could not be done there."""
 
 
 class LocalLane:

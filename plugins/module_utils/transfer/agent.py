@@ -52,7 +52,7 @@ WINDOW_BYTES = 8 << 20
 
 OPEN, CLOSE, STAT, RANGES, HASH, FETCH, WRITE, SYNC, PING, BYE, BEAT = range(1, 12)
 # Of a store that lies in a folder of this host.
-ROOT, LIST, GET, PUT, TEMP, NAME, LOOK, REMOVE, KEEP, PROVE = range(32, 42)
+ROOT, LIST, GET, PUT, TEMP, NAME, LOOK, REMOVE, KEEP, PROVE, UNPACK = range(32, 43)
 DONE, DATA, FAILED = 128, 129, 130
 ZLIB, ZEROS, MORE = 1, 2, 4
 
@@ -74,6 +74,9 @@ LISTED = struct.Struct(">QqBH")  # size, time in ns, whether it is a folder, len
 KEPT = struct.Struct(">32sBI")  # SHA-256, codec, bytes
 PROOF = struct.Struct(">QII")  # offset of a record, bytes of what it holds, and before compression
 PROVEN = struct.Struct(">B64s32s")  # whether it was proven, its head, SHA-256 of what it holds
+UNPACK_HEAD = struct.Struct(">HH")  # file that is written, pack
+UNPACKED = struct.Struct(">QIIH")  # a record as in PROOF, and how many places there are; each of them is a PLACE
+PLACE = struct.Struct(">Q")
 BREAK, HIDDEN, DEEP = 1, 1, 1
 SMALL = 1 << 19
 # A record of a pack, as docs/store-format.md has it.
@@ -494,6 +497,7 @@ class Agent(object):
             REMOVE: self.remove,
             KEEP: self.keep,
             PROVE: self.prove,
+            UNPACK: self.unpack,
         }
         while True:
             self.touch()
@@ -914,31 +918,64 @@ class Agent(object):
     def proven(self, opened, offset, stored, length, deep):
         """What is not proven here is looked at by the other side."""
         nothing = PROVEN.pack(0, b"", b"")
-        if max(stored, length) > LONGEST_CHUNK:
+        whole = self.record(opened, offset, stored, length)
+        if whole is None:
             return nothing
+        head = bytes(whole[: RECORD.size])
+        if not deep:
+            return PROVEN.pack(1, head, b"")
+        data = self.held(whole, length)
+        if data is None:
+            return nothing
+        return PROVEN.pack(1, head, hashlib.sha256(data).digest())
+
+    def record(self, opened, offset, stored, length):
+        """A whole record whose sum is right, or None."""
+        if max(stored, length) > LONGEST_CHUNK:
+            return None
         whole = self.space(RECORD.size + stored + SUM)
         try:
             for place in range(0, len(whole), STEP):
                 opened.read(whole[place : place + STEP], offset + place)
         except (OSError, Refused):
-            return nothing
+            return None
         if hashlib.sha256(whole[:-SUM]).digest()[:SUM] != bytes(whole[-SUM:]):
-            return nothing
-        head = bytes(whole[: RECORD.size])
-        if not deep:
-            return PROVEN.pack(1, head, b"")
+            return None
+        return whole
+
+    def held(self, whole, length):
+        """What a record holds, or None where that cannot be told here."""
         data = whole[RECORD.size : -SUM]
-        if head[4] == ZLIB_CODEC and zlib is not None:
+        codec = whole[4]
+        if codec == ZLIB_CODEC and zlib is not None:
             unpacker = zlib.decompressobj()
             try:
                 data = unpacker.decompress(data, length + 1)
             except zlib.error:
-                return nothing
-        elif head[4] != RAW_CODEC:
-            return nothing
-        if len(data) != length:
-            return nothing
-        return PROVEN.pack(1, head, hashlib.sha256(data).digest())
+                return None
+        elif codec != RAW_CODEC:
+            return None
+        return data if len(data) == length else None
+
+    def unpack(self, flags, number, body):
+        """Out of a pack into a disk beside it. What cannot be had that way comes from the other side."""
+        chosen, packed = UNPACK_HEAD.unpack_from(body)
+        target, pack = self.file(chosen), self.file(packed)
+        answers = []
+        at = UNPACK_HEAD.size
+        while at < len(body):
+            offset, stored, length, count = UNPACKED.unpack_from(body, at)
+            at += UNPACKED.size
+            whole = self.record(pack, offset, stored, length)
+            data = None if whole is None else self.held(whole, length)
+            # What fails from here on is about the disk.
+            self.working = target
+            for place in range(at, at + count * PLACE.size, PLACE.size):
+                if data is not None:
+                    target.write(data, PLACE.unpack_from(body, place)[0])
+            at += count * PLACE.size
+            answers.append(b"\0" * 33 if data is None else b"\1" + hashlib.sha256(data).digest())
+        return b"".join(answers)
 
 
 def greeting(token):

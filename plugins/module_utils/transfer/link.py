@@ -486,9 +486,10 @@ class AgentLink:
         with self._sending:
             if self._broken is not None or self._owed or self._closed.is_set():
                 return False
-            for number in tuple(self._files):
-                self._ask(agent.CLOSE, struct.pack(">H", number), self._plain(f"file {number}", "closed"))
+            # A connection may have ended unnoticed while nobody asked it for anything.
             try:
+                for number in tuple(self._files):
+                    self._ask(agent.CLOSE, struct.pack(">H", number), self._plain(f"file {number}", "closed"))
                 self.ping().result()
             except TransferError:
                 return False

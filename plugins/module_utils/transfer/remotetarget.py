@@ -88,11 +88,16 @@ class RemoteTarget(Placed):
 
     def lane(self) -> TargetLane:
         """A connection of its own, to be closed (`with`)."""
-        line = Line(self._starter, self._opened, self._clock, patient=True)
-        lane = TargetLane(self, line, self._codec, self.throttle, self._clock)
+        lane = TargetLane(self, self._new_line(), self._codec, self.throttle, self._clock)
+        self._joined(lane)
+        return lane
+
+    def _new_line(self) -> Line:
+        return Line(self._starter, self._opened, self._clock, patient=True)
+
+    def _joined(self, lane: TargetLane) -> None:
         with self._guard:
             self._lanes.append(lane)
-        return lane
 
     def sync(self) -> None:
         """All that the lanes were given is durable when this returns; what of it has failed is raised."""
@@ -122,7 +127,7 @@ class TargetLane(Lane):
     ) -> None:
         super().__init__(target, line, codec, throttle, clock)
         self._target = target
-        self._way: collections.deque[tuple[Owed[None], int, int, float]] = collections.deque()
+        self._way: collections.deque[tuple[Owed[None], int, int, int, float]] = collections.deque()
         self._way_bytes = 0
         self._turn = line.turn
         # Since the last sync: place, length and SHA-256 of what the host has taken.
@@ -149,22 +154,25 @@ class TargetLane(Lane):
 
         owed: Owed[None] = self.line.ask(send)
         self._taken.append((offset, length, hashlib.sha256(data).digest()))
-        self._way.append((owed, level, 0 if blank else length, self.clock.monotonic() - began))
+        self._way.append((owed, level, 0 if blank else length, length, self.clock.monotonic() - began))
         self._way_bytes += length
         self._unsynced += length
         self.written_bytes += length
         while self._way_bytes > WINDOW_BYTES:
             self._settle()
+        self.sync_if_due()
+
+    def sync_if_due(self) -> None:
         if self._target.durable or self._unsynced >= SYNC_BYTES:
             self.sync()
 
     def _settle(self) -> None:
         """Waits for the oldest."""
-        owed, level, length, seconds = self._way.popleft()
+        owed, level, sent, length, seconds = self._way.popleft()
         began = self.clock.monotonic()
         owed.result()
-        self._way_bytes -= self._taken[-1 - len(self._way)][1]
-        self.codec.told(level, length, length, seconds + self.clock.monotonic() - began)
+        self._way_bytes -= length
+        self.codec.told(level, sent, sent, seconds + self.clock.monotonic() - began)
 
     def sync(self) -> None:
         while self._way:

@@ -193,6 +193,25 @@ class StoreLink(AgentLink):
         body = struct.pack(">H", file.number) + b"".join(agent.PROOF.pack(*record) for record in records)
         return self._ask(agent.PROVE, body, asked, flags=agent.DEEP if deep else 0)
 
+    def unpack(
+        self, file: RemoteFile, pack: RemoteFile, records: Sequence[tuple[int, int, int, Sequence[int]]]
+    ) -> Pending[list[bytes | None]]:
+        """Writes what each record of a pack holds (offset, bytes of what it holds, and before compression) to places of
+        a file: its SHA-256, or None where the agent could not get it out, and has written nothing."""
+
+        def parse(answer: bytes) -> list[bytes | None]:
+            if len(answer) != 33 * len(records):
+                raise ValueError(f"{len(answer)} bytes for {len(records)} records")
+            return [answer[at + 1 : at + 33] if answer[at] else None for at in range(0, len(answer), 33)]
+
+        parts = [agent.UNPACK_HEAD.pack(file.number, pack.number)]
+        for offset, stored, length, places in records:
+            parts.append(agent.UNPACKED.pack(offset, stored, length, len(places)))
+            parts += [agent.PLACE.pack(place) for place in places]
+        asked = Pending(self, file.path, "written", parse, 33 * len(records))
+        asked.patience = max(SYNC_SECONDS, self.stall_seconds)
+        return self._ask(agent.UNPACK, b"".join(parts), asked)
+
     def _slow(self, what: str, done: str) -> Pending[None]:
         """What is durable only when the storage says so."""
         asked = self._plain(what, done)

@@ -23,7 +23,8 @@ from esxilab.topology import Machine, parse_size
 
 NETWORK = {
     "cut": "the open connections break now: mode=reset|blackhole; new=true: new ones hear nothing, too;"
-    " after_bytes=N: not now, but each connection once it has carried N bytes",
+    " after_bytes=N: not now, but each connection once it has carried N bytes;"
+    " total_bytes=N: not now, but all at once, and only once, when together they have carried N bytes",
     "refuse": "new connections are refused",
     "latency": "each round trip takes ms=N more",
     "cap": "each connection carries at most bytes_per_second=N (or 20M) in each direction",
@@ -174,12 +175,12 @@ class Network:
         mode = str(rest.pop("mode", "reset"))
         if mode not in ("reset", "blackhole"):
             raise LabError(f"cut has the modes reset and blackhole, not {mode!r}")
-        after = parse_size(rest.pop("after_bytes", 0))
+        after, total = parse_size(rest.pop("after_bytes", 0)), parse_size(rest.pop("total_bytes", 0))
         self._rules.update(stalled=bool(rest.pop("new", False)))
-        if after:
-            self._rules.update(cut_after_bytes=after, cut_mode=mode)
+        if after or total:
+            self._rules.update(cut_after_bytes=after, cut_total_bytes=total, cut_mode=mode)
         self.apply()
-        return {} if after else self._wires.order(cut=self._name, mode=mode)
+        return {} if after or total else self._wires.order(cut=self._name, mode=mode)
 
     def clear(self, kind: str | None = None, listening: bool = True) -> None:
         """A good wire again, or all faults but one kind stay."""
@@ -187,7 +188,7 @@ class Network:
         for name in kinds:
             self.set.pop(name, None)
             for key in {
-                "cut": ("stalled", "cut_after_bytes", "cut_mode"),
+                "cut": ("stalled", "cut_after_bytes", "cut_total_bytes", "cut_mode"),
                 "latency": ("latency_ms",),
                 "cap": ("bytes_per_second",),
             }.get(name, ()):

@@ -118,7 +118,8 @@ def prepare(paths: LabPaths, topology: Topology, machine: Machine) -> None:
     else:
         _prepare_linux(root, paths)
     # sshd refuses to start when this folder can be written to by others.
-    (root / "var/run/sshd").chmod(0o755)
+    # By the one name that leads to it from outside, too: a server's /var/run is a link that begins at the root.
+    (root / "run/sshd").chmod(0o755)
 
 
 def _prepare_esxi(root: Path, machine: Machine) -> None:

@@ -53,7 +53,7 @@ class Daemon:
         self._guarded: set[str] = set()
         self._stopping = threading.Event()
         self._state_lock = threading.Lock()
-        self.proxy = ProxyProcess()
+        self.proxy = ProxyProcess(paths.folder / "wires.log")
         self.started = time.time()
 
     # --- start -----------------------------------------------------------------------------------------------

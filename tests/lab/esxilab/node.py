@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from esxilab import hostroot
@@ -25,10 +26,10 @@ from esxilab.topology import Machine
 class ProxyProcess:
     """The proxy, and the pipe that orders go through."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Path) -> None:
         environment = dict(os.environ, PYTHONPATH=str(hostroot.PACKAGE.parent), PYTHONDONTWRITEBYTECODE="1")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "esxilab.proxy"],
+            [sys.executable, "-m", "esxilab.proxy", str(log)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

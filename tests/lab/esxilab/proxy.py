@@ -6,7 +6,7 @@
 It runs as a process of its own, so that bulk data does not contend with the daemon for one interpreter, and takes
 orders as JSON lines on its stdin: {"listen": name, "address", "port", "target_port"}, {"rules": name, ...},
 {"cut": name, "mode"}, {"heal": name}, {"close": name}, {"open": name}, {"stats": true}. Each order is answered by one
-line on stdout.
+line on stdout. Of each connection that has ended one JSON line goes to the log that is its argument.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from esxilab.processes import die_with_parent
 
@@ -37,6 +37,7 @@ class Rules:
     latency_ms: float = 0.0
     bytes_per_second: int = 0  # of each connection and direction
     cut_after_bytes: int = 0  # of each connection, both directions together
+    cut_total_bytes: int = 0  # of all connections together, from when the rule was made; then all break, once
     cut_mode: str = "reset"
     stalled: bool = False  # new connections are accepted and then hear nothing
 
@@ -62,6 +63,7 @@ class Wire:
         self.inside = inside
         self._front = front
         self.carried = 0
+        self.opened = time.time()
         self.flow = threading.Event()
         self.flow.set()
         self.closed = False
@@ -106,6 +108,7 @@ class Wire:
             return
         sink.sendall(data)
         self.carried += len(data)
+        self._front.count(len(data))
         rules = self._front.rules
         if rules.cut_after_bytes and self.carried >= rules.cut_after_bytes:
             self.cut(rules.cut_mode)
@@ -154,13 +157,16 @@ def _abort(end: socket.socket) -> None:
 class Front:
     """One machine's address and port, and the connections through it."""
 
-    def __init__(self, name: str, address: str, port: int, target_port: int) -> None:
+    def __init__(self, name: str, address: str, port: int, target_port: int, log: IO[str]) -> None:
         self.name = name
+        self._log = log
         self.address = address
         self.port = port
         self.target_port = target_port
         self.rules = Rules()
         self.accepted = 0
+        self.carried = 0
+        self._left = 0
         self._wires: dict[Wire, int] = {}
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
@@ -218,7 +224,11 @@ class Front:
             if left > 0:
                 self._wires[wire] = left
                 return
-            self._wires.pop(wire, None)
+            ended = self._wires.pop(wire, None) is not None
+            if ended:
+                line = {"machine": self.name, "opened": wire.opened, "closed": time.time(), "carried": wire.carried}
+                # One write a line, so that those of several machines do not mix.
+                self._log.write(json.dumps(line) + "\n")
         for end in (wire.outside, wire.inside):
             with contextlib.suppress(OSError):
                 end.close()
@@ -233,6 +243,19 @@ class Front:
             wire.cut(mode)
         return len(wires)
 
+    def rule(self, rules: Rules) -> None:
+        with self._lock:
+            self.rules, self._left = rules, rules.cut_total_bytes
+
+    def count(self, size: int) -> None:
+        """So many bytes more were carried."""
+        with self._lock:
+            self.carried += size
+            due = 0 < self._left <= size
+            self._left = max(0, self._left - size)
+        if due:
+            self.cut(self.rules.cut_mode)
+
     def heal(self) -> None:
         """Let held-back connections flow again, as after a broken cable was put right."""
         for wire in self.wires():
@@ -242,17 +265,23 @@ class Front:
 class Proxy:
     """Takes the orders."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: IO[str]) -> None:
         self._fronts: dict[str, Front] = {}
+        self._log = log
 
     def order(self, order: dict[str, Any]) -> dict[str, Any]:
         if "listen" in order:
-            front = Front(order["listen"], order["address"], order["port"], order["target_port"])
+            front = Front(order["listen"], order["address"], order["port"], order["target_port"], self._log)
             self._fronts[front.name] = front
             return {}
         if "stats" in order:
             return {
-                name: {"accepted": front.accepted, "open": len(front.wires()), "listening": front._listener is not None}
+                name: {
+                    "accepted": front.accepted,
+                    "open": len(front.wires()),
+                    "listening": front._listener is not None,
+                    "carried": front.carried,
+                }
                 for name, front in self._fronts.items()
             }
         verb, front = next((verb, self._fronts[order[verb]]) for verb in ORDERS if verb in order)
@@ -265,7 +294,7 @@ class Proxy:
         elif verb == "heal":
             front.heal()
         else:
-            front.rules = Rules(**{key: value for key, value in order.items() if key != "rules"})
+            front.rule(Rules(**{key: value for key, value in order.items() if key != "rules"}))
         return {}
 
 
@@ -274,13 +303,14 @@ ORDERS = ("open", "close", "cut", "heal", "rules")
 
 def main() -> int:
     die_with_parent()
-    proxy = Proxy()
-    for line in sys.stdin:
-        try:
-            answer = proxy.order(json.loads(line))
-        except (OSError, TypeError, StopIteration, KeyError) as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), flush=True)
+    with open(sys.argv[1], "a", buffering=1, encoding="ascii") as log:
+        proxy = Proxy(log)
+        for line in sys.stdin:
+            try:
+                answer = proxy.order(json.loads(line))
+            except (OSError, TypeError, StopIteration, KeyError) as error:
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            print(json.dumps(answer), flush=True)
     return 0
 
 

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
-from esxilab import faults, interpreters, seccomp, sshd, sysimage, topologies, topology
+from esxilab import faults, hostroot, interpreters, seccomp, sshd, sysimage, topologies, topology
 from esxilab.errors import LabError
 from esxilab.tools import df, ps
 
@@ -30,6 +32,24 @@ def test_a_datastores_identity_is_the_same_in_every_run_and_another_in_another_l
     first, again, other = (built(topologies.demo(), name) for name in ("a", "a", "b"))
     assert [volume.uuid for volume in first.volumes] == [volume.uuid for volume in again.volumes]
     assert not {volume.uuid for volume in first.volumes} & {volume.uuid for volume in other.volumes}
+
+
+def test_a_machine_has_a_folder_of_its_own_for_sshd_that_nobody_else_can_write_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not an sshd ever ran on the machine that the lab runs on."""
+    monkeypatch.setattr(sshd, "write_sshd", lambda *words: None)
+    found, paths = built(topologies.demo()), hostroot.LabPaths(tmp_path)
+    machines = (found.hosts[0], found.backup_servers[0])
+    paths.known_hosts.write_text("")
+    before = os.umask(0)
+    try:
+        for machine in machines:
+            hostroot.prepare(paths, found, machine)
+    finally:
+        os.umask(before)
+    modes = {machine.name: (paths.root(machine) / "run/sshd").stat().st_mode & 0o777 for machine in machines}
+    assert modes == {machine.name: 0o755 for machine in machines}
 
 
 def test_vmfs_and_nfs_datastores_have_uuids_of_their_forms() -> None:

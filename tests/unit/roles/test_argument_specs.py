@@ -143,7 +143,14 @@ def test_variables_set_by_a_playbook_exist_in_a_spec(path: Path) -> None:
     known: set[str] = set()
     for role in ROLES:
         known |= set(options_of(role))
-    known |= {"stowage_hosts", "stowage_link_hosts", "stowage_serial", "stowage_run_id", "stowage_run"}
+    known |= {
+        "backup_servers",
+        "stowage_hosts",
+        "stowage_link_hosts",
+        "stowage_serial",
+        "stowage_run_id",
+        "stowage_run",
+    }
     text = path.read_text(encoding="utf-8")
     used = set(
         re.findall(
@@ -241,3 +248,16 @@ def test_every_task_that_writes_to_a_journal_says_whose_it_is(role: str) -> None
     text = (ROOT / "roles" / role / "tasks" / "vm.yml").read_text(encoding="utf-8")
     folders = re.findall(r'journal: "{{ (\w+)\.job\.folder }}"\n +job_id: "{{ \1\.job\.id }}"', text)
     assert len(folders) == text.count("journal: ") > 0
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_a_truth_that_comes_as_text_is_read_as_one(role: Path) -> None:
+    """Survey answers and `-e name=false` are texts: every one of these is true, or refused by a condition."""
+    truths = {name for name, option in options_of(role).items() if option.get("type") == "bool"}
+    wrong = []
+    for path in [*role.glob("tasks/*.yml"), *role.glob("vars/*.yml")]:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            decides = re.match(r"\s*(- |when: )(?!name)[^:]*$", line) or re.search(r"\bif\b", line)
+            named = [name for name in truths if re.search(rf"(?<![\w.]){name}\b", line)]
+            wrong += [f"{path.name}:{number}: {name}" for name in named if decides and "| bool" not in line]
+    assert wrong == []

@@ -53,6 +53,8 @@ INVENTORY: dict[str, Any] = {
     },
     "servers": {"hosts": {"bs": {**LOCAL, "ansible_host": "192.0.2.9", "ansible_port": 22022}}},
 }
+# All look at one run, which each worker would make for itself.
+pytestmark = pytest.mark.xdist_group("link_server played")
 TASKS: dict[str, dict[str, Any]] = {
     "control": {},
     "from_esx2": {"source": "esx2"},

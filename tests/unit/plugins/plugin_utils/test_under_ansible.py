@@ -128,11 +128,16 @@ def play(
     return found
 
 
+ONCE = pytest.mark.xdist_group("under ansible")
+"""All that look at the one run are given to one worker: it would be run by each."""
+
+
 @pytest.fixture(scope="module")
 def plain(place: Path) -> dict[str, dict[str, Any]]:
     return play(place)
 
 
+@ONCE
 def test_variables_are_the_inventory_hosts_and_never_the_delegates(plain: dict[str, Any]) -> None:
     got = plain["bare"]["got"]
     assert (got["hostname"], got["port"], got["username"]) == ("bare", 22, "root")
@@ -140,6 +145,7 @@ def test_variables_are_the_inventory_hosts_and_never_the_delegates(plain: dict[s
     assert got["use_agent"] is False
 
 
+@ONCE
 def test_a_templated_password_is_resolved_for_its_own_host(plain: dict[str, Any]) -> None:
     got = plain["with_password"]["got"]
     assert (got["hostname"], got["password"]) == ("192.0.2.1", "with_password-secret")
@@ -147,6 +153,7 @@ def test_a_templated_password_is_resolved_for_its_own_host(plain: dict[str, Any]
     assert got["private_key"] is None
 
 
+@ONCE
 def test_a_key_file_of_the_controller_travels_as_text(plain: dict[str, Any]) -> None:
     got = plain["with_key"]["got"]
     assert got["private_key"].strip() == "TEXT OF THE KEY"
@@ -155,17 +162,20 @@ def test_a_key_file_of_the_controller_travels_as_text(plain: dict[str, Any]) -> 
     assert (got["host_key_policy"], got["known_hosts_file"]) == ("accept_new", "/var/lib/known")
 
 
+@ONCE
 def test_a_jump_host_in_ssh_arguments_is_an_error_that_says_what_to_set(plain: dict[str, Any]) -> None:
     assert plain["hidden_jump"]["failed"]
     assert "stowage_jump_host" in plain["hidden_jump"]["msg"]
 
 
+@ONCE
 def test_a_missing_key_file_is_an_error_that_names_it(plain: dict[str, Any]) -> None:
     assert plain["lost_key"]["msg"].count("/no/such/key: there is no such file. Set ansible_ssh_private_key_file") == 1
     assert "on the controller" in plain["lost_key"]["msg"]
     assert plain["lost_key"]["msg"].count("/no/such/key") == 1
 
 
+@ONCE
 def test_an_omitted_variable_is_one_that_the_host_does_not_have(plain: dict[str, Any]) -> None:
     got = plain["omitted"]["got"]
     assert (got["password"], got["port"]) == (None, 22)

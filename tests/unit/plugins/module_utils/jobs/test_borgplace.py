@@ -94,6 +94,9 @@ def test_points_are_found_read_told_and_rotated_and_what_a_killed_job_left_goes(
     assert place.read_text(NOBODY, one.file_of("vmx") or "") == "vmx"
     with pytest.raises(BadManifest, match="no such archive"):
         place.read(NOBODY, repository.named("none"))
+    wanted = {7: (repository.location, "", IDENTITY), 8: (repository.location, "", "none")}
+    assert place.newest(NOBODY, jobs[0].host, wanted) == {7: names.parse_point_time(times[3])}
+    assert place.newest(NOBODY, "another", wanted) == {}
     begun = Events(({"event": INTENT, "point": made[3]},))
     assert place.made(NOBODY, jobs[3], begun) == repository.named(made[3])
     assert place.made(NOBODY, job_at(repository, times[3], run="x", job="x-b000000000000"), begun) == ""

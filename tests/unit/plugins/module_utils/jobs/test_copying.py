@@ -45,7 +45,14 @@ def test_room_is_watched_while_a_copy_waits_for_its_slot(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("connections", 0), ("connections", -1), ("connections", 33), ("bandwidth_limit", -1), ("bandwidth_limit", 50)],
+    [
+        ("connections", 0),
+        ("connections", -1),
+        ("connections", 33),
+        ("bandwidth_limit", -1),
+        ("bandwidth_limit", 50),
+        ("minimum_rate", -1),
+    ],
 )
 @pytest.mark.parametrize("act", [copying.predict, copying.perform])
 def test_a_number_that_nothing_can_be_done_with_is_refused_first(act: Any, name: str, value: int) -> None:
@@ -61,6 +68,23 @@ def test_a_number_that_nothing_can_be_done_with_is_refused_first(act: Any, name:
     with pytest.raises(NotSupported, match=f"{name} is {value}") as caught:
         act(nobody, params)
     assert f"backup_{name}" in caught.value.hint_text
+
+
+def test_a_copy_may_not_be_slower_than_its_own_limit_lets_it_be() -> None:
+    params = {
+        "program": "dedup",
+        "verify": "none",
+        "limits_dir": "/x",
+        "limits_timeout": 5,
+        "snapshot_reserve_percent": 5,
+    }
+    with pytest.raises(NotSupported, match="minimum_rate is 40000 and bandwidth_limit 70000"):
+        copying.settings_from({**params, "bandwidth_limit": 70000, "minimum_rate": 40000})
+    assert copying.settings_from({**params, "bandwidth_limit": 70000, "minimum_rate": 35000}).minimum_rate == 35000
+    assert copying.settings_from({**params, "minimum_rate": 0}).minimum_rate == 0
+    # Of the least limit that can be asked for, the floor that nobody has asked for is no hindrance.
+    least = copying.settings_from({**params, "bandwidth_limit": copying.LEAST_BANDWIDTH})
+    assert least.minimum_rate == copying.MINIMUM_RATE
 
 
 def test_a_connection_that_is_cut_for_a_moment_ends_no_copy() -> None:

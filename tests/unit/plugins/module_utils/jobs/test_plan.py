@@ -208,7 +208,7 @@ def test_equal_facts_give_equal_plans_that_print() -> None:
     selection = Selection((candidate,), (Candidate("x", "y", 8, "poweredOn"),), ())
     policy = parse_policy({"point": "/vmfs/volumes/backup", "vms": {"web01": {"how": "warm"}}})
     plans = [
-        plan_host("r", "esx1", selection, {7: make_vm()}, policy, {7: "/vmfs/volumes/backup/w"}, volumes(90 * GIB))
+        plan_host("r", "esx1", selection, {7: make_vm()}, policy, {(7, 0): "/vmfs/volumes/backup/w"}, volumes(90 * GIB))
         for _time in range(2)
     ]
     assert plans[0] == plans[1]
@@ -251,7 +251,7 @@ def test_a_plan_says_whose_wish_the_mode_is(vms: dict[str, Any], state: str, tex
     policy = parse_policy({"point": "/vmfs/volumes/backup", "how": "cold", "vms": vms})
     selection = Selection((Candidate("web01", "id-web01", 7, state),), (), ())
     facts = {7: make_vm(power_state=state)}
-    plan = plan_host("r", "esx1", selection, facts, policy, {7: "/vmfs/volumes/backup/w"}, volumes(90 * GIB))
+    plan = plan_host("r", "esx1", selection, facts, policy, {(7, 0): "/vmfs/volumes/backup/w"}, volumes(90 * GIB))
     assert f"web01: {text}, ready" in plan.text()
 
 

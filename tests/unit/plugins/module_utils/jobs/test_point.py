@@ -386,3 +386,22 @@ def test_a_line_that_breaks_during_the_rotation_costs_no_fresh_restore_point(
     policy = vm_policy_from_dict({"point": str(folder.parent)})
     turned = rotation.rotate(host, job_at(folder), policy)
     assert len(turned["kept"]) == 1 and "reset" in turned["problems"][0]
+
+
+def test_the_newest_point_of_a_machine_is_that_with_a_manifest_and_a_name_of_its_own(host: Host, folder: Path) -> None:
+    other = folder.parent / "a $(b) *-000000000000"
+    for path in (
+        folder / "20261120T200000Z",
+        folder / "20261121T200000Z",
+        folder / "20261399T000000Z",
+        folder / partial_name("20261122T200000Z", "run1-b0123456789ab"),
+        other / "20261119T010203Z",
+    ):
+        path.mkdir(parents=True)
+        (path / "stowage.json").write_text("{}", encoding="utf-8")
+    (folder / "20261123T200000Z").mkdir()
+    found = points.newest(host.session, [str(folder), str(other), str(folder.parent / "none"), str(folder)])
+    assert found == {
+        str(folder): datetime(2026, 11, 21, 20, tzinfo=timezone.utc),
+        str(other): datetime(2026, 11, 19, 1, 2, 3, tzinfo=timezone.utc),
+    }

@@ -86,7 +86,7 @@ def test_the_module_offers_every_setting_with_its_own_default() -> None:
     defaults = VmPolicy(point="/x")
     for field in fields(VmPolicy):
         assert field.name in options
-        if options[field.name].get("default") not in (None, {}):
+        if options[field.name].get("default") not in (None, {}, []):
             assert options[field.name]["default"] == getattr(defaults, field.name)
     spec = {name: option["default"] for name, option in options.items() if "default" in option}
     assert parse_policy({**spec, **POINT}).common == vm_policy_from_dict(POINT)
@@ -132,3 +132,43 @@ def test_a_slip_in_it_is_named(reference: Any, words: str) -> None:
 def test_the_guests_memory_is_not_kept_between_backups() -> None:
     with pytest.raises(BadPolicy, match="memory"):
         parse_policy({**DEDUP, "reference": {"enabled": True}, "memory": True})
+
+
+@pytest.mark.parametrize(
+    ("program", "point", "meant"),
+    [
+        ("rsync", "/srv/images/", "/srv/images"),
+        ("rsync", "vault:22:/srv/images", "vault:22:/srv/images"),
+        ("rsync", "backup@[2001:db8::1]:2222:/srv/x/", "backup@[2001:db8::1]:2222:/srv/x"),
+        ("dedup", "vault:22:/srv/store", "vault:22:/srv/store"),
+        ("dedup", "root@[::1]:22:/srv/store", "root@[::1]:22:/srv/store"),
+        ("borg", "borg@vault:2222:/srv/borg", "ssh://borg@vault:2222/srv/borg"),
+        ("borg", "borg@[2001:db8::1]:22:/srv/borg", "ssh://borg@[2001:db8::1]:22/srv/borg"),
+    ],
+)
+def test_a_backup_point_on_another_server_is_taken_by_every_program_that_reads_from_here(
+    program: str, point: str, meant: str
+) -> None:
+    policy = parse_policy({"point": point, "program": program}).common
+    assert policy.point == meant
+    # It comes back as it was out of a job file.
+    assert vm_policy_from_dict(policy.as_dict()) == policy
+
+
+@pytest.mark.parametrize(
+    ("program", "point", "words"),
+    [
+        ("vmkfstools", "vault:22:/srv/images", "use rsync .*server:port:/path.*dedup.*borg"),
+        ("vmkfstools", "root@[2001:db8::1]:22:/srv/images", "use rsync"),
+        ("rsync", "/vmfs/volumes/backup/x", "use the program vmkfstools"),
+        ("rsync", "s3://bucket/x", "use the program dedup"),
+        ("rsync", "images", "absolute path of the backup server, or .*server:port:/path"),
+        ("rsync", "vault:22:/srv/../x", "server:port:/path"),
+        ("dedup", "ssh://vault/srv/store", "server:port:/path"),
+        ("dedup", "vault:99999:/srv/store", "no port"),
+        ("borg", "vault:22:/", "no folder of its own"),
+    ],
+)
+def test_a_backup_point_that_cannot_be_is_refused_with_what_to_use(program: str, point: str, words: str) -> None:
+    with pytest.raises(BadPolicy, match=words):
+        parse_policy({"point": point, "program": program})

@@ -26,6 +26,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import marked
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import parse_point_time
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import HostPlan, StoreRoom, check_room, plan_vm
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import parse_policy, vm_policy_from_dict
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storecopy import newest
@@ -254,6 +255,19 @@ def test_a_machine_of_the_same_identity_on_another_host_pushes_nothing_out(
     assert [point.point for point in stores.open(location).points(IDENTITY)] == [*ours, theirs[1]]
 
 
+def test_how_long_a_machine_waits_goes_by_what_its_own_hypervisor_has_made_of_it_for_backups(
+    stores: Stores, location: str, host: Host, tmp_path: Path
+) -> None:
+    old, new = "20261120T200000Z", "20261122T200000Z"
+    fill(stores, location, job_in(location, host="esx-a", time=old), tmp_path)
+    fill(stores, location, job_in(location, host="esx-b", time=new), tmp_path)
+    fill(stores, location, job_in(location, host="esx-a", time=new), tmp_path, safety=True)
+    place, wanted = places.of("dedup", stores), {7: (location, location, IDENTITY), 8: (location, location, "other")}
+    assert place.newest(host, "esx-a", wanted) == {7: parse_point_time(old)}
+    assert place.newest(host, "esx-c", wanted) == {}
+    assert place.newest(host, "esx-a", {7: (f"{location}-none", "", IDENTITY)}) == {}
+
+
 def plan_of(location: str, host: str, identity: str = IDENTITY) -> Any:
     policy = vm_policy_from_dict({"point": location, "program": "dedup"})
     vm = plan_vm(make_vm(identity=identity), policy, location, host)
@@ -356,15 +370,15 @@ def test_room_is_that_of_the_store_and_its_quota(stores: Stores, location: str, 
         ("/srv/../etc", "dedup", "no '..'"),
         ("/srv/a::b", "dedup", "no '::'"),
         ("folder", "vmkfstools", "an absolute folder on the hypervisor"),
-        ("s3://bucket/x", "vmkfstools", "To another server use dedup .* or borg"),
-        ("backup2:22:/srv/x", "vmkfstools", "To another server use dedup .* or borg"),
-        ("ssh://root@backup2/srv/x", "dedup", "use the program borg"),
+        ("s3://bucket/x", "vmkfstools", "To another server use rsync .*dedup .* or borg"),
+        ("backup2:22:/srv/x", "vmkfstools", "To another server use rsync .*dedup .* or borg"),
+        ("ssh://root@backup2/srv/x", "dedup", "server:port:/path"),
         ("s3://bucket/x", "borg", "To a bucket use the program dedup"),
         ("/vmfs/volumes/backup", "borg", "use the program vmkfstools"),
         ("ssh://backup2", "borg", "ssh://user@server:port/path"),
         ("backup2:/srv/x", "borg", "or ssh://user@server/path"),
         ("/srv/a::b", "borg", "no '::'"),
-        ("/srv/x", "rsync", "it may be vmkfstools, dedup"),
+        ("/srv/x", "rclone", "it may be vmkfstools, rsync, dedup"),
     ],
 )
 def test_a_backup_point_must_fit_its_program(point: str, program: str, words: str) -> None:
@@ -409,6 +423,10 @@ def test_a_path_in_a_store_is_taken_apart() -> None:
         assert storeplace.parse_path(f"{store}::{point}") == (store, point, "")
     assert storeplace.parse_path("/srv/s::P1/web 1.vmx") == ("/srv/s", "P1", "web 1.vmx")
     assert storeplace.parse_path("s3://b/x") == ("s3://b/x", "", "")
+    # An address may hold the mark.
+    for server in ("root@[2001:db8::1]:22:/srv/s", "ssh://root@[::1]:22/srv/s"):
+        assert storeplace.parse_path(server) == (server, "", "")
+        assert storeplace.parse_path(f"{server}::archive/web 1.vmx") == (server, "archive", "web 1.vmx")
 
 
 @pytest.mark.parametrize("name", ["web $(x) ';\"", "-rf", "wüb \udcff\udcfe", "{{ 1+1 }}", "a" * 80])

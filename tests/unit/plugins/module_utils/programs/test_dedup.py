@@ -44,6 +44,7 @@ def reach_of(**more: Any) -> Any:
         "host": SimpleNamespace(name="esx1"),
         "clock": SystemClock(),
         "stall_seconds": 60.0,
+        "minimum_rate": 0,
         "connections": 1,
         "alive": lambda: None,
         "progress": lambda progress: None,

@@ -79,6 +79,7 @@ def reach(folder: Path) -> Any:
         clock=SystemClock(),
         bandwidth_limit=0,
         stall_seconds=60.0,
+        minimum_rate=0,
         connections=1,
         alive=lambda: None,
         progress=lambda progress: None,
@@ -151,7 +152,7 @@ def test_whoever_is_told_to_end_while_a_disk_is_made_waits_for_no_zeros(folder: 
 def test_a_disk_that_is_not_whole_at_the_end_does_not_stay(
     folder: Path, reach: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(undedup, "RemoteTarget", lambda *words, **more: contextlib.nullcontext(SimpleNamespace()))
+    monkeypatch.setattr(undedup, "opened_target", lambda *words, **more: contextlib.nullcontext(SimpleNamespace()))
     monkeypatch.setattr(restore, "to_target", lambda *words, **more: restore.Told())
     nothing: Any = None
     with pytest.raises(errors.CloneIncomplete, match="there is no descriptor"):

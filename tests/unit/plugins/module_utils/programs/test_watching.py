@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import watching
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import CallerGone, NothingMoves
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import (
+    CallerGone,
+    MovesTooSlowly,
+    NothingMoves,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.metered import Metered
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import Watch
 
@@ -59,6 +63,78 @@ def test_work_that_stands_still_is_ended_and_work_that_moves_is_not() -> None:
         for _look in range(30):
             assert looks.acquire(timeout=10)
         watch.check()
+
+
+class Ticking:
+    """Ten seconds pass from look to look, and so many bytes move in them; a pause is a number of looks without any.
+
+    Time stands still until looks are asked for."""
+
+    def __init__(self, rate: int, *pauses: range) -> None:
+        self.now, self.bytes = 0.0, 0
+        self.due, self.looks = threading.Semaphore(0), threading.Semaphore(0)
+        self.rate, self.pauses = rate, pauses
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def look(self) -> None:
+        if not self.due.acquire(timeout=0.02):
+            return
+        number = round(self.now / 10)
+        self.now += 10
+        self.bytes += 0 if any(number in pause for pause in self.pauses) else self.rate * 10
+        self.looks.release()
+
+    def watch(self, end: Any, minimum_rate: int) -> Watch:
+        clock: Any = self
+        return Watch("a copy", lambda: self.bytes, self.look, end, 900, clock, minimum_rate=minimum_rate)
+
+    def for_looks(self, count: int) -> None:
+        self.due.release(count)
+        for _look in range(count):
+            assert self.looks.acquire(timeout=10)
+
+
+@pytest.fixture
+def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("without_waiting")
+def test_work_that_crawls_is_ended_after_four_times_the_longest_pause_and_not_before() -> None:
+    ended, course = threading.Event(), Ticking(4095)
+    message = "a copy: only 14742000 bytes have moved within 3600 seconds, where minimum_rate asks for 4096 a second"
+    with pytest.raises(MovesTooSlowly, match=message), course.watch(ended.set, 4096):
+        course.due.release(1000)
+        assert ended.wait(10)
+    assert course.now == 3600
+
+
+@pytest.mark.usefixtures("without_waiting")
+@pytest.mark.parametrize(
+    ("rate", "least", "pauses"),
+    [(4096, 4096, ()), (1, 0, ()), (5600, 4096, (range(89), range(400, 489), range(810, 899)))],
+    ids=["as fast as it must be", "no floor", "pauses, each shorter than what is allowed"],
+)
+def test_work_that_is_as_fast_as_it_must_be_goes_on(rate: int, least: int, pauses: tuple[range, ...]) -> None:
+    ended, course = threading.Event(), Ticking(rate, *pauses)
+    with course.watch(ended.set, least) as watch:
+        course.for_looks(1100)
+        watch.check()
+    assert not ended.is_set()
+
+
+@pytest.mark.usefixtures("without_waiting")
+def test_time_in_which_nothing_can_move_is_none_of_a_pace() -> None:
+    ended, course = threading.Event(), Ticking(8192, range(300, 10**9))
+    with course.watch(ended.set, 4096) as watch:
+        course.for_looks(290)
+        with watch.at_rest():
+            course.for_looks(1000)
+        watch.check()
+        watch.decided()
+    assert not ended.is_set()
 
 
 def test_while_nothing_can_move_the_signs_of_life_go_on_and_that_time_does_not_count() -> None:

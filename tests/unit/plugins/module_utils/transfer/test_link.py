@@ -495,3 +495,22 @@ def test_a_link_that_is_closed_while_another_thread_waits_ends_that_wait(disk: t
     assert not thread.is_alive()
     assert time.monotonic() - begun < 5
     assert isinstance(caught[0], errors.AgentLost)
+
+
+ANSWERED = """greet()
+kind, number, body = request()
+facts = {"size": 9, "mtime_ns": 1, "allocated": 0, "device": 1, "inode": 1, "real": "/disk"}
+put(frame(DONE, 0, number, json.dumps(facts).encode()))
+"""
+
+
+@pytest.mark.parametrize("code", ["", "request()\n"], ids=["before it is told anything", "when it is to answer"])
+def test_a_link_whose_connection_has_ended_unnoticed_serves_nobody_else(code: str) -> None:
+    pipe = peer(ANSWERED + code + "sys.exit(0)")
+    link = AgentLink(pipe, "esx1", stall_seconds=20)
+    link.greet(interpreter(PYTHONS[-1]))
+    assert link.open("/vmfs/volumes/a/x-flat.vmdk").result().size == 9
+    if not code:
+        pipe._process.wait(20)
+    assert link.forget() is False
+    link.close()

@@ -284,3 +284,56 @@ def test_a_listing_that_is_none_ends_the_link(link: StoreLink, tmp_path: Path, m
             fresh.listing("a").result()
     finally:
         fresh.close()
+
+
+def test_what_records_hold_is_written_to_a_disk_beside_them(link: StoreLink, tmp_path: Path) -> None:
+    chunks = [random.Random(1).randbytes(MIB), b"text " * 100_000]
+    (tmp_path / "disk").write_bytes(b"".join(chunks))
+    source = link.open(str(tmp_path / "disk")).result()
+    file, _opening = link.temp("p", "packs/x", TOKEN, 0)
+    kept = link.keep_chunks(file, [[(source, 0, MIB)], [(source, MIB, 500_000)]], 1).result()
+    link.name(file, "packs/x", TOKEN).result()
+    link.named(file)
+    path, target = tmp_path / "store/packs/x", tmp_path / "target"
+    with open(target, "wb") as made:
+        made.truncate(8 * MIB)
+    pack, there = link.open(str(path)).result(), link.open(str(target), writable=True).result()
+    second = 80 + kept[0].stored
+    raw, packed = (0, kept[0].stored, MIB, [2 * MIB]), (second, kept[1].stored, 500_000, [0, 6 * MIB, 4 * MIB])
+    # Beyond the end of the pack, in the middle of a record, of another length than it has, and too long.
+    bad = [(1 << 30, 10, 10, [0]), (second + 1, 900, 900, [0]), (0, MIB, MIB - 1, [0]), (0, 1 << 30, 1 << 30, [0])]
+    sent, before = len(chunks[0]), link.received_bytes
+    found = link.unpack(there, pack, [raw, *bad, packed]).result()
+    assert link.received_bytes - before < 300 < sent
+    assert found == [kept[0].hash, None, None, None, None, kept[1].hash]
+    expected = bytearray(8 * MIB)
+    expected[2 * MIB : 3 * MIB] = chunks[0]
+    for place in packed[3]:
+        expected[place : place + 500_000] = chunks[1]
+    assert target.read_bytes() == expected
+    # A sum that is wrong, and a codec that no host has.
+    data = bytearray(path.read_bytes())
+    data[second + 70] ^= 1
+    data[4] = 1
+    data[kept[0].stored + 64 : second] = hashlib.sha256(bytes(data[: kept[0].stored + 64])).digest()[:16]
+    path.write_bytes(data)
+    assert link.unpack(there, pack, [raw, packed]).result() == [None, None]
+    assert target.read_bytes() == expected
+    for one in (there, pack, source):
+        link.shut(one).result()
+
+
+def test_a_disk_that_cannot_be_written_is_named_and_not_the_pack(link: StoreLink, tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(b"x" * MIB)
+    source = link.open(str(tmp_path / "disk")).result()
+    file, _opening = link.temp("p", "packs/x", TOKEN, 0)
+    (kept,) = link.keep_chunks(file, [[(source, 0, MIB)]], 1).result()
+    link.name(file, "packs/x", TOKEN).result()
+    link.named(file)
+    pack = link.open(str(tmp_path / "store/packs/x")).result()
+    with pytest.raises(FileRefused) as caught:
+        # It was opened to be read only.
+        link.unpack(source, pack, [(0, kept.stored, MIB, [0])]).result()
+    assert caught.value.data["path"] == str(tmp_path / "disk")
+    for one in (pack, source):
+        link.shut(one).result()

@@ -1,0 +1,159 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images that are begun from those of the restore point before: what they hold, what is written, what is left alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import imagefile
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import ImageFailed
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.imagefile import BLOCK_BYTES, ImageFile
+
+PIECE = 256 << 10
+"""As a piece of 1 MiB: several blocks."""
+SIZE = 12 * PIECE + 512
+Ranges = Sequence[tuple[int, int]]
+
+
+def disk(seed: int, ranges: Ranges) -> bytes:
+    data = bytearray(SIZE)
+    for number, (offset, length) in enumerate(ranges):
+        data[offset : offset + length] = random.Random(seed * 100 + number).randbytes(length)
+    return bytes(data)
+
+
+def write(path: Path, data: bytes, ranges: Ranges, former: Path | None = None) -> ImageFile:
+    """As a disk is given: its ranges in pieces, and the holes between them."""
+    at = 0
+    with ImageFile(str(path), SIZE, str(former) if former else None) as image:
+        for offset, length in ranges:
+            if offset > at:
+                image.hole(at, offset - at)
+            for begin in range(offset, offset + length, PIECE):
+                end = min(offset + length, begin + PIECE)
+                image.put(data[begin:end], begin)
+            at = offset + length
+        if at < SIZE:
+            image.hole(at, SIZE - at)
+        image.finish()
+    return image
+
+
+FIRST: Ranges = ((0, 2 * PIECE), (5 * PIECE, 3 * PIECE), (SIZE - 512, 512))
+
+
+@pytest.fixture(scope="session")
+def reflinks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file system that can share blocks, where one can be made here."""
+    if not shutil.which("mkfs.xfs") or os.geteuid() != 0:
+        pytest.skip("no mkfs.xfs, or nobody who may mount: no file system with reflinks can be made here")
+    base = tmp_path_factory.mktemp("xfs")
+    with (base / "image").open("wb") as file:
+        file.truncate(320 << 20)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(base / "image")], check=True)
+    place = base / "mounted"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-o", "loop", str(base / "image"), str(place)], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("no loop device can be had here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.fixture(params=["plain", "reflinks"])
+def folder(request: Any, tmp_path: Path) -> Path:
+    if request.param == "plain":
+        return tmp_path
+    made = request.getfixturevalue("reflinks") / tmp_path.name
+    made.mkdir()
+    return made
+
+
+def test_a_first_image_holds_what_the_disk_holds_and_its_holes(folder: Path) -> None:
+    data = disk(1, FIRST)
+    image = write(folder / "a", data, FIRST)
+    assert (folder / "a").read_bytes() == data
+    status = (folder / "a").stat()
+    assert (image.begun, status.st_mode & 0o777) == ("new", 0o400)
+    assert image.written <= 5 * PIECE + BLOCK_BYTES and status.st_blocks * 512 < 6 * PIECE
+    held = hashlib.sha256(b"".join(data[offset : offset + length] for offset, length in FIRST)).digest()
+    assert image.differs(FIRST, held, lambda: None) == ""
+    assert "not those that were read" in image.differs(FIRST, b"", lambda: None)
+    assert "where the disk holds nothing" in image.differs(FIRST[:2], held, lambda: None)
+
+
+def test_what_does_not_differ_is_the_same_file_or_shares_its_blocks(folder: Path) -> None:
+    data = disk(1, FIRST)
+    write(folder / "a", data, FIRST)
+    image = write(folder / "b", data, FIRST, folder / "a")
+    assert (folder / "b").read_bytes() == data and image.written == 0
+    same = (folder / "a").stat().st_ino == (folder / "b").stat().st_ino
+    assert (image.begun, same) in (("former", True), ("reflink", False))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_changes_the_former_image_stays_as_it_was(folder: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    data, ranges = disk(1, FIRST), list(FIRST)
+    write(folder / "0", data, ranges)
+    for number in range(1, 4):
+        former, was = folder / str(number - 1), data
+        now = bytearray(data)
+        for _change in range(chance.randrange(1, 4)):
+            offset = chance.randrange(SIZE - PIECE)
+            now[offset : offset + 700] = chance.randbytes(700) if chance.random() < 0.7 else bytes(700)
+        data = bytes(now)
+        # Slots that are empty may be told as holes, or be read as zeros.
+        slots = [(at, min(PIECE, SIZE - at)) for at in range(0, SIZE, PIECE)]
+        ranges = [(at, length) for at, length in slots if any(data[at : at + length]) or chance.random() < 0.3]
+        image = write(folder / str(number), data, ranges, former)
+        assert (folder / str(number)).read_bytes() == data
+        assert former.read_bytes() == was
+        if image.begun == "reflink":
+            assert image.written <= 3 * 2 * BLOCK_BYTES
+
+
+def test_a_hole_that_was_none_becomes_one(folder: Path) -> None:
+    write(folder / "a", disk(1, FIRST), FIRST)
+    fewer = FIRST[1:]
+    data = disk(1, [(0, 0), *fewer])
+    write(folder / "b", data, fewer, folder / "a")
+    assert (folder / "b").read_bytes() == data
+    with (folder / "b").open("rb") as file:
+        assert next(imagefile.data_in(file.fileno(), 0, SIZE))[0] >= 5 * PIECE
+    assert (folder / "a").read_bytes() == disk(1, FIRST)
+
+
+def test_a_half_copy_is_gone_on_with_and_one_that_belongs_to_a_point_is_not(folder: Path) -> None:
+    data = disk(1, FIRST)
+    with ImageFile(str(folder / "half"), SIZE, None) as image:
+        image.put(data[:PIECE], 0)
+    again = write(folder / "half", data, FIRST)
+    assert (again.begun, (folder / "half").read_bytes() == data) == ("half copy", True)
+    assert again.written < image.written + 4 * PIECE + BLOCK_BYTES
+    os.link(folder / "half", folder / "point")
+    other = disk(2, FIRST)
+    fresh = write(folder / "half", other, FIRST)
+    assert (fresh.begun, (folder / "point").read_bytes() == data) == ("new", True)
+    assert (folder / "half").read_bytes() == other
+
+
+def test_a_former_image_of_another_size_is_none(folder: Path) -> None:
+    (folder / "short").write_bytes(b"x" * PIECE)
+    assert write(folder / "b", disk(1, FIRST), FIRST, folder / "short").begun == "new"
+
+
+def test_what_the_file_system_refuses_is_told_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ImageFailed, match="nowhere") as caught:
+        ImageFile(str(tmp_path / "nowhere" / "a"), SIZE)
+    assert "were not touched" in caught.value.hint_text
