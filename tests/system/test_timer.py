@@ -24,7 +24,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-ROLE = ROOT / "roles" / "timer"
 PROGRAM = Path(sys.executable).with_name("ansible-playbook")
 SECRETS = {"vault": "the vault's own password", "environment": 'a "secret" with $dollars and \\ strokes'}
 # systemd refuses to start where the machine was not booted with it; this is how it knows.
@@ -209,46 +208,3 @@ def test_check_mode_changes_nothing_and_changes_are_told_made_and_taken_away(hou
     house.play(timer_state="absent")
     text, changed = house.play(timer_state="absent")
     assert (changed, house.files()) == (0, {}), text
-
-
-def test_systemd_understands_the_units_of_the_whole_machine_and_finds_them_little_exposed(tmp_path: Path) -> None:
-    job = {"name": "night", "playbooks": ["stowage.esxi.backup"], "calendar": "*-*-* 22:00:00", "on_failure": "night"}
-    tasks = [
-        {
-            "ansible.builtin.template": {
-                "src": str(ROLE / "templates" / f"{kind}.j2"),
-                "dest": f"{tmp_path}/{dest}",
-                "mode": "0755",
-            },
-            "vars": {"timer_job": job},
-        }
-        for kind, dest in (("service", "stowage-night.service"), ("timer", "stowage-night.timer"), ("job", "night"))
-    ]
-    files = [str(ROLE / "defaults" / "main.yml"), str(ROLE / "vars" / "main.yml")]
-    play = {"hosts": "localhost", "gather_facts": False, "vars_files": files, "tasks": tasks}
-    given = {
-        "timer_user": "nobody",
-        "timer_config_dir": str(tmp_path),
-        "timer_project": "/srv/it's here",
-        "timer_environment": {"A": "1"},
-        "timer_collections_path": "/opt/with blank",
-    }
-    play["vars"] = given
-    (tmp_path / "book.json").write_text(json.dumps([play]), encoding="utf-8")
-    subprocess.run([PROGRAM, "book.json"], cwd=tmp_path, check=True, capture_output=True, timeout=120)
-    units = [f"{tmp_path}/stowage-night.service", f"{tmp_path}/stowage-night.timer"]
-    verified = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *units],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
-    judged = subprocess.run(
-        ["systemd-analyze", "security", "--offline=yes", "--threshold=50", "--no-pager", units[0]],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert judged.returncode == 0, judged.stdout[-300:]
-    subprocess.run(["sh", "-n", f"{tmp_path}/night"], check=True, timeout=10)
