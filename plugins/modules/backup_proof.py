@@ -36,7 +36,7 @@ options:
   program:
     description: What made the restore points.
     type: str
-    choices: [vmkfstools, dedup, borg]
+    choices: [vmkfstools, rsync, dedup, borg]
     default: vmkfstools
   point:
     description: The backup point, as in the policy of the backup.
@@ -137,8 +137,8 @@ findings:
       returned: success
     level:
       description:
-        - How deep it was looked. With V(deep), V(records) and V(data) its content was; V(repository) and V(opened) are
-          its structure alone.
+        - How deep it was looked. With V(deep), V(records) and V(data) its content was; V(repository), V(sizes) and
+          V(opened) are its structure alone.
       type: str
       returned: success
     bad:

@@ -36,7 +36,7 @@ options:
   program:
     description: What made the restore points.
     type: str
-    choices: [vmkfstools, dedup, borg]
+    choices: [vmkfstools, rsync, dedup, borg]
     default: vmkfstools
   point:
     description:

@@ -22,6 +22,7 @@ LEVELS = {
     "records": "every record was proven by its checksum",
     "data": "borg has read and proven all data of the repository",
     "repository": "borg has checked structure and metadata; no data was read",
+    "sizes": "every file is there in its size; its content was not compared",
     "opened": "every disk was opened: descriptor, extents, sizes, first and last sector, the host's own check of the "
     "chain; its content was not compared",
 }

@@ -27,6 +27,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     limits,
     policy,
     rotation,
+    rsyncplace,
     storeplace,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
@@ -36,6 +37,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.findings import 
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
 
 _TURN_SECONDS = 4 * 3600
 _LOCK_SECONDS = 600
@@ -170,6 +172,27 @@ def in_folders(host: Host, place: str, label: str, rules: Rules) -> Pruned:
     return report
 
 
+def in_images(stores: Stores, location: str, rules: Rules) -> Pruned:
+    """Folders of images on the backup server, or on one that it reaches. Of two hosts that show one identity, none
+    pushes out what the other has made."""
+    place = spot.parse(location)
+    with rsyncplace.machine_of(stores, place) as there:
+        found, bad = points.list_points(there, place.path)
+        report = Pruned(problems=[error.message for error in bad])
+        groups: dict[tuple[str, str], list[RestorePoint]] = {}
+        for one in found:
+            groups.setdefault((one.host, one.identity), []).append(one)
+        read, now = {rotation.tail(path) for path in _sources(rules.others)}, there.clock.now()
+        for group in sorted(groups):
+            by_path = {str(place.at(one.path)): one for one in groups[group]}
+            named = [replace(one, path=path) for path, one in by_path.items()]
+            verdicts = decide(named, rules, now, None, lambda path: rotation.tail(path) in read)
+            report.verdicts += verdicts
+            going = [verdict.path for verdict in verdicts if not verdict.keep]
+            report.removed += [path for path in going if rules.check or _removed(there, by_path[path], report)]
+    return report
+
+
 def _removed(host: Host, point: RestorePoint, report: Pruned) -> bool:
     try:
         foreign = points.remove(host.session, point)
@@ -242,6 +265,8 @@ def prune(params: Mapping[str, Any], host: Host | None, stores: Stores, label: s
         return in_store(stores, params["point"], rules)
     if params["program"] == "borg":
         return in_repository(stores, params["point"], rules, params["limits_dir"])
+    if params["program"] == "rsync":
+        return in_images(stores, params["point"], rules)
     if host is None:
         raise ValueError("folders lie on a host")
     return in_folders(host, params["point"], label, rules)

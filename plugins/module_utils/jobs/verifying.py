@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgplace, findings, storeplace
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgplace, findings, rsyncplace, storeplace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadManifest, NothingToVerify
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.findings import Finding
@@ -34,6 +35,27 @@ def of_folders(host: Host, place: str, label: str, newest: bool) -> list[Finding
     told += [_unreadable(error, label) for error in bad]
     if not told:
         raise NothingToVerify(place=place, who=f"the host {label}")
+    return told
+
+
+def of_images(stores: Stores, place: str, newest: bool, label: str) -> list[Finding]:
+    """Points that the program rsync has made, of all hosts: every file looked for. What is none is told
+    under `label`."""
+    images = rsyncplace.RsyncPlace(stores)
+    # The hypervisor takes no part.
+    nobody: Any = None
+    found, bad = images.find(nobody, place)
+    told = []
+    for one in _newest(found) if newest else found:
+        try:
+            images.read_back(nobody, one)
+        except StowageError as error:
+            told.append(findings.of_point(one, "sizes", error.message))
+        else:
+            told.append(findings.of_point(one, "sizes"))
+    told += [replace(_unreadable(error, label), level="sizes") for error in bad]
+    if not told:
+        raise NothingToVerify(place=place, who="any hypervisor")
     return told
 
 
@@ -143,6 +165,8 @@ def look(params: Mapping[str, Any], host: Host | None, stores: Stores, label: st
         return of_store(stores, place, label, params["verified"] or {}, params["deep"])
     if params["program"] == "borg":
         return of_repository(stores, place, label, params["check"] or "repository", params["damage"])
+    if params["program"] == "rsync":
+        return of_images(stores, place, params["newest"], label)
     if host is None:
         raise ValueError("folders lie on a host")
     return of_folders(host, place, label, params["newest"])

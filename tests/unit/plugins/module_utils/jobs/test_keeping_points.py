@@ -188,6 +188,22 @@ def test_a_proof_of_nothing_is_refused(host: Host, tmp_path: Path, stores: Store
         verifying.of_store(stores, str(tmp_path / "store"), "esx1", {"good_points": []}, True)
 
 
+def test_folders_of_images_are_looked_at_and_pruned_where_they_are(host: Host, tmp_path: Path, stores: Stores) -> None:
+    place = tmp_path / "images"
+    made = [in_folder(host, place, time) for time in DAYS[:3]]
+    (found,) = verifying.of_images(stores, str(place), True, "esx1")
+    assert (found.path, found.level, found.bad) == (str(made[2]), "sizes", "")
+    (made[2] / "scsi0-0-flat.vmdk").write_bytes(b"")
+    (found,) = verifying.of_images(stores, str(place), True, "esx1")
+    assert "4096" in found.bad
+    dry = keeping.in_images(stores, str(place), rules(check=True, last=1))
+    real = keeping.in_images(stores, str(place), rules(last=1))
+    assert (real.removed, real.verdicts) == (dry.removed, dry.verdicts) and sorted(real.removed) == [
+        str(one) for one in made[:2]
+    ]
+    assert os.listdir(made[2].parent) == [DAYS[2]]
+
+
 # -- a store ----------------------------------------------------------------------------------------------------------
 
 
