@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Progress
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.programs import overwire, rsync
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import overwire, rsync, watching
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.overwire import Wire
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.rsync import File, Rsync, Wish, rsh
@@ -136,6 +136,7 @@ def test_a_connection_that_breaks_is_made_again_and_the_copy_gone_on_with(
     session: OpenSshSession, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overwire, "_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.05)
     there, watcher = tmp_path / "disk-flat.vmdk", Watcher()
     data = disk(there)
     image = tmp_path / "image"
@@ -147,7 +148,7 @@ def test_a_connection_that_breaks_is_made_again_and_the_copy_gone_on_with(
 
     cutter = threading.Thread(target=cut, daemon=True)
     cutter.start()
-    one = overwire.bring(source(there), Wire(session), str(image), None, "none", False, watcher.reach(session, 2 << 20))
+    one = overwire.bring(source(there), Wire(session), str(image), None, "none", False, watcher.reach(session, 1 << 20))
     cutter.join()
     assert one.retries == 1 and image.read_bytes() == data
     # What had arrived did not travel again.
