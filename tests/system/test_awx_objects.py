@@ -250,7 +250,7 @@ def test_a_second_run_changes_nothing_and_check_mode_agrees(awx: Awx, collection
     assert told.changed == ["The job templates: Stowage restore", "Say what would be made or changed besides"]
     assert '"node verdict"' in told.text
     assert play(awx, collections, tmp_path, **login).rc == 0
-    assert (len(awx.objects["job_templates"]), len(before[0]["job_templates"])) == (13, 13)
+    assert (len(awx.objects["job_templates"]), len(before[0]["job_templates"])) == (12, 12)
     # Lookups of awx.awx give no token back; what the modules took is given back.
     assert len(awx.tokens) <= 5
 
