@@ -40,7 +40,7 @@ PLAYBOOK = """
         dest: "/etc/works/seen-{{ stowage_run_id }}"
         content: >-
           {{ {'how': how | default('none'), 'place': place, 'agent': lookup('env', 'SSH_AUTH_SOCK')} | to_json }}
-    - wait_for: {path: /etc/works/go, timeout: 120, sleep: 1}
+    - wait_for: {path: /etc/works/go, timeout: 600, sleep: 1}
     - fail: {msg: it was told to fail}
       when: how | default('') == 'fail'
 """
@@ -281,7 +281,7 @@ def test_a_work_goes_on_when_its_link_is_cut_is_refused_twice_and_lost_when_it_i
             waiting = pool.submit(
                 starting.manage, two.starter(wire, 60), Wish("finished", "cut-1", {"how": "ok"}, poll=0.5)
             )
-            wait_until(lambda: two.seen("cut-1") is not None, "the work")
+            wait_until(lambda: two.seen("cut-1") is not None, "the work", 180)
             wire.cut()
             time.sleep(1)
             with pytest.raises(WorkUnreachable):
@@ -291,13 +291,13 @@ def test_a_work_goes_on_when_its_link_is_cut_is_refused_twice_and_lost_when_it_i
             assert error is not None and (error.id, result["work"]["id"]) == ("link-work-busy", "cut-1")
             assert starting.manage(two.starter(wire, 5), Wish("started", "cut-1"))[0]["changed"] is False
             two.let_go()
-            result, error = waiting.result(timeout=60)
+            result, error = waiting.result(timeout=240)
         assert error is None and (result["work"]["outcome"], result["work"]["rc"]) == ("succeeded", 0)
         assert any("PLAY RECAP" in line for line in result["output"])
         # Killed on the target.
         two.let_go(False)
         starting.manage(two.starter(wire, 5), Wish("started", "killed-1"))
-        wait_until(lambda: two.seen("killed-1") is not None, "the work")
+        wait_until(lambda: two.seen("killed-1") is not None, "the work", 180)
         two.lab.exec("bk2", "for p in $(grep -lz killed-1 /proc/[0-9]*/cmdline | tr -dc '0-9\\n'); do kill -9 $p; done")
         starter = two.starter(wire, 5)
         wait_until(
@@ -316,7 +316,7 @@ def test_a_target_that_is_started_anew_in_the_middle_has_lost_the_work(two: Two)
     two.let_go(False)
     try:
         starting.manage(two.starter(wire, 5), Wish("started", "boot-1"))
-        wait_until(lambda: two.seen("boot-1") is not None, "the work")
+        wait_until(lambda: two.seen("boot-1") is not None, "the work", 180)
         two.judged.verb("reboot", "bk2")
         result, error = starting.manage(two.starter(wire, 60), Wish("finished", "boot-1", poll=1))
         assert error is not None and (error.id, result["work"]["outcome"]) == ("link-work-lost", "lost")
