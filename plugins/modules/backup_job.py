@@ -87,7 +87,7 @@ options:
   others:
     description:
       - With O(state=ended), of a VM with several backup points, how the copies to the others went. Each item has
-        V(copy), the number in RV(job.also), and either V(copies), as O(copies), or V(error), as O(error).
+        V(copy_number), the number in RV(job.also), and either V(copies), as O(copies), or V(error), as O(error).
       - One without an item has failed with O(error).
     type: list
     elements: dict
@@ -229,13 +229,13 @@ job:
       description: The settings of this VM.
       type: dict
       returned: success
-    copy:
+    copy_number:
       description: Which of the VM's backup points O(plan) is for; null where it has one only.
       type: int
       returned: success
     also:
       description:
-        - The VM's other backup points, which are copied to under the same bracket, each with V(copy), V(point) and
+        - The VM's other backup points, which are copied to under the same bracket, each with V(copy_number), V(point) and
           V(dest), the folder or place to copy the disks to. O(state=committed) takes their own entries of the plan.
       type: list
       elements: dict

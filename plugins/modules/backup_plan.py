@@ -389,7 +389,7 @@ plan:
           description: The settings that hold for this VM.
           type: dict
           returned: success
-        copy:
+        copy_number:
           description: The number of the backup point in O(policy.points) that this entry is for, from 0.
           type: int
           returned: success

@@ -184,9 +184,9 @@ options:
     description:
       - Id of the job that O(journal) must belong to. A job that was taken over meanwhile copies nothing and fails.
     type: str
-  copy:
+  copy_number:
     description:
-      - For a VM with several backup points, which of them this copy is for; RV(stowage.esxi.backup_job#module:job.copy)
+      - For a VM with several backup points, which of them this copy is for; RV(stowage.esxi.backup_job#module:job.copy_number)
         or one of RV(stowage.esxi.backup_job#module:job.also).
     type: int
   limits:
@@ -564,7 +564,7 @@ def argument_spec() -> dict:
         "bandwidth_limit": {"type": "int"},
         "journal": {"type": "str"},
         "job_id": {"type": "str"},
-        "copy": {"type": "int"},
+        "copy_number": {"type": "int"},
         "limits": {
             "type": "list",
             "elements": "dict",

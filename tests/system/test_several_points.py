@@ -29,7 +29,7 @@ OTHER = "/vmfs/volumes/backup/jobs-other"
 
 
 def also(job: Story, number: int) -> backup.Context:
-    (entry,) = (one for one in job.entry["also"] if one["copy"] == number)
+    (entry,) = (one for one in job.entry["also"] if one["copy_number"] == number)
     return backup.Context(job.host, entry, job.context.run_id, job.state, HOST, "tests", stores=job.context.stores)
 
 
@@ -79,7 +79,7 @@ def test_a_folder_and_a_store_are_filled_under_one_snapshot_and_each_is_rotated_
         snapshot = next(event["id"] for event in job.log.read() if event["event"] == "snapshot-done")
         told = copying.perform(host, _store_params(job, second, snapshot), stores)
         point = backup.commit(context, told["disks"])[0]
-        ended = ending.end(job.context, "ok", others={1: {"copy": 1, "copies": told["disks"]}})
+        ended = ending.end(job.context, "ok", others={1: {"copy_number": 1, "copies": told["disks"]}})
     assert ended.error is None and [one["status"] for one in (ended.entry, *ended.others)] == ["ok", "ok"]
     assert ended.others[0]["restore_point"] == point["path"] and ended.others[0]["bytes_new"] > 0
     assert [len(one["rotation"]["kept"]) > 0 for one in (ended.entry, *ended.others)] == [True, True]
@@ -99,7 +99,7 @@ def _store_params(job: Story, part: Any, snapshot: int) -> dict[str, Any]:
         "snapshot_reserve_percent": 1,
         "journal": job.context.folder,
         "job_id": part.job,
-        "copy": part.copy,
+        "copy_number": part.copy,
         "limits_dir": str(Path(job.state) / "limits"),
         "limits_timeout": 60,
         "state_dir": job.state,
@@ -122,7 +122,7 @@ def test_a_playbook_fills_what_can_be_filled_and_names_the_point_that_could_not(
     finally:
         house.lab.run("esx80", "rm", "-f", blocked)
     entries = house.record(run)["vms"]
-    assert [(one["copy"], one["backup_point"], one["program"], one["status"]) for one in entries] == [
+    assert [(one["copy_number"], one["backup_point"], one["program"], one["status"]) for one in entries] == [
         (0, blocked, "vmkfstools", "failed"),
         (1, store, "dedup", "ok"),
         (2, HOUSE_POINT, "vmkfstools", "ok"),

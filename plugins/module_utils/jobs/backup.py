@@ -97,7 +97,7 @@ class Context:
     @property
     def copy(self) -> int:
         """Which of the VM's backup points the plan's entry is for."""
-        return int(self.entry.get("copy") or 0)
+        return int(self.entry.get("copy_number") or 0)
 
     @property
     def each(self) -> tuple[Context, ...]:
@@ -126,10 +126,10 @@ def job_view(job: Job, folder: str) -> dict[str, Any]:
         "power_before": job.power_before,
         "boot_id": job.boot_id,
         "policy": dict(job.policy),
-        "copy": job.copy,
+        "copy_number": job.copy,
         # Of a VM with several backup points the others, which are copied to after this one.
         "also": [
-            {"copy": one.copy, "point": one.policy.get("point"), "dest": one.partial or one.final}
+            {"copy_number": one.copy, "point": one.policy.get("point"), "dest": one.partial or one.final}
             for one in job.copies[1:]
         ],
     }

@@ -119,7 +119,7 @@ def _settings(params: Mapping[str, Any]) -> Settings:
         connections=given if given is not None else Settings.connections,
         journal=params.get("journal"),
         job_id=params.get("job_id") or "",
-        copy=params.get("copy"),
+        copy=params.get("copy_number"),
         wishes=limiting.wishes_of(params.get("limits") or ()),
         limits_dir=params["limits_dir"],
         limits_timeout=params["limits_timeout"],

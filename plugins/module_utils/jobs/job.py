@@ -19,7 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEA
 SCHEMA = 1
 #: In a job's `extra`, where its VM has several backup points: the number of its own, and the others, which share its
 #: bracket, each with `copy`, `policy`, `partial` and `final`.
-COPY = "copy"
+COPY = "copy_number"
 ALSO = "also"
 _OF_A_COPY = ("policy", "partial", "final")
 
@@ -145,7 +145,7 @@ def _sound_copies(job: Job) -> bool:
         return False
     numbers = [job.copy, *(one.get(COPY) for one in also)]
     return (
-        all(type(number) is int for number in numbers)
+        all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
         and len(set(numbers)) == len(numbers)
         and all(isinstance(one.get("partial"), str) and isinstance(one.get("final"), str) for one in also)
         and all(isinstance(one.get("policy"), Mapping) for one in also)

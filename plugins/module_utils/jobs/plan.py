@@ -136,7 +136,7 @@ class VmPlan:
     needs_key_provider: str = ""
     asked: str = "asked for"
     #: Which of the VM's backup points this is for, and the plans for the others, which share its bracket.
-    copy: int = 0
+    copy_number: int = 0
     also: tuple[VmPlan, ...] = ()
     #: Time of its newest restore point, empty where there is none.
     newest_at: str = ""
@@ -545,7 +545,7 @@ def plan_host(
         asked = "its own policy" if policy.is_own("how", names) else "asked for"
         for number, one in enumerate(wanted):
             plan = plan_vm(fact, one, targets[candidate.vmid, number], host, asked)
-            plans.append(replace(plan, copy=number))
+            plans.append(replace(plan, copy_number=number))
     return HostPlan(
         run_id=run_id,
         host=host,

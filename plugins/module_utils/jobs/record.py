@@ -52,7 +52,7 @@ def new_entry(
         "host": host,
         "vm": vm,
         "identity": identity,
-        "copy": 0,
+        "copy_number": 0,
         "backup_point": None,
         "program": None,
         "status": "not-run",
@@ -168,7 +168,9 @@ def error_of(error: Any) -> dict[str, Any] | None:
 
 def write_entry(state_dir: str, entry: Mapping[str, Any]) -> str:
     label = entry["identity"] or entry["vm"]
-    path = entry_path(state_dir, entry["run_id"], entry["host"], label, entry["kind"], int(entry.get("copy") or 0))
+    path = entry_path(
+        state_dir, entry["run_id"], entry["host"], label, entry["kind"], int(entry.get("copy_number") or 0)
+    )
     state.write(path, entry)
     return path
 
@@ -190,7 +192,9 @@ def write_plan(state_dir: str, plan: Mapping[str, Any], at: datetime) -> str:
     path = os.path.join(run_folder(state_dir, plan["run_id"]), "hosts", file_label(plan["host"]) + ".json")
     state.write(path, {"schema": SCHEMA, "planned_at": iso(at), **plan, "text": None})
     for vm in copies_in(plan):
-        known = read_entry(state_dir, plan["run_id"], plan["host"], vm["identity"], copy=int(vm.get("copy") or 0))
+        known = read_entry(
+            state_dir, plan["run_id"], plan["host"], vm["identity"], copy=int(vm.get("copy_number") or 0)
+        )
         if known is None or vm["problems"]:
             write_entry(state_dir, entry_of_plan(plan["run_id"], plan["host"], vm))
     for problem in plan["problems"]:
@@ -209,7 +213,7 @@ def entry_of_plan(run_id: str, host: str, vm: Mapping[str, Any], kind: str = "ba
     entry = new_entry(run_id, host, vm["vm"], vm["identity"], kind, vm.get("disks") or ())
     policy = vm.get("policy") or {}
     entry.update(
-        copy=int(vm.get("copy") or 0),
+        copy_number=int(vm.get("copy_number") or 0),
         backup_point=policy.get("point"),
         program=policy.get("program"),
         how=vm.get("how"),
@@ -279,7 +283,7 @@ def merge(
             }
         )
     entries.sort(
-        key=lambda entry: (entry["host"], entry["vm"], entry["identity"], entry["kind"], entry.get("copy") or 0)
+        key=lambda entry: (entry["host"], entry["vm"], entry["identity"], entry["kind"], entry.get("copy_number") or 0)
     )
     return {
         "schema": SCHEMA,

@@ -344,7 +344,7 @@ def _close_entry(host: Host, job: Job, state_dir: str, events: Events, undone: U
     if entry is None:
         # Another backup server began it; this one keeps its own note of what it did.
         entry = record.new_entry(job.run, job.host, job.vm, job.identity, kind, job.disks)
-        entry.update(effective_how=job.how, started_at=job.created_at, copy=job.copy or 0)
+        entry.update(effective_how=job.how, started_at=job.created_at, copy_number=job.copy or 0)
         entry.update(backup_point=job.policy.get("point"), program=job.policy.get("program"))
     if ended and entry["ended_at"]:
         # Its run has written its own verdict; only what was left to others is new.

@@ -153,7 +153,7 @@ def _ended(context: Context, params: Mapping[str, Any]) -> Step:
     if context.check:
         entry = backup.entry_of(context)
         return Step(True, {"entry": entry, "done": [], "left": [], "rotation": None, "others": []})
-    others = {int(one["copy"]): one for one in params.get("others") or ()}
+    others = {int(one["copy_number"]): one for one in params.get("others") or ()}
     ended = ending.end(
         context, params["outcome"], params["error"], params["copies"] or (), params["downtime_seconds"], others
     )

@@ -46,7 +46,7 @@ def keep(repository: Repository, encryption: str | None, check: str, dry: bool, 
             repository.run([*_WORDS[check], repository.location])
         except BorgFailed as error:
             # Status 1 is what a check ends with that came to its end; whatever kept it from that has another one.
-            if type(error) is BorgFailed and error.data.get("rc") == 1:
+            if error.id == BorgFailed.id and error.data.get("rc") == 1:
                 raise RepositoryDamaged(**error.data) from error
             raise
         actions.append(f"checked {len(archives)} archives" + (", all data read" if check == "data" else ""))

@@ -35,8 +35,13 @@ PARTIALS = tuple(f"/vmfs/volumes/{name}/web01-aa/.partial-20261122T200000Z-run1-
 
 def two_copies(**changes: Any) -> Job:
     """A job with two folders as backup points; the plan's number 1 leads, as number 0 had no room."""
-    also = {"copy": 2, "policy": {"point": "/vmfs/volumes/b"}, "partial": PARTIALS[1], "final": "/vmfs/volumes/b/t"}
-    values: dict[str, Any] = {"partial": PARTIALS[0], "extra": {"copy": 1, "also": [also], "why": "asked for"}}
+    also = {
+        "copy_number": 2,
+        "policy": {"point": "/vmfs/volumes/b"},
+        "partial": PARTIALS[1],
+        "final": "/vmfs/volumes/b/t",
+    }
+    values: dict[str, Any] = {"partial": PARTIALS[0], "extra": {"copy_number": 1, "also": [also], "why": "asked for"}}
     return make_job(**{**values, **changes})
 
 
@@ -118,7 +123,7 @@ def planned(free: int = 90 * GIB, **more: Any) -> HostPlan:
 def test_a_machine_with_two_points_is_one_entry_of_the_plan_that_has_both() -> None:
     plan = planned().as_dict()
     (vm,) = plan["vms"]
-    assert [(one["copy"], one["target"], one["ready"]) for one in (vm, *vm["also"])] == [
+    assert [(one["copy_number"], one["target"], one["ready"]) for one in (vm, *vm["also"])] == [
         (0, "/vmfs/volumes/backup/web01-aa", True),
         (1, "/srv/store", True),
     ]
@@ -131,8 +136,8 @@ def test_a_machine_with_two_points_is_one_entry_of_the_plan_that_has_both() -> N
 def test_a_point_without_room_is_no_problem_of_the_other_which_then_leads() -> None:
     plan = planned(free=GIB)
     (vm,) = plan.vms
-    assert (vm.copy, vm.ready, vm.target) == (1, True, "/srv/store")
-    assert [(one.copy, [problem["id"] for problem in one.problems]) for one in vm.also] == [(0, ["no-room"])]
+    assert (vm.copy_number, vm.ready, vm.target) == (1, True, "/srv/store")
+    assert [(one.copy_number, [problem["id"] for problem in one.problems]) for one in vm.also] == [(0, ["no-room"])]
     assert "also to /vmfs/volumes/backup (vmkfstools): PROBLEM" in plan.text() and "    problem: " in plan.text()
 
 
@@ -153,7 +158,7 @@ def written(state: str, statuses: dict[int, str]) -> dict[str, Any]:
     record.write_plan(state, planned().as_dict(), AT)
     for copy, status in statuses.items():
         entry = record.read_entry(state, "run1", "esx1", "id-web01", copy=copy)
-        assert entry is not None and entry["copy"] == copy
+        assert entry is not None and entry["copy_number"] == copy
         point = f"/point/{copy}" if status == "ok" else None
         error = None if status == "ok" else {"id": "x", "message": "no room", "hint": "", "data": {}}
         record.write_entry(state, {**entry, "status": status, "restore_point": point, "error": error})
@@ -195,10 +200,10 @@ def test_a_job_tells_each_of_its_points_apart_and_comes_back_from_its_file() -> 
 
 
 @pytest.mark.parametrize(
-    "also", [["x"], [{"copy": 1}], [{"copy": "2", "policy": {}, "partial": "", "final": ""}], {}, 7]
+    "also", [["x"], [{"copy_number": 1}], [{"copy_number": "2", "policy": {}, "partial": "", "final": ""}], {}, 7]
 )
 def test_a_job_file_whose_points_are_not_what_we_write_is_none_of_ours(also: Any) -> None:
-    assert parse_job(two_copies(extra={"copy": 1, "also": also}).render()) is None
+    assert parse_job(two_copies(extra={"copy_number": 1, "also": also}).render()) is None
 
 
 def test_each_copy_is_known_by_the_mirror_of_the_whole(tmp_path: Path) -> None:
@@ -232,7 +237,7 @@ def test_of_a_killed_job_the_half_copy_of_each_point_goes_and_nothing_of_others(
     undone = plan_undo(two_copies(), Events(), situation)
     assert undone.half_copies == PARTIALS
     foreign = dict(two_copies().extra["also"][0], partial="/vmfs/volumes/b/of others")
-    job = two_copies(extra={"copy": 1, "also": [foreign]})
+    job = two_copies(extra={"copy_number": 1, "also": [foreign]})
     undone = plan_undo(
         job, Events(), Situation(7, "poweredOn", "boot-1", other_partials=("/vmfs/volumes/b/of others",))
     )
@@ -246,9 +251,9 @@ def test_a_half_copy_beside_a_restore_point_that_was_made_is_removed_and_the_poi
     for folder in (made, half, tmp_path / "job"):
         folder.mkdir(parents=True)
     (tmp_path / "job" / "job.json").write_text('{"job": "run1-b0123456789ab"}\n')
-    also = {"copy": 2, "policy": {}, "partial": str(half), "final": str(tmp_path / "b" / "t")}
+    also = {"copy_number": 2, "policy": {}, "partial": str(half), "final": str(tmp_path / "b" / "t")}
     job = two_copies(
-        partial=str(tmp_path / "a" / half.name), final=str(made), extra={"copy": 1, "also": [also]}, policy={}
+        partial=str(tmp_path / "a" / half.name), final=str(made), extra={"copy_number": 1, "also": [also]}, policy={}
     )
     host: Any = SimpleNamespace(session=session, name="esx1", clock=FakeClock())
     undoer = undo.Undoer(host, job, str(tmp_path / "job"))
@@ -277,10 +282,10 @@ def test_the_copy_to_one_point_failing_unmakes_no_other_and_each_has_its_own_ver
     record.write_plan(str(tmp_path), planned().as_dict(), AT)
     host: Any = SimpleNamespace(clock=FakeClock())
     context = backup.Context(host, lead, "run1", str(tmp_path), "esx1")
-    also = {"copy": 1, "policy": lead["also"][0]["policy"], "partial": "", "final": "/srv/store"}
-    job = two_copies(extra={"copy": 0, "also": [also]}, policy=lead["policy"])
+    also = {"copy_number": 1, "policy": lead["also"][0]["policy"], "partial": "", "final": "/srv/store"}
+    job = two_copies(extra={"copy_number": 0, "also": [also]}, policy=lead["policy"])
     told = {"id": "store-full", "message": "no room in the store", "hint": "", "data": {}}
-    (other,) = ending._others(context, job, None, {1: {"copy": 1, "error": told}})
+    (other,) = ending._others(context, job, None, {1: {"copy_number": 1, "error": told}})
     first = ending._Copy(context, job.copies[0], ending.entry_of(context), "ok", None)
     first.events = Events(({"event": "commit-done", "final": "/vmfs/volumes/backup/w/t", "of_copy": 0},))
     for one in (first, other):
@@ -295,8 +300,8 @@ def test_the_copy_to_one_point_failing_unmakes_no_other_and_each_has_its_own_ver
 def test_recover_closes_the_entry_of_each_point_by_what_became_of_it(tmp_path: Path) -> None:
     state = str(tmp_path)
     (lead,) = planned().as_dict()["vms"]
-    also = {"copy": 1, "policy": lead["also"][0]["policy"], "partial": "", "final": "/srv/store"}
-    job = two_copies(extra={"copy": 0, "also": [also]}, policy=lead["policy"], identity="id-web01")
+    also = {"copy_number": 1, "policy": lead["also"][0]["policy"], "partial": "", "final": "/srv/store"}
+    job = two_copies(extra={"copy_number": 0, "also": [also]}, policy=lead["policy"], identity="id-web01")
     record.write_plan(state, planned().as_dict(), AT)
     for copy in (0, 1):
         entry = record.read_entry(state, "run1", "esx1", "id-web01", copy=copy)
@@ -306,7 +311,7 @@ def test_recover_closes_the_entry_of_each_point_by_what_became_of_it(tmp_path: P
     events = Events(({"event": "commit-done", "final": "/vmfs/volumes/backup/w/t", "of_copy": 0},))
     recover.close_record(host, job, state, events, Undone(("removed snapshot 4",), ()))
     merged = record.merge(state, "run1", ["esx1"])
-    assert [(one["copy"], one["status"], one["restore_point"]) for one in merged["vms"]] == [
+    assert [(one["copy_number"], one["status"], one["restore_point"]) for one in merged["vms"]] == [
         (0, "interrupted", "/vmfs/volumes/backup/w/t"),
         (1, "interrupted", None),
     ]
