@@ -186,8 +186,8 @@ options:
     type: str
   copy_number:
     description:
-      - For a VM with several backup points, which of them this copy is for; RV(stowage.esxi.backup_job#module:job.copy_number)
-        or one of RV(stowage.esxi.backup_job#module:job.also).
+      - For a VM with several backup points, which of them this copy is for;
+        RV(stowage.esxi.backup_job#module:job.copy_number) or one of RV(stowage.esxi.backup_job#module:job.also).
     type: int
   limits:
     description:
