@@ -236,7 +236,8 @@ job:
     also:
       description:
         - The VM's other backup points, which are copied to under the same bracket, each with V(copy_number),
-          V(point) and V(dest), the folder or place to copy the disks to. O(state=committed) takes their own entries of the plan.
+          V(point) and V(dest), the folder or place to copy the disks to. O(state=committed) takes their own entries
+          of the plan.
       type: list
       elements: dict
       returned: success
