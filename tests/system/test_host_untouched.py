@@ -74,7 +74,7 @@ def test_what_is_left_on_a_host_is_seen(machine: LabHost) -> None:
     """Or the test above could not fail."""
     was = hoststate.look(machine)
     vmdk = next(path for path, _kind in was.files if path.endswith("plain80/plain80.vmdk"))
-    script = f"touch /tmp/left; exec 7<'{vmdk}'; sleep 86399 & echo $!"
+    script = f"touch /tmp/left; exec 7<'{vmdk}'; sleep 86399 >/dev/null 2>&1 & echo $!"
     pid = machine.run(script).stdout.split()[-1]
     try:
         words = was.differences(hoststate.look(machine))

@@ -198,6 +198,7 @@ def two() -> Iterator[Two]:
         shutil.rmtree(work, ignore_errors=True)
 
 
+@pytest.mark.soak
 def test_a_chain_goes_on_by_success_or_failure_and_its_end_names_what_failed(two: Two) -> None:
     assert two.first is not None
     run = two.first.must_end_with(2)
@@ -243,6 +244,7 @@ REFUSED = (
 )
 
 
+@pytest.mark.soak
 def test_a_key_of_one_work_does_nothing_else(two: Two) -> None:
     assert two.ssh("echo", "stowage-link-works").stdout == "stowage-link-works\n"
     before = sorted(path.name for path in (two.far / "root/.stowage-works/nightly").iterdir())
@@ -252,7 +254,8 @@ def test_a_key_of_one_work_does_nothing_else(two: Two) -> None:
     # No shell, no terminal, and none behind the standard input.
     for words in ((), ("-tt",)):
         done = two.ssh(options=words, stdin="id; cat /etc/shadow")
-        assert done.returncode == 126 and "uid=" not in done.stdout and "root:" not in done.stdout, done
+        # A client that insists on a terminal gives up by itself.
+        assert done.returncode == (255 if words else 126) and done.stdout == "", done
     assert "PTY allocation request failed" in done.stderr
     # No forwarding of ports in either direction, none of sockets, no subsystem, no copy.
     port = str(two.lab.host("bk2").port)
@@ -272,6 +275,7 @@ def test_a_key_of_one_work_does_nothing_else(two: Two) -> None:
     assert sorted(path.name for path in (two.far / "root/.stowage-works/nightly").iterdir()) == before
 
 
+@pytest.mark.soak
 def test_a_work_goes_on_when_its_link_is_cut_is_refused_twice_and_lost_when_it_is_killed(two: Two) -> None:
     far = two.lab.host("bk2")
     wire = Wire(far.address, far.port)
@@ -310,6 +314,7 @@ def test_a_work_goes_on_when_its_link_is_cut_is_refused_twice_and_lost_when_it_i
         wire.close()
 
 
+@pytest.mark.soak
 def test_a_target_that_is_started_anew_in_the_middle_has_lost_the_work(two: Two) -> None:
     far = two.lab.host("bk2")
     wire = Wire(far.address, far.port)

@@ -124,6 +124,7 @@ def comes_back(job: RsyncStory, entry: dict[str, Any], folder: Path) -> None:
         job.host.run("rm", "-rf", context.entry["directory"])
 
 
+@pytest.mark.soak
 def test_a_killed_copy_leaves_a_half_one_that_the_next_backup_goes_on_with(
     story: Callable[..., RsyncStory], point: str
 ) -> None:
@@ -164,6 +165,7 @@ def team_rsync(host: Host) -> Iterator[str]:
         host.run("rm", "-rf", TOOLS)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("access", [Access(rsync_path=f"{TOOLS}/rsync")])
 def test_with_an_rsync_on_the_hypervisor_only_what_differs_leaves_it_and_without_the_record_says_why(
     story: Callable[..., RsyncStory], team_rsync: str
@@ -201,6 +203,7 @@ def far(clean_lab: Lab, tmp_path: Path) -> tuple[str, Access, str]:
     return place, Access(ssh_key=str(key), stage_dir=str(tmp_path / "stage")), root
 
 
+@pytest.mark.soak
 def test_a_machine_goes_to_another_server_only_what_differs_travels_and_it_comes_back(
     clean_lab: Lab, host: Host, far: tuple[str, Access, str], tmp_path: Path, before: Any
 ) -> None:

@@ -39,7 +39,7 @@ def copy_to(job: Story, part: Any) -> None:
         job.host.run("vmkfstools", "-i", disk["source"], "-d", "thin", dest, timeout_seconds=300)
 
 
-@pytest.mark.parametrize("how", ["hot", "cold"])
+@pytest.mark.parametrize("how", ["hot", pytest.param("cold", marks=pytest.mark.soak)])
 def test_a_job_that_is_killed_between_two_points_keeps_the_one_and_recover_removes_the_half_other(
     story: Callable[..., Story], how: str
 ) -> None:
@@ -106,6 +106,7 @@ def _store_params(job: Story, part: Any, snapshot: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.soak
 def test_a_playbook_fills_what_can_be_filled_and_names_the_point_that_could_not(house: House, tmp_path: Path) -> None:
     blocked, store = f"{HOUSE_POINT}/blocked", "/var/stowage-points"
     house.lab.run("esx80", "touch", blocked)

@@ -157,6 +157,7 @@ def until(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+@pytest.mark.soak
 def test_a_night_runs_all_its_playbooks_fails_when_one_failed_and_then_recovers(house: House) -> None:
     house.play()
     assert house.files() == {

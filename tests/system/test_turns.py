@@ -58,6 +58,7 @@ class Watch(threading.Thread):
         self.join(60)
 
 
+@pytest.mark.soak
 def test_two_jobs_at_once_keep_to_the_limit_of_a_volume_and_the_one_that_waits_says_for_whom(house: House) -> None:
     """Both hosts write to the same volume; nothing else joins the two jobs but the backup server."""
     for host in ("esx67", "esx80"):
@@ -95,6 +96,7 @@ def hooks_in(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.soak
 def test_hooks_are_told_how_it_went_and_what_was_missed_or_not_begun_is_in_the_record(
     house: House, tmp_path: Path
 ) -> None:

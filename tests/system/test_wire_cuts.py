@@ -232,6 +232,7 @@ def test_a_backup_whose_connections_break_anywhere_resumes_or_fails_cleanly(benc
     assert not [row for row in rows if row.outcome != RESUMED and not row.error]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_restore_whose_connections_break_anywhere_resumes_or_fails_cleanly(
     bench: Bench, tmp_path: Path, count: int
