@@ -4,8 +4,8 @@
 """One night of a fleet, run by ansible-runner as AWX does it: backups of all machines with one host dead, then proof,
 prune and report, then a recover. What came of it is looked at from many sides; secrets are looked for everywhere.
 
-The backup server is a machine of the lab, not the one that ansible-runner works on. All of it is for the soak: a night of
-5 hosts with 20 VMs takes minutes. The large one has 50 hosts with 200 VMs, of which nothing must be slower than the
+The backup server is a machine of the lab, not the one that ansible-runner works on. All of it is for the soak: a night
+of 5 hosts with 20 VMs takes minutes. The large one has 50 hosts with 200 VMs, of which nothing must be slower than the
 wires, and another one is cut off in every way.
 """
 
