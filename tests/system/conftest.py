@@ -44,6 +44,8 @@ LONGEST = (
     "test_borg",
     "test_slow_guest",
     "test_hostile_hosts",
+    "test_wire_cuts",
+    "test_host_untouched",
     "test_link",
 )
 

@@ -17,6 +17,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,19 @@ from .stories import HOST, NAME, reached
 from .test_dedup import SECRET, StoreStory, bring_back, points_in, raw, restore_context
 
 impatient = stories.impatient
-SEED = 20
+SEED, COUNT = 20, 50
 #: Of what an undisturbed job carries; a little more is carried by some jobs than by others.
 LAST = 0.97
 RESUMED, FAILED, RECOVERED = "resumed", "failed cleanly", "undone by recover"
 
 
 def points(name: str, count: int) -> list[float]:
-    """Evenly spread and not regular: one at random in each of so many equal parts."""
+    """Evenly spread and not regular, one at random in each of so many equal parts; in no order, so that a run that is
+    ended early has met all of it."""
     chooser = random.Random(f"{SEED} {name}")
-    return [(number + chooser.random()) * LAST / count for number in range(count)]
+    found = [(number + chooser.random()) * LAST / count for number in range(count)]
+    chooser.shuffle(found)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,43 +218,47 @@ def table(rows: list[Row]) -> str:
     return "\n".join([*found, str(dict(Counter(row.outcome for row in rows)))])
 
 
-COUNTS = [pytest.param(2, id="few"), pytest.param(50, id="fifty", marks=pytest.mark.soak)]
+def with_a_point(bench: Bench, stores: Stores, place: Path) -> tuple[StoreStory, Path]:
+    """A backup that nobody disturbs, and its disk as a plain file; `bench.last`: the bytes that it carried."""
+    Store.create(LocalBackend(str(place)), passphrase=SECRET).close()
+    job = bench.story(stores, place)
+    assert bench.disturbed(lambda: job.whole() and None, 0) is None
+    return job, raw(job, points_in(job)[-1], bench.work)
 
 
-@pytest.mark.parametrize("count", COUNTS)
-def test_a_backup_whose_connections_break_anywhere_resumes_or_fails_cleanly(bench: Bench, count: int) -> None:
-    assert backed_up(bench, 0)[0] == RESUMED
-    whole, rows = bench.last, []
-    for part in points("backup", count):
-        at = int(part * whole)
-        outcome, words, renewals = backed_up(bench, at)
-        assert bench.last >= at, "the wire did not break"
-        rows.append(Row(part, outcome, words, renewals))
-        print(rows[-1], flush=True)
-    print(f"{whole} bytes a backup\n{table(rows)}")
-    assert any(row.outcome == RESUMED and row.renewals for row in rows)
-    assert not [row for row in rows if row.outcome != RESUMED and not row.error]
+def test_a_backup_and_a_restore_whose_connections_break_resume_or_fail_cleanly(bench: Bench, tmp_path: Path) -> None:
+    with Stores(Access(passphrase=SECRET)) as stores:
+        job, image = with_a_point(bench, stores, tmp_path / "source")
+        whole = bench.last
+        for act in (partial(backed_up, bench), partial(brought_back, bench, job, image)):
+            at = whole * 2 // 5
+            outcome, words, renewals = act(at)
+            assert bench.last >= at, "the wire did not break"
+            assert (outcome == RESUMED) is (not words), words
+            print(f"broken after {at} of {whole} bytes: {outcome}, {renewals} connections anew {words}")
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("count", COUNTS)
-def test_a_restore_whose_connections_break_anywhere_resumes_or_fails_cleanly(
-    bench: Bench, tmp_path: Path, count: int
-) -> None:
-    place = tmp_path / "source"
-    Store.create(LocalBackend(str(place)), passphrase=SECRET).close()
+def test_a_backup_whose_connections_break_anywhere_resumes_or_fails_cleanly(bench: Bench) -> None:
+    assert backed_up(bench, 0)[0] == RESUMED
+    judge(bench, "backup", bench.last, partial(backed_up, bench))
+
+
+@pytest.mark.soak
+def test_a_restore_whose_connections_break_anywhere_resumes_or_fails_cleanly(bench: Bench, tmp_path: Path) -> None:
     with Stores(Access(passphrase=SECRET)) as stores:
-        job = bench.story(stores, place)
-        job.whole()
-        image = raw(job, points_in(job)[-1], tmp_path)
+        job, image = with_a_point(bench, stores, tmp_path / "source")
         assert brought_back(bench, job, image, 0)[0] == RESUMED
-        whole, rows = bench.last, []
-        for part in points("restore", count):
-            at = int(part * whole)
-            outcome, words, renewals = brought_back(bench, job, image, at)
-            assert bench.last >= at, "the wire did not break"
-            rows.append(Row(part, outcome, words, renewals))
-            print(rows[-1], flush=True)
-        print(f"{whole} bytes a restore\n{table(rows)}")
-    assert any(row.outcome == RESUMED for row in rows)
-    assert not [row for row in rows if row.outcome != RESUMED and not row.error]
+        judge(bench, "restore", bench.last, partial(brought_back, bench, job, image))
+
+
+def judge(bench: Bench, what: str, whole: int, act: Callable[[int], tuple[str, str, int]]) -> None:
+    rows: list[Row] = []
+    for part in points(what, COUNT):
+        outcome, words, renewals = act(int(part * whole))
+        assert bench.last >= int(part * whole), "the wire did not break"
+        rows.append(Row(part, outcome, words, renewals))
+        print(what, len(rows), rows[-1], flush=True)
+    print(f"{whole} bytes a {what}\n{table(rows)}")
+    assert sum(row.outcome == RESUMED for row in rows) > COUNT // 2
+    assert not [row for row in rows if (row.outcome == RESUMED) is bool(row.error)]
