@@ -54,6 +54,8 @@ def look(machine: LabHost) -> HostState:
     files = set(_files(lab.folder / "hosts" / machine.name / "root", "/"))
     for volume in set(machine.status["datastores"].values()):
         files.update(_files(lab.folder / "volumes" / volume, f"/vmfs/volumes/{volume}/"))
+    # It is in the host's memory, where nobody sees it from outside.
+    files.update((path, "in memory") for path in machine.run("find /tmp").stdout.splitlines() if path != "/tmp")
     lines = machine.run("ps -c").stdout.splitlines()[1:]
     processes = Counter(_command(line) for line in lines if not SESSION.search(line))
     held = [[word.strip() for word in line.split("|")] for line in machine.run("lsof").stdout.splitlines()]

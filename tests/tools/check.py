@@ -176,7 +176,8 @@ def step_format() -> None:
     call(["ruff", "format", "--check", "."])
     call(["ruff", "check", "."])
     call(["yamllint", "-s", "."])
-    scripts = [name for name in tracked_files() if is_shell(ROOT / name)]
+    # A template is a script when it has been filled in; its own test reads that.
+    scripts = [name for name in tracked_files() if is_shell(ROOT / name) and not name.endswith(".j2")]
     call(["shellcheck", *scripts])
 
 
