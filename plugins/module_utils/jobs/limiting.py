@@ -23,12 +23,12 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.limits import BadLimit, Limit, checked
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import STORING
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import parse_path
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import Request
 
 #: What a limit may be for; without one of these it has only a name.
 KINDS = ("host", "datastore", "store", "link")
 _SSH = re.compile(r"ssh://(?:[^@/]*@)?(\[[^\]]+\]|[^:/]+)(?::(\d+))?/")
-_SERVER = re.compile(r"(?:[^@/:]*@)?(\[[^\]]+\]|[^:/\[\]]+):(?:(\d+):)?(?=/(?!/))")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def servers_of(*locations: str) -> tuple[str, ...]:
     """The other servers among these backup points, as `address:port`."""
     found = []
     for location in locations:
-        match = _SSH.match(location) or _SERVER.match(location)
+        match = _SSH.match(spot.located(location))
         if match:
             found.append(f"{match.group(1).strip('[]').lower()}:{match.group(2) or 22}")
     return tuple(dict.fromkeys(found))

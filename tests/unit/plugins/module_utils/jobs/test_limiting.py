@@ -99,7 +99,7 @@ def test_every_volume_that_a_chain_leads_over_counts_but_none_of_disks_that_stay
             "bk2:2222:/srv/b",
             ("bk2:2222",),
         ),
-        (Request("root@[fd00::7]:/srv/b"), "rsync", None, "root@[fd00::7]:/srv/b", ("fd00::7:22",)),
+        (Request("root@[fd00::7]::/srv/b"), "rsync", None, "root@[fd00::7]::/srv/b", ("fd00::7:22",)),
     ],
 )
 def test_store_and_server_of_a_copy(request_: Request, program: str, of: Any, store: str, servers: Any) -> None:
