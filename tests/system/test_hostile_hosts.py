@@ -38,6 +38,13 @@ SOON = 120.0
 
 # Put into the agent before it begins. Each answers what is asked of it about hashes, or bytes, in its own way.
 LIES: dict[str, tuple[str, type[Exception], str]] = {
+    # The first: what another one's copy has sent before its lie was met is not asked for again.
+    "gives a little now and then": (
+        "import time\nplain = Agent.send\ndef drip(self, frame, buffer=None):\n"
+        "    time.sleep(FRAME.unpack_from(frame)[1] == DATA)\n    plain(self, frame, buffer)\nAgent.send = drip",
+        MovesTooSlowly,
+        "bytes have moved within 1[2-9] seconds",
+    ),
     "claims a chunk of another's": (
         f"Agent.hash = lambda self, flags, number, body: b'\\1' + bytes.fromhex('{hashlib.sha256(SECRET).hexdigest()}')"
         " + honest(self, flags, number, body)[33:]",
@@ -75,12 +82,6 @@ LIES: dict[str, tuple[str, type[Exception], str]] = {
         NothingMoves,
         "nothing has moved",
     ),
-    "gives a little now and then": (
-        "import time\nplain = Agent.send\ndef drip(self, frame, buffer=None):\n"
-        "    time.sleep(FRAME.unpack_from(frame)[1] == DATA)\n    plain(self, frame, buffer)\nAgent.send = drip",
-        MovesTooSlowly,
-        "bytes have moved within 1[2-9] seconds",
-    ),
 }
 #: What is asked of the copy meanwhile, so that the test is soon over.
 HASTE: dict[str, dict[str, Any]] = {
@@ -101,7 +102,7 @@ def lying(monkeypatch: pytest.MonkeyPatch, lie: str) -> None:
     monkeypatch.setattr(starting, "source", lambda: source)
 
 
-FEW = ("claims a chunk of another's", "prints without an end", "never answers", "gives a little now and then")
+FEW = ("gives a little now and then", "claims a chunk of another's", "prints without an end", "never answers")
 
 
 @pytest.mark.parametrize("lies", [FEW, pytest.param(tuple(LIES), marks=pytest.mark.soak)], ids=["few", "all"])

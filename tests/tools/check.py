@@ -72,6 +72,8 @@ def call(argv: Iterable[str | Path], *, cwd: Path = ROOT, venv: Path = VENV, **e
         "ANSIBLE_COLLECTIONS_PATH": str(workspace()),
         **environment,
     }
+    # Thousands of short programs are started, of sources that have been compiled before.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     words = [str(word) for word in argv]
     if ASIDE.file is None:
         subprocess.run(words, cwd=cwd, env=env, check=True, stdin=subprocess.DEVNULL)

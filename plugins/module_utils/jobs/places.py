@@ -12,14 +12,12 @@ from typing import Any, Protocol
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.borgplace import BorgPlace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadManifest
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.folderplace import FolderPlace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import VmPolicy
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.rsyncplace import RsyncPlace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.storeplace import StorePlace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 
@@ -80,10 +78,14 @@ class Place(Protocol):
 
 
 def of(program: str, stores: Stores) -> Place:
-    """By what moves the bytes."""
+    """By what moves the bytes; most jobs have no use for the code of the other programs."""
     if program == "borg":
+        from ansible_collections.stowage.esxi.plugins.module_utils.jobs.borgplace import BorgPlace
+
         return BorgPlace(stores)
     if program == "rsync":
+        from ansible_collections.stowage.esxi.plugins.module_utils.jobs.rsyncplace import RsyncPlace
+
         return RsyncPlace(stores)
     return StorePlace(stores) if program == "dedup" else FolderPlace()
 

@@ -15,10 +15,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     backup,
     ending,
     hooks,
-    inplacing,
     names,
     record,
-    restoring,
     storeplace,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
@@ -97,7 +95,12 @@ def in_place(context: Context) -> bool:
 
 
 def _started(context: Context, params: Mapping[str, Any]) -> Step:
-    start = backup.start if context.kind != "restore" else inplacing.start if in_place(context) else restoring.start
+    start = backup.start
+    if context.kind == "restore":
+        # What a backup, the everyday job, need not load.
+        from ansible_collections.stowage.esxi.plugins.module_utils.jobs import inplacing, restoring
+
+        start = inplacing.start if in_place(context) else restoring.start
     job, new = start(context)
     return Step(new, {"job": backup.job_view(job, context.folder)})
 
@@ -113,6 +116,8 @@ def _committed(context: Context, params: Mapping[str, Any]) -> Step:
         # No earlier step has really happened: what would be there is told by the plan alone.
         return Step(True, _predicted(context))
     if context.kind == "restore":
+        from ansible_collections.stowage.esxi.plugins.module_utils.jobs import inplacing, restoring
+
         if in_place(context):
             vm, changed = inplacing.commit(context)
         else:

@@ -10,7 +10,6 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgplace, rsyncplace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import StoreEncryptedThere
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import StoreRoom
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
@@ -30,7 +29,11 @@ def way_problem(host: Host) -> dict[str, Any] | None:
 def look(stores: Stores, location: str, program: str = "dedup") -> StoreRoom:
     """Nothing is changed. A store that is not there is no problem where it is to be made."""
     if program == "borg":
+        from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgplace
+
         return borgplace.look(stores, location)
+    from ansible_collections.stowage.esxi.plugins.module_utils.jobs import rsyncplace
+
     if program == "rsync":
         return rsyncplace.look(stores, location)
     from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot

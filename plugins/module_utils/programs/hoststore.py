@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.datastore import VOLUMES
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.options import open_host
-from ansible_collections.stowage.esxi.plugins.module_utils.programs import server, spot
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import HostKeepsNoStore
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.hostbackend import HostBackend, ServerBackend
 from ansible_collections.stowage.esxi.plugins.module_utils.store import options
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import NoWay
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import probe
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import OnHost
+
+if TYPE_CHECKING:
+    from ansible_collections.stowage.esxi.plugins.module_utils.programs.hostbackend import HostBackend, ServerBackend
+
+# The way to a host is loaded where a store lies on one: most lie elsewhere.
 
 
 def is_on_host(location: str) -> bool:
@@ -29,6 +30,11 @@ def is_on_host(location: str) -> bool:
 
 def backend_on(host: Host, location: str) -> HostBackend:
     """The place itself. A hypervisor that can keep no store there is an error that says why."""
+    from ansible_collections.stowage.esxi.plugins.module_utils.programs.hostbackend import HostBackend
+    from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import NoWay
+    from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import probe
+    from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import OnHost
+
     path, store = host.resolve(location), host.datastore(location)
     if path == store.path:
         raise HostKeepsNoStore(host=host.name, store=location, reason="it is the datastore itself, not a folder on it")
@@ -42,8 +48,14 @@ def backend_on(host: Host, location: str) -> HostBackend:
 
 def backend_there(location: str, key: str) -> ServerBackend:
     """A place on a Linux server, `[user@]server:port:/path`, by the server's own Python 3."""
+    from ansible_collections.stowage.esxi.plugins.module_utils.programs.hostbackend import ServerBackend
+    from ansible_collections.stowage.esxi.plugins.module_utils.programs.server import open_server
+    from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import NoWay
+    from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import probe
+    from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import OnHost
+
     place = spot.parse(location)
-    session = server.open_server(place, key)
+    session = open_server(place, key)
     try:
         way = probe(session, "agent")
     except NoWay as error:

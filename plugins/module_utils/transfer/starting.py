@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent
-
 READY = b"\nSTOWAGE READY\n"
 
 # Told to the interpreter on its command line. It never goes on with what stands behind the source on its input: in the
@@ -63,6 +61,9 @@ def mark(token: str) -> str:
 
 def source() -> bytes:
     """The agent, as it is sent. The loader knows it also inside the zip file that Ansible makes of a module."""
+    # What only looks for agents that were left does not carry it.
+    from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent
+
     loader = agent.__spec__.loader if agent.__spec__ is not None else None
     text = loader.get_source(agent.__name__) if loader is not None and hasattr(loader, "get_source") else None
     if text is None:
