@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +26,12 @@ sys.path.insert(0, str(LAB.parent))
 
 from esxilab import cli  # noqa: E402  the lab's package lies beside its script
 from esxilab.hostroot import LabPaths  # noqa: E402
+from playing import SHARED  # noqa: E402  tests/tools
+
+if SHARED not in os.environ:
+    # Before workers are started, so that it is theirs, too.
+    os.environ[SHARED] = tempfile.mkdtemp(prefix="stowage-controllers-")
+    atexit.register(shutil.rmtree, os.environ[SHARED], ignore_errors=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
