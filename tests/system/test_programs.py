@@ -8,10 +8,7 @@ What cannot be is refused before anything is touched, with a sentence that says 
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +16,7 @@ from typing import Any
 
 import pytest
 from house import POINT, House
-from judge import output, prove_disks, same_content
+from judge import out_of_borg, out_of_store, prove_disks, same_content
 
 HOST, VM, DISK = "esx80", "plain80", "scsi0:0"
 SECRET = "correct horse"
@@ -29,9 +26,9 @@ PROGRAMS, WAYS, PLACES = ("vmkfstools", "rsync", "borg", "dedup"), ("hot", "warm
 # Of these there is one in each normal run: the way that no other test of a normal run goes from end to end.
 ALWAYS = {("dedup", "cold", "remote")}
 USE_INSTEAD = (
-    "the program vmkfstools runs on the hypervisor and writes to a datastore that it mounts. To another server use rsync "
-    "(a folder on the backup server, or server:port:/path), dedup (a store there, or s3://bucket/prefix) or borg (a "
-    "repository there, or ssh://user@server/path)"
+    "the program vmkfstools runs on the hypervisor and writes to a datastore that it mounts. To another server use "
+    "rsync (a folder on the backup server, or server:port:/path), dedup (a store there, or s3://bucket/prefix) or borg "
+    "(a repository there, or ssh://user@server/path)"
 )
 
 
@@ -62,7 +59,7 @@ class Place:
         return said
 
     def disk(self, house: House, restore_point: str, work: Path) -> Path:
-        """The only disk of a restore point, got at without any code that could make what we make of it."""
+        """The only disk of a restore point, by others' means."""
         below = restore_point.rpartition(self.folder)[2]
         if self.root is None:
             return house.lab.outside(restore_point) / "scsi0-0.vmdk"
@@ -70,15 +67,8 @@ class Place:
         if self.program == "rsync":
             return folder / below.lstrip("/") / "scsi0-0.vmdk"
         if self.program == "borg":
-            settings = {"BORG_PASSPHRASE": SECRET, "BORG_BASE_DIR": str(work / "base")}
-            settings["BORG_RELOCATED_REPO_ACCESS_IS_OK"] = "yes"
-            argv = ["borg", "extract", "--sparse", f"{folder}{below}", "scsi0-0.raw"]
-            subprocess.run(argv, cwd=work, env={**os.environ, **settings}, check=True, stdin=subprocess.DEVNULL)
-            return work / "scsi0-0.raw"
-        # By the reader that lies in each store: one file, which knows nothing of the program.
-        argv = [sys.executable, str(folder / "reader.py"), str(folder), below.lstrip(":"), DISK, str(work / "read.raw")]
-        subprocess.run(argv, env={**os.environ, "STOWAGE_PASSPHRASE": SECRET}, check=True, stdin=subprocess.DEVNULL)
-        return work / "read.raw"
+            return out_of_borg(f"{folder}{below}", "scsi0-0.raw", work, SECRET)
+        return out_of_store(folder, below.lstrip(":"), DISK, work / "read.raw", SECRET)
 
 
 @pytest.fixture(scope="module")
