@@ -163,15 +163,21 @@ def test_what_cannot_be_is_refused_by_the_plan_with_what_to_use(house: House, pl
     run = house.controller.play(
         f"backup_{how}", *("--limit", HOST), backup_select=[f"name:{VM}"], **place.variables("backup")
     ).must_end_with(2)
-    print(run.text)
     record = house.record(run)
-    print(record)
-    assert record["vms"] == []
     (error,) = (entry["error"] for entry in record["hosts"])
-    assert USE_INSTEAD in error["message"] and place.point in error["message"]
-    assert USE_INSTEAD in run.text
+    assert (record["vms"], error["id"]) == ([], "bad-policy")
+    assert repr(place.point) in error["message"] and USE_INSTEAD in error["message"] and USE_INSTEAD in run.text
     run = house.controller.play(
-        "restore", restore_host=HOST, restore_vm=VM, restore_name="never", **place.variables("restore")
+        "restore",
+        restore_host=HOST,
+        restore_vm=VM,
+        restore_datastore="datastore1",
+        restore_name="never",
+        **place.variables("restore"),
     ).must_end_with(2)
-    print(run.text)
+    (entry,) = house.record(run)["vms"]
+    assert (entry["status"], entry["error"]["id"]) == ("failed", "bad-restore-request")
+    assert repr(place.point) in entry["error"]["message"]
+    assert "restore_program: rsync, dedup or borg" in entry["error"]["hint"]
+    assert "restore_program: rsync, dedup or borg" in run.text
     assert house.differences(HOST) == []
