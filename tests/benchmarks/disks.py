@@ -5,7 +5,8 @@
 
 `full` are two disks of 8 GiB with an ext4 file system and a Debian system of about 2 GiB on each, made by debootstrap,
 and their second day, on which packages came and went and logs and a database grew. `small` are the same shape made
-from random bytes and words, in a second: good to try a benchmark with, not to judge by.
+from random bytes and words, in a second: good to try a benchmark with, not to judge by. `own` is one disk with programs
+of this machine itself, where no mirror can be reached: real content, but not the same on every machine.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ PACKAGES = {
 }
 #: Bytes that the second day adds to each disk.
 GROWTH = 150 << 20
+#: Folders of this machine whose files `own` takes, in the order of their names, and how much of each.
+OWN = {"usr/bin": 150 << 20, "usr/lib": 450 << 20, "usr/share/doc": 20 << 20, "usr/share": 80 << 20}
+OWN_GROWTH = 12 << 20
 
 
 def names(folder: Path, day: int) -> list[str]:
@@ -73,23 +77,60 @@ def _second(first: Path, path: Path, small: bool, number: int) -> None:
                 file.write(chance.randbytes(70_000))
         return
     with _Mounted(path) as root:
-        # An update: some programs are replaced, some go; a log grows by lines, a database in pages all over its file.
-        programs = sorted(one for one in (root / "usr/bin").iterdir() if one.is_file() and not one.is_symlink())
-        for program in chance.sample(programs, len(programs) // 10):
-            data = program.read_bytes()
-            program.unlink()
-            program.write_bytes(data[:4096] + chance.randbytes(64) + data[4160:])
-        shutil.rmtree(root / "usr/share/doc")
-        with open(root / "var/log/messages", "w", encoding="ascii") as log:
-            for line in range(GROWTH // 3 // 90):
-                process = chance.randrange(30000)
-                log.write(
-                    f"Nov 26 10:{line % 60:02d}:01 host daemon[{process}]: session {line} opened for user www-data\n"
-                )
-        table = root / "var/lib/table"
-        with open(table, "wb") as file:
-            for _page in range(2 * GROWTH // 3 // 8192):
-                file.write(chance.randbytes(2048) + bytes(2048) + chance.randbytes(1024) * 4)
+        _update(root, chance, GROWTH)
+
+
+def _update(root: Path, chance: random.Random, growth: int) -> None:
+    """Some programs are replaced, some files go; a log grows by lines, a database in pages all over its file."""
+    programs = sorted(one for one in (root / "usr/bin").iterdir() if one.is_file() and not one.is_symlink())
+    for program in chance.sample(programs, len(programs) // 10):
+        data = program.read_bytes()
+        program.unlink()
+        program.write_bytes(data[:4096] + chance.randbytes(64) + data[4160:])
+    shutil.rmtree(root / "usr/share/doc")
+    with open(root / "var/log/messages", "w", encoding="ascii") as log:
+        for line in range(growth // 3 // 90):
+            process = chance.randrange(30000)
+            log.write(f"Nov 26 10:{line % 60:02d}:01 host daemon[{process}]: session {line} opened for user www-data\n")
+    table = root / "var/lib/table"
+    with open(table, "wb") as file:
+        for _page in range(2 * growth // 3 // 8192):
+            file.write(chance.randbytes(2048) + bytes(2048) + chance.randbytes(1024) * 4)
+
+
+def own(folder: Path) -> list[str]:
+    """A disk of 2 GiB with about 700 MiB of this machine's own files, and its second day. Made once; needs root."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first, second = folder / "own-1.raw", folder / "own-2.raw"
+    if not first.exists():
+        _whole(first, _system)
+    if not second.exists():
+        _whole(second, lambda path: _own_second(first, path))
+    return [str(first), str(second)]
+
+
+def _system(path: Path) -> None:
+    _truncate(path, 2 * GIB)
+    subprocess.run(["mkfs.ext4", "-q", "-F", path], check=True)
+    with _Mounted(path) as root:
+        for name in ("var/log", "var/lib", "usr/share/doc"):
+            (root / name).mkdir(parents=True)
+        for name, most in OWN.items():
+            left = most
+            for source in sorted(one for one in Path("/", name).rglob("*") if one.is_file() and not one.is_symlink()):
+                size = source.stat().st_size
+                if size > left:
+                    continue
+                left -= size
+                target = root / source.relative_to("/")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+
+
+def _own_second(first: Path, path: Path) -> None:
+    subprocess.run(["cp", "--sparse=always", first, path], check=True)
+    with _Mounted(path) as root:
+        _update(root, random.Random(1), OWN_GROWTH)
 
 
 def _words(path: Path, size: int, filled: int, seed: int) -> None:

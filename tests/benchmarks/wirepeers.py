@@ -6,6 +6,7 @@ children, its start included."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +85,22 @@ class Ours:
         given = [*(word for disk in disks for word in ("--disk", disk)), *more]
         command = [sys.executable, OURS, act, str(self.folder), *self.reach.words(), *given]
         command += ["--connections", str(connections)] if connections else []
-        # A folder of its own: no connection of the run before is still there to be shared. Its path must be short.
-        with tempfile.TemporaryDirectory(prefix="wire-", dir="/tmp") as runtime:
-            try:
-                return wiremeasure.run([*self._before, *command], self.lab.pid, {"STOWAGE_RUNTIME_DIR": runtime})
-            finally:
-                for path in Path(runtime).iterdir():
-                    if path.is_socket():
-                        command = ["ssh", "-F", "none", "-S", str(path), "-O", "exit", "lab"]
-                        subprocess.run(command, capture_output=True, check=False)
+        with own_connections() as settings:
+            return wiremeasure.run([*self._before, *command], self.lab.pid, settings)
+
+
+@contextlib.contextmanager
+def own_connections() -> Iterator[dict[str, str]]:
+    """The environment of a run of ours that shares no connection with the run before, and leaves none to the next."""
+    # The path must be short: it becomes that of a socket.
+    with tempfile.TemporaryDirectory(prefix="wire-", dir="/tmp") as runtime:
+        try:
+            yield {"STOWAGE_RUNTIME_DIR": runtime}
+        finally:
+            for path in Path(runtime).iterdir():
+                if path.is_socket():
+                    command = ["ssh", "-F", "none", "-S", str(path), "-O", "exit", "lab"]
+                    subprocess.run(command, capture_output=True, check=False)
 
 
 def told(measured: Measured) -> dict[str, Any]:

@@ -111,7 +111,9 @@ class Line:
         return holder.pid
 
     def _cable(self) -> None:
-        rate = ["tbf", "rate", f"{self._bits}bit", "burst", "32kb", "latency", "100ms"]
+        # A fast line needs a larger bucket: `tbf` fills it when the kernel comes to it.
+        burst = max(32 << 10, int(self.rate / 1000))
+        rate = ["tbf", "rate", f"{self._bits}bit", "burst", f"{burst}b", "latency", "100ms"]
         near = ["nsenter", f"--net=/proc/{self._near}/ns/net", "--"]
         far = ["nsenter", f"--net=/proc/{self._far}/ns/net", "--"]
         for command in (

@@ -33,8 +33,9 @@ VARIABLES = {"stowage_host_key_policy": "pinned", "backup_point": POINT, "restor
 
 
 def topology() -> dict[str, Any]:
-    """The tests' hosts, with one VM more: its name is an attack."""
+    """The tests' hosts, with one VM more: its name is an attack. And a server that the backup server can reach."""
     description = topologies.test()
+    description["backup_servers"].append({"name": "bk2"})
     for host in description["hosts"]:
         # Rings that are full after seconds, so that thin disks grow no more when a plan is compared with a run.
         host.setdefault("switches", {})["guest_kib_per_second"] = 512

@@ -9,12 +9,13 @@ Nothing in here uses the collection. What it reads of a lab it reads on this mac
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,24 @@ class Wrong(Exception):
     """A proof that did not hold; the text says what was found."""
 
 
-def output(argv: Sequence[str | Path], *, good: tuple[int, ...] = (0,), seconds: float = 300) -> str:
-    """What a command prints; Wrong when it ends otherwise than it should."""
+def output(
+    argv: Sequence[str | Path],
+    *,
+    good: tuple[int, ...] = (0,),
+    seconds: float = 300,
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """What a command prints; Wrong when it ends otherwise than it should. `env`: what it is told beside ours."""
     words = [str(word) for word in argv]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **(env or {})},
+    )
     if done.returncode not in good:
         raise Wrong(f"{shlex.join(words)} ended with {done.returncode}: {(done.stderr + done.stdout).strip()[-800:]}")
     return done.stdout
@@ -149,6 +164,28 @@ def raw_copy(descriptor: Path, target: Path) -> Path:
 def same_content(one: Path, other: Path) -> str:
     """qemu-img's own verdict that two disks hold the same bytes."""
     return output(["qemu-img", "compare", one, other]).strip()
+
+
+def out_of_borg(archive: str, member: str, work: Path, secret: str) -> Path:
+    """One disk of an archive, by borg alone. `archive`: `PATH::NAME`, the repository by its path on this machine."""
+    settings = {
+        "BORG_BASE_DIR": str(work / "base"),
+        "BORG_PASSPHRASE": secret,
+        # Whoever made it may know it by another path.
+        "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes",
+        "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
+    }
+    # It has no option for where to.
+    argv = ["sh", "-c", 'cd "$1" && exec borg extract --sparse "$2" "$3"', "sh", work, archive, member]
+    output(argv, seconds=900, env=settings)
+    return work / member
+
+
+def out_of_store(store: Path, point: str, disk: str, target: Path, secret: str = "") -> Path:
+    """One disk of a store, by the reader that lies in each: one file, which knows nothing of the program."""
+    argv = [sys.executable, store / "reader.py", store, point, disk, target]
+    output(argv, seconds=900, env={"STOWAGE_PASSPHRASE": secret} if secret else None)
+    return target
 
 
 def file_system_is_clean(raw: Path) -> str:

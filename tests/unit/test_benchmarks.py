@@ -20,6 +20,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import disks  # noqa: E402
 import measure  # noqa: E402
 import peers  # noqa: E402
+import programs  # noqa: E402
 import wirelab  # noqa: E402
 import wireshape  # noqa: E402
 
@@ -46,6 +47,39 @@ def test_without_a_peer_there_is_no_figure(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert "borg is not installed" in done.stderr, done.stderr
     assert done.returncode == 2 and " x " not in done.stdout
+
+
+def test_without_a_program_there_is_no_table_of_the_programs(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    for needed in ("nsenter", "unshare", "ip", "tc", "borg"):
+        (tmp_path / "bin" / needed).symlink_to("/bin/false")
+    command = [sys.executable, str(BENCHMARKS / "programs.py"), "--small", "--data", str(tmp_path)]
+    environment = {"PATH": str(tmp_path / "bin")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert "rsync is not installed" in done.stderr, done.stderr
+    assert done.returncode == 2 and "|" not in done.stdout
+
+
+def test_the_table_of_the_programs_has_seconds_wire_and_room_of_each_day() -> None:
+    days = [programs.Figures(float(day), day << 20, 300 << 20, "", ()) for day in range(1, len(programs.DAYS) + 1)]
+    head, line, row = programs.table({"borg": days}).splitlines()
+    assert row == "| borg | 1.0 | 1.00 | 300 | 2.0 | 2.00 | 300 | 3.0 | 3.00 | 300 |"
+    assert len({one.count("|") for one in (head, line, row)}) == 1
+
+
+def test_how_much_of_a_disk_differs_is_told_for_pieces_of_each_size(tmp_path: Path) -> None:
+    days = [tmp_path / "1.raw", tmp_path / "2.raw"]
+    first = bytearray(os.urandom(2 << 20) + bytes(6 << 20))
+    days[0].write_bytes(first)
+    first[5000] ^= 1
+    days[1].write_bytes(first)
+    for day in days:
+        # What a disk does not hold is no part of it.
+        os.truncate(day, 2 << 20)
+        os.truncate(day, 8 << 20)
+    told = programs.changed([str(day) for day in days])
+    assert told.startswith("2 MiB, ")
+    assert told.endswith("0.2 % in pieces of 4 KiB, 3.1 % in pieces of 64 KiB, 50.0 % in pieces of 1 MiB")
 
 
 def test_our_half_restores_what_it_has_backed_up(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.vmxedit import (
     stem_of,
     wanted_networks,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import Vmx, parse_vmx
 
 SCHEMA = 1
@@ -403,6 +404,14 @@ def read_vmx(host: Host, place: Place, point: RestorePoint) -> Vmx:
 
 def check_request(params: Mapping[str, Any]) -> None:
     """What is wrong with a request can be said before any host is asked."""
+    point = str(params.get("point") or "")
+    if (params.get("program") or places.DEFAULT) == places.DEFAULT and ("://" in point or spot.is_remote(point)):
+        raise BadRestoreRequest(
+            what=f"the point is {point!r}; the program vmkfstools runs on the hypervisor and reads restore points on "
+            "the datastores that it mounts",
+            way_out="Name the program that has made the restore points there, as restore_program: rsync, dedup or borg "
+            "for server:port:/path, borg for ssh://user@server/path, dedup for s3://bucket/prefix.",
+        )
     if not params.get("datastore") and not params.get("directory"):
         raise BadRestoreRequest(
             what="neither a datastore nor a directory says where the VM shall go",

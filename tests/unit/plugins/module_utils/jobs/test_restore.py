@@ -202,6 +202,9 @@ def test_a_time_that_is_none_is_refused() -> None:
         ({"datastore": "", "directory": ""}, ("restore_datastore", "restore_directory")),
         ({"datastore": "ds1", "at": "last tuesday"}, ("restore_at",)),
         ({"datastore": "ds1", "run_id": "../x"}, ("letters",)),
+        ({"datastore": "ds1", "point": "root@bk2:22:/srv/x"}, ("restore_program: rsync, dedup or borg",)),
+        ({"datastore": "ds1", "point": "ssh://bk2/srv/x", "program": "vmkfstools"}, ("borg for ssh://",)),
+        ({"datastore": "ds1", "point": "s3://bucket/x", "program": "vmkfstools"}, ("dedup for s3://",)),
     ],
 )
 def test_a_request_that_cannot_work_is_refused_before_any_host_is_asked(
@@ -215,6 +218,8 @@ def test_a_request_that_cannot_work_is_refused_before_any_host_is_asked(
 def test_a_request_with_one_target_is_none_of_them() -> None:
     check_request({"datastore": "ds1", "directory": None, "at": "2026-11-22", "run_id": "run1"})
     check_request({"directory": "[ds1] x"})
+    check_request({"directory": "[ds1] x", "point": "/vmfs/volumes/a:22:/b", "program": "vmkfstools"})
+    check_request({"directory": "[ds1] x", "point": "bk2:22:/srv/x", "program": "rsync"})
 
 
 # -- planning ----------------------------------------------------------------------------------------------------
