@@ -10,12 +10,16 @@ esxilab.tools.<name> with main(arguments, lab) takes over, and asks the daemon t
 
 from __future__ import annotations
 
+# A host runs hundreds of commands in a backup, each a process of its own. What is imported here is compiled into the
+# interpreter: json, socket and signal are written in Python, and cost more than starting it does.
+import _json
+import _signal
+import _socket
 import os
-import socket
 import sys
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # importing typing takes longer than asking the daemon
+if TYPE_CHECKING:
     from typing import Any
 
 SOCKET = "/.lab/run/labd.sock"
@@ -24,12 +28,36 @@ LOCAL_TOOLS = ("vmkfstools", "ps", "df")
 LINKS = {"lsof": "vmkvsitools"}
 
 
+class Reading:
+    """How what the daemon says is read: as json.loads does."""
+
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float, parse_int, parse_constant = float, int, float
+
+
+read = _json.make_scanner(Reading)
+
+
+def text_of(value: Any) -> str:
+    """JSON of it, in ASCII."""
+    if isinstance(value, str):
+        return str(_json.encode_basestring_ascii(value))
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{text_of(str(key))}: {text_of(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(text_of, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value)
+
+
 class Lab:
     """The way to the daemon; one connection that lasts as long as this process."""
 
     def __init__(self, path: str = SOCKET) -> None:
         self._path = path
-        self._socket: socket.socket | None = None
+        self._socket: _socket.socket | None = None
         self._pending = b""
 
     def _line(self) -> bytes:
@@ -43,17 +71,13 @@ class Lab:
         return line
 
     def send(self, request: dict[str, Any]) -> None:
-        import json
-
         if self._socket is None:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             self._socket.connect(self._path)
-        self._socket.sendall(json.dumps(request).encode("ascii") + b"\n")
+        self._socket.sendall(text_of(request).encode("ascii") + b"\n")
 
     def receive(self) -> dict[str, Any]:
-        import json
-
-        answer: dict[str, Any] = json.loads(self._line())
+        answer: dict[str, Any] = read(self._line().decode("ascii"), 0)[0]
         return answer
 
     def call(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -83,20 +107,16 @@ def forward(lab: Lab, tool: str, arguments: list[str]) -> int:
             write(2, frame["stderr"])
         if frame.get("signal"):
             # A command that a fault kills dies by the signal itself, so that the shell reports it as it would.
-            import signal
-
-            if frame["signal"] != signal.SIGKILL:
-                signal.signal(frame["signal"], signal.SIG_DFL)
+            if frame["signal"] != _signal.SIGKILL:
+                _signal.signal(frame["signal"], _signal.SIG_DFL)
             os.kill(os.getpid(), frame["signal"])
         if "rc" in frame:
             return int(frame["rc"])
 
 
 def main() -> int:
-    import signal
-
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     tool = os.path.basename(sys.argv[0])
     lab = Lab()
     try:
