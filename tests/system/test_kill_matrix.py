@@ -170,6 +170,7 @@ def test_a_job_that_is_struck_at_any_remote_command_is_told_and_leaves_nothing_a
     assert not [row for row in rows if row.after]
 
 
+@pytest.mark.soak
 def test_a_cut_and_a_reboot_in_mid_job_are_told_and_leave_nothing_after_recover(
     three_hosts: kill_matrix.Matrix,
 ) -> None:

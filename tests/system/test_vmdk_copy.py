@@ -297,7 +297,7 @@ def test_the_room_watch_ends_the_copy_while_our_snapshot_is_open(desk):
     at.nothing_left()
 
 
-@pytest.mark.parametrize("mode", ["reset", "blackhole"])
+@pytest.mark.parametrize("mode", ["reset", pytest.param("blackhole", marks=pytest.mark.soak)])
 def test_a_cut_connection_does_not_end_the_copy(desk, mode):
     at = desk("esx70")
     at.machine.fault("slow_clone", rate=3 << 20)

@@ -157,7 +157,9 @@ def sanity(venv: Path, version: str, *without: str) -> None:
         if not (cache / name).exists():
             shutil.copy2(ROOT / "tests" / "tools" / "get_pip.py", cache / name)
     with tempfile.TemporaryDirectory(prefix="stowage-sanity-") as base:
-        path = f"{venv / 'bin'}:{os.environ['PATH']}:{python_folders()}"
+        # What pyenv puts before its interpreters answers for each of them, chosen or not.
+        plain = [folder for folder in os.environ["PATH"].split(":") if not folder.endswith("/.pyenv/shims")]
+        path = ":".join([str(venv / "bin"), *plain, python_folders()])
         call(
             ["ansible-test", "sanity", "--color", "no", *(word for one in without for word in ("--skip-test", one))],
             cwd=copied_tree(Path(base)),

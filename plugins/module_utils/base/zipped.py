@@ -26,5 +26,5 @@ def compile_once() -> None:
         return
     sys.path_hooks[:] = [Importer if hook is zipimporter else hook for hook in sys.path_hooks]
     for path, finder in list(sys.path_importer_cache.items()):
-        if type(finder) is zipimporter:
+        if isinstance(finder, zipimporter) and not isinstance(finder, Importer):
             del sys.path_importer_cache[path]
