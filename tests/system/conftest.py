@@ -1,12 +1,16 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The lab for the system tests: started once for a session, ended with it."""
+"""The lab for the system tests: started once for a file, ended with it."""
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +26,12 @@ sys.path.insert(0, str(LAB.parent))
 
 from esxilab import cli  # noqa: E402  the lab's package lies beside its script
 from esxilab.hostroot import LabPaths  # noqa: E402
+from playing import SHARED  # noqa: E402  tests/tools
+
+if SHARED not in os.environ:
+    # Before workers are started, so that it is theirs, too.
+    os.environ[SHARED] = tempfile.mkdtemp(prefix="stowage-controllers-")
+    atexit.register(shutil.rmtree, os.environ[SHARED], ignore_errors=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,9 +63,6 @@ LONGEST = (
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
-    for item in items:
-        if "lab" in getattr(item, "fixturenames", ()):
-            item.fixturenames.insert(0, "awake")
 
 
 def wait_until(probe: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
@@ -196,20 +203,6 @@ class Lab:
         for machine in self.status()["machines"]:
             self.fault(machine["name"], "clear")
 
-    def running_vms(self) -> dict[str, set[str]]:
-        """The .vmx paths of the VMs that run, by host."""
-        return {
-            machine["name"]: {vm["vmx"] for vm in machine.get("vms", []) if vm["power"] == "poweredOn"}
-            for machine in self.status()["machines"]
-        }
-
-    def wake(self, wanted: dict[str, set[str]]) -> None:
-        """Power those VMs on that do not run, as after a reboot of their host."""
-        for machine in self.status()["machines"]:
-            for vm in machine.get("vms", []):
-                if vm["vmx"] in wanted[machine["name"]] and vm["power"] != "poweredOn":
-                    self.host(machine["name"]).run(f"vim-cmd vmsvc/power.on {vm['vmid']}")
-
 
 def start_lab(folder: Path, topology: str, *more: str) -> Lab:
     """Bring a lab up in folder; the caller ends it by `lab.call("down")`."""
@@ -219,9 +212,11 @@ def start_lab(folder: Path, topology: str, *more: str) -> Lab:
     return lab
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The session's lab; a test that sets a fault clears it itself (fixture `clean_lab` does so)."""
+    """The file's lab; a test that sets a fault clears it itself (fixture `clean_lab` does so).
+
+    Its guests compute as long as it is up, whether a test uses it or not."""
     folder = tmp_path_factory.mktemp("lab") / "lab"
     running = start_lab(folder, request.config.getoption("--lab-topology"))
     try:
@@ -230,21 +225,9 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         running.call("down")
 
 
-@pytest.fixture(scope="module")
-def awake(lab: Lab, _running_at_first: dict[str, set[str]]) -> None:
-    """No file finds faults, or VMs off, that another one left: a host that was rebooted has all of its VMs off."""
-    lab.clear()
-    lab.wake(_running_at_first)
-
-
-@pytest.fixture(scope="session")
-def _running_at_first(lab: Lab) -> dict[str, set[str]]:
-    return lab.running_vms()
-
-
 @pytest.fixture
 def clean_lab(lab: Lab) -> Iterator[Lab]:
-    """The session's lab without faults, before and after the test."""
+    """The lab without faults, before and after the test."""
     lab.clear()
     try:
         yield lab

@@ -124,9 +124,9 @@ def until(probe: Callable[[], Any], what: str, seconds: float, playing: Playing 
         time.sleep(0.2)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole_house() -> Iterator[House]:
-    """Up once for all tests that run playbooks."""
+    """Up once for all tests of a file that run playbooks."""
     work = Path(tempfile.mkdtemp(prefix="stowage-house-"))
     (work / "topology.json").write_text(json.dumps(topology()), encoding="utf-8")
     lab = Lab(work / "lab", "house")

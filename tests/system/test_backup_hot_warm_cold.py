@@ -57,6 +57,7 @@ def test_a_machine_that_is_off_is_copied_as_it_is(house: House, hot: tuple[Run, 
     assert same_content(point.disks[0], house.folder("esx67", "off67") / "off67.vmdk")
 
 
+@pytest.mark.soak
 def test_a_long_copy_shows_percent_and_rate_while_it_runs(house: House) -> None:
     house.lab.fault("esx70", "slow_clone", rate=2 << 20)
     run = house.controller.play("backup_hot", "--limit", "esx70", backup_select=["name:multi"]).must_end_with(0)
@@ -108,7 +109,8 @@ def test_a_disk_that_no_snapshot_can_freeze_is_named_with_its_reason(house: Hous
     assert house.points("independent") == []
 
 
-@pytest.mark.parametrize("how", ["hot", pytest.param("cold", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("how", ["hot", "cold"])
 def test_a_disk_excluded_by_policy_is_not_copied_and_named_in_the_record(house: House, how: str) -> None:
     run = house.controller.play(
         f"backup_{how}",

@@ -46,6 +46,7 @@ def test_a_wrong_password_fails_that_host_only_and_is_tried_once(house: House, t
     house.controller.play("recover", "--limit", "esx80").must_end_with(0)
 
 
+@pytest.mark.soak
 def test_an_unknown_host_key_fails_that_host_only(house: House, tmp_path: Path) -> None:
     wrong = ["SHA256:" + "A" * 43]
     other = host_variables(tmp_path, house, "esx80", stowage_host_key_fingerprints=wrong)
@@ -73,6 +74,7 @@ def test_an_unknown_and_an_ambiguous_name_fail_by_name_and_the_others_go_on(hous
     assert house.differences("esx80") == []
 
 
+@pytest.mark.soak
 def test_nothing_selected_is_an_error(house: House) -> None:
     run = house.controller.play("backup_hot", "--limit", "esx67", backup_select=["pattern:zzz*"]).must_end_with(2)
     assert house.host_error(run, "esx67") == "nothing-selected"
@@ -84,6 +86,7 @@ def test_a_limit_that_leaves_no_hypervisor_is_an_error(house: House) -> None:
     assert "No hypervisor is left to work on" in run.text
 
 
+@pytest.mark.soak
 def test_a_backup_point_without_room_is_refused_before_anything_is_touched(house: House) -> None:
     house.lab.fault("esx67", "datastore_full", datastore="backup", leave=1 << 20)
     run = house.controller.play("backup_hot", "--limit", "esx67", backup_select=["name:plain67"]).must_end_with(2)
@@ -102,6 +105,7 @@ def test_a_clone_that_stops_half_way_leaves_no_half_backup(house: House) -> None
     assert house.differences("esx70") == []
 
 
+@pytest.mark.soak
 def test_a_failing_quiesce_fails_that_machine_and_the_next_is_backed_up(house: House) -> None:
     policy = {"backup_select": ["name:noquiesce", "name:multi"], "backup_quiesce": True}
     run = house.controller.play("backup_hot", "--limit", "esx70", **policy).must_end_with(2)
@@ -110,7 +114,8 @@ def test_a_failing_quiesce_fails_that_machine_and_the_next_is_backed_up(house: H
     assert house.differences("esx70") == []
 
 
-@pytest.mark.parametrize("how", [pytest.param("warm", marks=pytest.mark.soak), "cold"])
+@pytest.mark.soak
+@pytest.mark.parametrize("how", ["warm", "cold"])
 def test_a_guest_that_ignores_the_shutdown_stays_on_unless_force_is_allowed(house: House, how: str) -> None:
     policy = {"backup_select": ["name:deaf"], "backup_shutdown_timeout": 5}
     run = house.controller.play(f"backup_{how}", "--limit", "esx70", **policy).must_end_with(2)
@@ -125,6 +130,7 @@ def test_a_guest_that_ignores_the_shutdown_stays_on_unless_force_is_allowed(hous
     assert house.differences("esx70") == []
 
 
+@pytest.mark.soak
 def test_a_machine_without_tools_fails_warm_with_the_way_out(house: House) -> None:
     run = house.controller.play("backup_warm", "--limit", "esx70", backup_select=["name:notools"]).must_end_with(2)
     assert set(failures(run)) == {"notools"}

@@ -83,6 +83,7 @@ def test_a_run_that_is_alive_is_left_alone(house: House) -> None:
     assert house.differences("esx70") == []
 
 
+@pytest.mark.soak
 def test_the_next_backup_recovers_first_and_then_succeeds(house: House) -> None:
     killed_while_cloning(house, "hot", "multi")
     time.sleep(LEASE)

@@ -63,6 +63,7 @@ def test_a_hot_restore_point_of_each_release_holds_one_moment(
     assert "one moment" in prove_disks(releases.points(name_of(host, "on"))[-1].disks, tmp_path)
 
 
+@pytest.mark.soak
 def test_cold_on_the_oldest_and_the_newest_release_copies_a_guest_that_shut_down(
     releases: House, tmp_path: Path
 ) -> None:
@@ -76,7 +77,11 @@ def test_cold_on_the_oldest_and_the_newest_release_copies_a_guest_that_shut_down
 
 @pytest.mark.parametrize(
     ("source", "target"),
-    [("esx60", "esx90"), ("esx60", "esx60"), pytest.param("esx90", "esx90", marks=pytest.mark.soak)],
+    [
+        ("esx60", "esx90"),
+        pytest.param("esx60", "esx60", marks=pytest.mark.soak),
+        pytest.param("esx90", "esx90", marks=pytest.mark.soak),
+    ],
 )
 def test_a_restored_machine_runs_on_the_same_release_and_on_a_newer_one(
     releases: House, hot: Run, source: str, target: str
@@ -99,6 +104,7 @@ def test_a_restored_machine_runs_on_the_same_release_and_on_a_newer_one(
     assert releases.differences(target) == []
 
 
+@pytest.mark.soak
 def test_a_machine_of_a_newer_release_is_refused_by_an_older_host(releases: House, hot: Run) -> None:
     given: dict[str, Any] = {"restore_vm": name_of("esx90", "on"), "restore_datastore": "datastore1"}
     more = {"restore_host": "esx60", "restore_name": "too new", "restore_uuid": "new", "restore_mac": "new"}

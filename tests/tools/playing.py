@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+CALLBACKS = ROOT / "tests" / "tools" / "callbacks"
+#: The variable that names a folder which the controllers of one test session share.
+SHARED = "STOWAGE_TESTS_CONTROLLERS"
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
 
 from judge import Lab, Wrong  # noqa: E402  it lies beside this file
@@ -125,14 +128,20 @@ class Controller:
         config = self.work / "ansible.cfg"
         if not config.exists():
             # Several run beside each other here, and each would otherwise look for answers a thousand times a second.
-            config.write_text("[defaults]\ninternal_poll_interval = 0.02\n", encoding="utf-8")
+            # One after the other needs the same modules: callbacks/payloads.py.
+            settings = (
+                "internal_poll_interval = 0.02",
+                f"callback_plugins = {CALLBACKS}",
+                "callbacks_enabled = payloads",
+            )
+            config.write_text("\n".join(["[defaults]", *settings, ""]), encoding="utf-8")
         return {
             **os.environ,
             "LC_ALL": "C.UTF-8",
             "ANSIBLE_CONFIG": str(config),
             "ANSIBLE_COLLECTIONS_PATH": str(self.work / "collections"),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.work / "cp"),
-            "ANSIBLE_LOCAL_TEMP": str(self.work / "ansible"),
+            "ANSIBLE_LOCAL_TEMP": str(Path(os.environ.get(SHARED, self.work)) / "ansible"),
             "ANSIBLE_SHOW_CUSTOM_STATS": "true",
             "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false",
             "ANSIBLE_FORCE_COLOR": "true" if self.show and sys.stdout.isatty() else "false",

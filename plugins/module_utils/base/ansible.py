@@ -8,6 +8,10 @@ from __future__ import annotations
 from typing import Any, NoReturn, Protocol
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.base.zipped import compile_once
+
+# Every module imports this file before all others of ours.
+compile_once()
 
 
 class FailingModule(Protocol):

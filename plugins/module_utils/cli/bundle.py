@@ -15,6 +15,7 @@ import importlib.util
 import io
 import zipfile
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base import zipped
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 
 NAME = "stowage.pyz"
@@ -28,6 +29,10 @@ import sys
 
 if sys.version_info < (3, 9):
     sys.exit("stowage.pyz needs Python 3.9 or newer; reader.py, beside it in every store, restores with Python 3.6")
+
+from ansible_collections.stowage.esxi.plugins.module_utils.base.zipped import compile_once
+
+compile_once()
 
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.main import run
 
@@ -69,7 +74,7 @@ def sources() -> dict[str, str]:
     # Not before: it imports this file. A module of Ansible travels with what it imports, and so with the whole program.
     from ansible_collections.stowage.esxi.plugins.module_utils.cli import main
 
-    waiting = [main.__name__]
+    waiting = [main.__name__, zipped.__name__]
     while waiting:
         module = waiting.pop()
         path = f"{module.replace('.', '/')}.py"

@@ -68,6 +68,8 @@ def play(folder: Path, level: int, *options: str) -> tuple[int, str]:
         "LC_ALL": "C.UTF-8",
         "ANSIBLE_COLLECTIONS_PATH": str(folder / "collections"),
         "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
+        "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests" / "tools" / "callbacks"),
+        "ANSIBLE_CALLBACKS_ENABLED": "payloads",
         "ANSIBLE_FORCE_COLOR": "false",
     }
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -49,3 +51,24 @@ def test_a_control_module_carries_nothing_above_esxi_and_under_100_kb(module: st
     assert rooms <= ALLOWED
     assert "ssh" in rooms
     assert sum(found.values()) < 100_000, sorted(found.items(), key=lambda item: -item[1])[:10]
+
+
+# What only some jobs need, and those alone load: another program's code, and the way to another machine's disks.
+SPARED = (
+    "store.store",
+    "store.backup",
+    "transfer.agent",
+    "transfer.link",
+    "programs.borg",
+    "programs.rsync",
+    "programs.dedup",
+)
+
+
+@pytest.mark.parametrize("module", ["backup_job", "backup_plan", "backup_recover", "vmdk_copy", "restore_plan"])
+def test_a_module_loads_no_program_before_a_job_asks_for_it(module: str) -> None:
+    code = f"import sys, {PREFIX}plugins.modules.{module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition("module_utils.")[2] for name in done.stdout.split() if name.startswith(PREFIX)}
+    assert "jobs.policy" in loaded
+    assert loaded.isdisjoint(SPARED)

@@ -44,6 +44,9 @@ class Sshd:
             self._keygen(kind, folder / f"host_{kind}")
         self._keygen("ecdsa", folder / "user_key")
         shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
+        # The shell's start files of whoever runs the tests say and do things of their own.
+        home = folder / "home"
+        home.mkdir()
         self.log_path = folder / "log"
         (folder / "sshd_config").write_text(
             f"""ListenAddress {address}:{self.port}
@@ -57,6 +60,7 @@ UsePAM {"yes" if password else "no"}
 PermitRootLogin yes
 PasswordAuthentication no
 LogLevel VERBOSE
+SetEnv HOME={home}
 {extra}
 """
         )
