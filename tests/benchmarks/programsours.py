@@ -22,11 +22,21 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, copying, ending, planning
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores, backend_of
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.borg import Repository
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
+from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 LABEL = "host"
+
+
+def founded(program: str, point: str, access: Access) -> None:
+    """What a store or a repository needs, as the role's preflight makes it."""
+    if program == "borg" and not Path(point).exists():
+        Repository(point).make("none")
+    if program == "dedup" and not Path(point).exists():
+        Store.create(backend_of(point, None, access)).close()
 
 
 def say(**words: Any) -> None:
@@ -93,7 +103,8 @@ def main() -> None:
     parser.add_argument("--rsync-path", default="")
     given = parser.parse_args()
     endpoint = Endpoint(given.host, given.port, private_key_file=given.key, known_hosts_file=given.known_hosts)
-    access = Access(create=True, rsync_path=given.rsync_path)
+    access = Access(rsync_path=given.rsync_path)
+    founded(given.program, given.point, access)
     with open_session(endpoint) as session:
         host = Host(session)
         with Stores(access, host) as stores:

@@ -89,10 +89,10 @@ def place(house: House, request: pytest.FixtureRequest) -> Place:
     program, _how, where = request.param
     servers = house.lab.folder / "servers"
     if where == "remote":
-        return Place(program, f"/var/programs/{program}", request.getfixturevalue("other"), servers / "bk2" / "root")
+        return Place(program, f"/var/programs-{program}", request.getfixturevalue("other"), servers / "bk2" / "root")
     if program == "vmkfstools":
         return Place(program, f"{POINT}/programs", "", None)
-    return Place(program, f"/var/programs/{program}", "", servers / "bk1" / "root")
+    return Place(program, f"/var/programs-{program}", "", servers / "bk1" / "root")
 
 
 def cases(can_be: bool) -> list[Any]:
