@@ -161,6 +161,7 @@ def test_a_machine_goes_into_a_repository_warm_and_cold_and_is_read_back_out_of_
         assert disk["verified"].startswith("all ") and disk["verified"].endswith("read back from the archive")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("repository", ["ssh"], indirect=True)
 def test_a_copy_that_is_killed_leaves_no_point_and_recover_undoes_the_rest(
     story: Callable[..., StoreStory], repository: Repository

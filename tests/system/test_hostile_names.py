@@ -97,6 +97,7 @@ def there_and_back(house: House, description: dict[str, Any]) -> None:
     }
 
 
+@pytest.mark.soak
 def test_the_nastiest_name_and_two_that_look_the_same_go_there_and_back(names: House) -> None:
     there_and_back(names, zoo.names(OLDEST_AND_NEWEST))
 

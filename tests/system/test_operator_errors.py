@@ -57,6 +57,7 @@ def test_an_unknown_host_key_fails_that_host_only(house: House, tmp_path: Path) 
     assert house.differences("esx67", "esx80") == []
 
 
+@pytest.mark.soak
 def test_a_host_that_cannot_be_reached_is_in_the_record_and_the_others_go_on(house: House) -> None:
     house.lab.fault("esx80", "refuse")
     # A connection that an earlier run has kept open would still carry this one.
@@ -95,6 +96,7 @@ def test_a_backup_point_without_room_is_refused_before_anything_is_touched(house
     assert house.differences("esx67") == []
 
 
+@pytest.mark.soak
 def test_a_clone_that_stops_half_way_leaves_no_half_backup(house: House) -> None:
     known = len(house.points("multi"))
     house.lab.fault("esx70", "clone_fails_at", percent=41)

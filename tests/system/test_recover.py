@@ -67,6 +67,7 @@ def test_a_machine_that_someone_started_meanwhile_is_left_running(house: House) 
     assert house.differences("esx70") == []
 
 
+@pytest.mark.soak
 def test_a_run_that_is_alive_is_left_alone(house: House) -> None:
     house.lab.fault("esx70", "slow_clone", rate=64 << 10)
     playing = house.controller.start("backup_hot", "--limit", "esx70", backup_select=["name:multi"])

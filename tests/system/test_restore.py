@@ -192,6 +192,7 @@ def test_a_point_that_is_not_there_is_an_error_that_says_what_there_is(
     assert "0 of 1 VMs ok" in run.text and "Correct restore_vm or restore_point" in run.text
 
 
+@pytest.mark.soak
 def test_one_machine_that_cannot_be_restored_does_not_stop_the_next(
     house: House, points: dict[str, RestorePoint]
 ) -> None:

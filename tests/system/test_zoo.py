@@ -176,6 +176,7 @@ def restored(zoo: House, host: str, names: list[str], tmp_path: Path, **more: An
         zoo.lab.run(host, "vim-cmd", "vmsvc/destroy", str(vm["vmid"]))
 
 
+@pytest.mark.soak
 def test_a_disk_of_more_than_two_terabytes_comes_back(
     zoo: House, hot: tuple[Run, Run, dict[str, Any]], tmp_path: Path
 ) -> None:
