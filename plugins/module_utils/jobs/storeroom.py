@@ -32,9 +32,9 @@ def look(stores: Stores, location: str, program: str = "dedup") -> StoreRoom:
         from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgplace
 
         return borgplace.look(stores, location)
-    from ansible_collections.stowage.esxi.plugins.module_utils.jobs import rsyncplace
-
     if program == "rsync":
+        from ansible_collections.stowage.esxi.plugins.module_utils.jobs import rsyncplace
+
         return rsyncplace.look(stores, location)
     from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
     from ansible_collections.stowage.esxi.plugins.module_utils.programs.hoststore import is_on_host
@@ -59,6 +59,8 @@ def look(stores: Stores, location: str, program: str = "dedup") -> StoreRoom:
         there = stores.host.datastore(location)
         capacity, free = there.capacity_bytes, there.free_bytes
     elif spot.is_remote(location):
+        from ansible_collections.stowage.esxi.plugins.module_utils.jobs import rsyncplace
+
         place = spot.parse(location)
         with rsyncplace.machine_of(stores, place) as server:
             capacity, free = rsyncplace.room_at(server, place)
