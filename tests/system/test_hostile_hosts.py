@@ -127,7 +127,7 @@ def test_a_host_that_lies_learns_nothing_harms_nobody_and_holds_no_job(
             lying(patched, lie)
             patched.setattr(job, "params", given(job.params(), HASTE.get(name, {})))
             if error is MovesTooSlowly:
-                # A young guest's disk is copied, however slowly, before the ordinary time to judge a pace is over.
+                # What a young guest has is copied, however slowly, before the ordinary time to judge it is over.
                 patched.setattr(watching, "PACE_STALLS", 1)
             begun = time.monotonic()
             with pytest.raises(error, match=words):
