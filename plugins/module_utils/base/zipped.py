@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is imported out of a zip file, as a module's payload is one, is compiled once.
 
-zipimport compiles a file to tell its name, and again to run it: a third of the time that a large module takes to import.
+zipimport compiles a file to tell its name, and again to run it: a third of what the imports of a large module take.
 """
 
 from __future__ import annotations
