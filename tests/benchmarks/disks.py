@@ -19,8 +19,8 @@ from pathlib import Path
 
 GIB = 1 << 30
 PACKAGES = {
-    "web": "nginx,python3,build-essential,linux-image-amd64,git,vim,openjdk-17-jre-headless",
-    "db": "postgresql,python3,build-essential,linux-image-amd64,git,clang,openjdk-17-jre-headless",
+    "web": "nginx,python3,build-essential,linux-image-amd64,git,vim,default-jre-headless",
+    "db": "postgresql,python3,build-essential,linux-image-amd64,git,clang,default-jre-headless",
 }
 #: Bytes that the second day adds to each disk.
 GROWTH = 150 << 20

@@ -23,6 +23,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from postoffice import ADDRESS, Post
 
+ROOT = Path(__file__).resolve().parents[3]
 NOW = datetime.now(timezone.utc)
 SIZE = 1 << 20
 
@@ -83,6 +84,8 @@ def play(tmp_path: Path, name: str, *options: str, **variables: Any) -> tuple[in
     }
     environment = {**os.environ, "ANSIBLE_HOME": str(tmp_path / "home"), "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"}
     environment |= {"ANSIBLE_SHOW_CUSTOM_STATS": "true", "ANSIBLE_LOCALHOST_WARNING": "false"}
+    environment |= {"ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests/tools/callbacks")}
+    environment |= {"ANSIBLE_CALLBACKS_ENABLED": "payloads"}
     program = os.path.join(os.path.dirname(sys.executable), "ansible-playbook")
     argv = [program, "-i", "hosts.json", f"stowage.esxi.{name}", "-e", json.dumps(given), *options]
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,25 +94,50 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# Plays of one task, by what they show: on which hosts, the task's keywords, the play's.
+SCENES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "plain": ("esxi", {}, {}),
+    "not delegated": ("bare", {"delegate_to": None}, {}),
+    "on the controller": ("bare", {"delegate_to": None, "connection": "local"}, {}),
+    "defaults": (
+        "with_key",
+        {"stowage.esxi.esxi_vm_info": {"connect_timeout": 4}},
+        {
+            "module_defaults": {
+                "group/stowage.esxi.esxi": {"connect_timeout": 3, "port": 2300, "host_key_policy": "accept_new"}
+            }
+        },
+    ),
+    "a hostname": ("with_key,with_password", {"stowage.esxi.esxi_vm_info": {"hostname": "192.0.2.77"}}, {}),
+    "variables": (
+        "bare,with_key",
+        {"vars": {"ansible_user": "of_task", "ansible_host": "{{ inventory_hostname }}.test"}},
+        {"vars": {"ansible_port": 2400, "ansible_user": "of_play"}},
+    ),
+    # ansible-core 2.19 polls with the interpreter of the inventory host, not with the delegate's.
+    "polled": ("bare", {"async": 60, "poll": 1, "vars": {"ansible_python_interpreter": sys.executable}}, {}),
+}
+
+
 def play(
-    place: Path,
-    *options: str,
-    task: dict[str, Any] | None = None,
-    agent: str | None = None,
-    **play_keywords: Any,
-) -> dict[str, dict[str, Any]]:
-    """Runs one delegated task on every host; its result by host, kept by a second task."""
+    place: Path, *options: str, scenes: Sequence[str] = ("plain",), agent: str | None = None
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Runs a delegated task on the hosts of each scene; its result by scene and host, kept by a second task."""
     results = place / "results"
     shutil.rmtree(results, ignore_errors=True)
-    results.mkdir()
-    probe = {"stowage.esxi.esxi_vm_info": {}, "delegate_to": "bs", "ignore_errors": True, "register": "out"}
-    keep = {
-        "ansible.builtin.copy": {"content": "{{ out | to_json }}", "dest": f"{results}/{{{{ inventory_hostname }}}}"},
-        "delegate_to": "bs",
-        "check_mode": False,
-    }
-    book = {"hosts": "esxi", "gather_facts": False, **play_keywords, "tasks": [{**probe, **(task or {})}, keep]}
-    (place / "play.json").write_text(json.dumps([book]))
+    book = []
+    for name in scenes:
+        (results / name).mkdir(parents=True)
+        hosts, task, keywords = SCENES[name]
+        probe = {"stowage.esxi.esxi_vm_info": {}, "delegate_to": "bs", "ignore_errors": True, "register": "out"}
+        dest = f"{results}/{name}/{{{{ inventory_hostname }}}}"
+        keep = {
+            "ansible.builtin.copy": {"content": "{{ out | to_json }}", "dest": dest},
+            "delegate_to": "bs",
+            "check_mode": False,
+        }
+        book.append({"hosts": hosts, "gather_facts": False, **keywords, "tasks": [{**probe, **task}, keep]})
+    (place / "play.json").write_text(json.dumps(book))
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment.update(
         ANSIBLE_COLLECTIONS_PATH=str(place),
@@ -123,8 +149,8 @@ def play(
     program = os.path.join(os.path.dirname(sys.executable), "ansible-playbook")
     command = [program, "-i", "hosts.json", "play.json", *options]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
-    found = {path.name: json.loads(path.read_text()) for path in results.iterdir()}
-    assert found, done.stdout + done.stderr
+    found = {name: {path.name: json.loads(path.read_text()) for path in (results / name).iterdir()} for name in scenes}
+    assert all(found.values()), done.stdout + done.stderr
     return found
 
 
@@ -133,8 +159,13 @@ ONCE = pytest.mark.xdist_group("under ansible")
 
 
 @pytest.fixture(scope="module")
-def plain(place: Path) -> dict[str, dict[str, Any]]:
-    return play(place)
+def played(place: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    return play(place, scenes=list(SCENES))
+
+
+@pytest.fixture(scope="module")
+def plain(played: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    return played["plain"]
 
 
 @ONCE
@@ -181,69 +212,57 @@ def test_an_omitted_variable_is_one_that_the_host_does_not_have(plain: dict[str,
     assert (got["password"], got["port"]) == (None, 22)
 
 
-def test_a_forgotten_delegate_to_is_told_before_the_hypervisor_is_reached(place: Path) -> None:
-    message = play(place, "--limit", "bare", task={"delegate_to": None})["bare"]["msg"]
+@ONCE
+def test_a_forgotten_delegate_to_is_told_before_the_hypervisor_is_reached(played: dict[str, Any]) -> None:
+    message = played["not delegated"]["bare"]["msg"]
     assert "would run its module on bare itself" in message and "delegate_to" in message
     # On the controller itself, or for a hypervisor that the task names, it is as it should be.
-    local = play(place, "--limit", "bare", task={"delegate_to": None, "connection": "local"})["bare"]
-    assert "delegate_to" not in local.get("msg", "")
+    assert "delegate_to" not in played["on the controller"]["bare"].get("msg", "")
 
 
-def test_module_defaults_of_the_group_win_over_the_inventory_and_lose_to_the_task(place: Path) -> None:
-    defaults = {"group/stowage.esxi.esxi": {"connect_timeout": 3, "port": 2300, "host_key_policy": "accept_new"}}
-    results = play(
-        place,
-        "--limit",
-        "with_key",
-        module_defaults=defaults,
-        task={"stowage.esxi.esxi_vm_info": {"connect_timeout": 4}},
-    )
-    got = results["with_key"]["got"]
+@ONCE
+def test_module_defaults_of_the_group_win_over_the_inventory_and_lose_to_the_task(played: dict[str, Any]) -> None:
+    got = played["defaults"]["with_key"]["got"]
     assert (got["connect_timeout"], got["port"], got["username"]) == (4, 2300, "backup")
 
 
-def test_an_explicit_hostname_takes_nothing_from_the_inventory(place: Path) -> None:
-    results = play(
-        place, "--limit", "with_key,with_password", task={"stowage.esxi.esxi_vm_info": {"hostname": "192.0.2.77"}}
-    )
+@ONCE
+def test_an_explicit_hostname_takes_nothing_from_the_inventory(played: dict[str, Any]) -> None:
+    results = played["a hostname"]
+    assert len(results) == 2
     for result in results.values():
         got = result["got"]
         assert (got["hostname"], got["port"], got["username"]) == ("192.0.2.77", 22, "root")
         assert (got["password"], got["private_key"], got["jump_host"]) == (None, None, None)
 
 
-def test_variables_of_the_play_and_the_task_count_with_their_precedence(place: Path) -> None:
-    results = play(
-        place,
-        "--limit",
-        "bare,with_key",
-        vars={"ansible_port": 2400, "ansible_user": "of_play"},
-        task={"vars": {"ansible_user": "of_task", "ansible_host": "{{ inventory_hostname }}.test"}},
-    )
-    got = results["bare"]["got"]
+@ONCE
+def test_variables_of_the_play_and_the_task_count_with_their_precedence(played: dict[str, Any]) -> None:
+    got = played["variables"]["bare"]["got"]
     assert (got["hostname"], got["port"], got["username"]) == ("bare.test", 2400, "of_task")
-    assert results["with_key"]["got"]["port"] == 2400
+    assert played["variables"]["with_key"]["got"]["port"] == 2400
 
 
+@ONCE
+def test_async_reaches_the_module(played: dict[str, Any]) -> None:
+    result = played["polled"]["bare"]
+    assert (result["got"]["hostname"], result["check"]) == ("bare", False)
+    assert result["finished"] in (1, True)
+
+
+@ONCE
 def test_extra_variables_win(place: Path) -> None:
-    results = play(place, "--limit", "bare", "-e", "stowage_jump_host=h1", "-e", "ansible_password=p")
+    results = play(place, "--limit", "bare", "-e", "stowage_jump_host=h1", "-e", "ansible_password=p")["plain"]
     got = results["bare"]["got"]
     assert (got["jump_host"], got["password"]) == ("h1", "p")
 
 
-def test_an_agent_of_the_controller_serves_a_module_on_the_controller_without_other_credentials(place: Path) -> None:
-    results = play(place, "--limit", "bare,with_password", agent="/tmp/agent.sock")
+@ONCE
+def test_check_mode_and_an_agent_that_serves_without_other_credentials_reach_the_module(place: Path) -> None:
+    results = play(place, "--limit", "bare,with_password", "--check", agent="/tmp/agent.sock")["plain"]
+    assert [result["check"] for result in results.values()] == [True, True]
     assert results["bare"]["got"]["use_agent"] is True
     assert results["with_password"]["got"]["use_agent"] is False
-
-
-def test_check_mode_and_async_reach_the_module(place: Path) -> None:
-    assert play(place, "--limit", "bare", "--check")["bare"]["check"] is True
-    # ansible-core 2.19 polls with the interpreter of the inventory host, not with the delegate's.
-    polled = {"async": 60, "poll": 1, "vars": {"ansible_python_interpreter": sys.executable}}
-    result = play(place, "--limit", "bare", task=polled)["bare"]
-    assert result["got"]["hostname"] == "bare"
-    assert result["finished"] in (1, True)
 
 
 def test_the_secret_is_nowhere_in_the_output_of_the_real_specification() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import bundle
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = Path(__file__).resolve().parents[3]
 PLAY = """
 - hosts: localhost
   gather_facts: false
