@@ -226,7 +226,7 @@ def test_a_dead_host_fails_alone_and_the_record_says_of_every_machine_what_becam
         assert (entry["status"], entry["proven"], entry["effective_how"]) == (
             "ok",
             True,
-            "hot" if night.before[entry["vm"]][0] == "on" else "cold",
+            "hot" if night.before[entry["vm"]][0] == "poweredOn" else "cold",
         )
         assert entry["bytes_sent"] > MIB
     hosts = {host["host"]: host for host in night.record["hosts"]}

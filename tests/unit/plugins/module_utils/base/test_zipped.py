@@ -1,18 +1,21 @@
 # Copyright (c) 2026 Stowage contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a module imports out of its zip file is compiled once, and is otherwise what it always was."""
+"""What a module imports out of its zip file is compiled once, kept, and otherwise what it always was."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import stat
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.base import zipped
 
 ROOT = Path(__file__).resolve().parents[5]
 BASE = "ansible_collections/stowage/esxi/plugins/module_utils/base"
@@ -66,8 +69,126 @@ def test_each_file_is_compiled_once_and_knows_where_it_lies(payload: Path) -> No
 
 
 def test_what_runs_from_files_is_left_alone() -> None:
-    from ansible_collections.stowage.esxi.plugins.module_utils.base import zipped
-
     before = list(sys.path_hooks)
     zipped.compile_once()
     assert sys.path_hooks == before
+
+
+NAME = "ansible_collections.stowage.esxi.plugins.module_utils.base.more"
+SHOWN = """
+import json, sys, builtins
+sys.path[:0] = [sys.argv[1]]
+real, compiled = builtins.compile, []
+builtins.compile = lambda source, name, *more, **other: compiled.append(name) or real(source, name, *more, **other)
+base = "ansible_collections.stowage.esxi.plugins.module_utils.base"
+__import__(base + ".ansible")
+more, waiter = (__import__(f"{base}.{word}", fromlist=["x"]) for word in ("more", "waiter"))
+later = [name for name in set(compiled) if name.endswith(("/more/__init__.py", "/waiter.py", "/clock.py"))]
+told = sorted(name[name.index("ansible_collections") :] for name in later)
+print(json.dumps([more.WORD, more.__file__, waiter.Waiter.__init__.__code__.co_filename, told]))
+"""
+
+
+def shown(payload: Path, home: Path, *options: str, **environment: str) -> list[str]:
+    """A process that imports from the payload: a word, its place, code's place, what of three files was compiled."""
+    given = {"PATH": os.environ["PATH"], "HOME": str(home), **environment}
+    command = [sys.executable, *options, "-c", SHOWN, str(payload)]
+    done = subprocess.run(command, env=given, capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr
+    found: list[str] = json.loads(done.stdout)
+    return found
+
+
+def with_word(payload: Path, other: Path, word: str) -> Path:
+    """The same payload in another place, with another text in one file."""
+    with zipfile.ZipFile(payload) as source, zipfile.ZipFile(other, "w") as target:
+        for name in source.namelist():
+            text = f"WORD = {word!r}\n" if name.endswith("more/__init__.py") else source.read(name)
+            target.writestr(name, text)
+    return other
+
+
+def kept_file(home: Path) -> Path:
+    (found,) = (home / ".cache/stowage/bytecode").glob(f"{NAME}.*")
+    return found
+
+
+def test_the_next_process_compiles_only_what_has_changed(payload: Path, tmp_path: Path) -> None:
+    files = [f"{BASE}/{name}" for name in ("clock.py", "more/__init__.py", "waiter.py")]
+    word, place, code, compiled = shown(payload, tmp_path)
+    assert (word, place) == ("a package", f"{payload}/{files[1]}") and compiled == files
+    # The payload of the next task lies elsewhere; where code is from is told in its own terms.
+    other = with_word(payload, tmp_path / "next.zip", "a package")
+    assert shown(other, tmp_path) == ["a package", f"{other}/{files[1]}", files[2], []] and code == files[2]
+    changed = with_word(payload, tmp_path / "new.zip", "a new text")
+    assert shown(changed, tmp_path) == ["a new text", f"{changed}/{files[1]}", files[2], [files[1]]]
+    # There and back: one file for a name, whatever the number of versions.
+    assert shown(other, tmp_path)[3] == [files[1]] and kept_file(tmp_path)
+    folder = tmp_path / ".cache/stowage/bytecode"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    "harm", ["cut", "empty", "bit in the code", "bit in the digest", "of another source", "folder"]
+)
+def test_kept_code_that_is_not_what_was_written_is_made_anew(payload: Path, tmp_path: Path, harm: str) -> None:
+    shown(payload, tmp_path)
+    path = kept_file(tmp_path)
+    good = path.read_bytes()
+    if harm == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        at = {"bit in the code": zipped.DIGEST * 2 + 9, "bit in the digest": zipped.DIGEST + 3, "of another source": 5}
+        bad = bytearray(good)
+        if harm in at:
+            bad[at[harm]] ^= 4
+        path.write_bytes({"cut": good[:-7], "empty": b""}.get(harm, bytes(bad)))
+    assert shown(payload, tmp_path)[0] == "a package"
+    if harm != "folder":
+        assert path.read_bytes() == good
+
+
+def test_nothing_is_kept_where_nothing_can_be_written_or_nothing_shall_be(payload: Path, tmp_path: Path) -> None:
+    assert shown(payload, tmp_path, "-B")[0] == "a package"
+    assert shown(payload, Path("/dev/null"))[0] == "a package"
+    assert shown(payload, Path("relative"))[0] == "a package"
+    assert not (tmp_path / ".cache").exists()
+    # A full disk: each write fails, after the file was made.
+    (tmp_path / ".cache/stowage").mkdir(parents=True)
+    (tmp_path / ".cache/stowage/bytecode").symlink_to("/dev/full")
+    assert shown(payload, tmp_path)[0] == "a package"
+    elsewhere = tmp_path / "elsewhere"
+    assert shown(payload, tmp_path, XDG_CACHE_HOME=str(elsewhere))[0] == "a package"
+    assert (elsewhere / "stowage/bytecode").is_dir()
+
+
+def test_a_disk_that_is_full_keeps_nothing_and_harms_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = zipped.Kept(str(tmp_path))
+    (tmp_path / f"x{kept.tail}.part").symlink_to("/dev/full")
+    scope: dict[str, int] = {}
+    exec(kept.code("x", "x.py", b"a = 1 + 1"), scope)
+    assert scope["a"] == 2 and not (tmp_path / f"x{kept.tail}").exists()
+    # Another Python's code is not ours.
+    exec(kept.code("y", "y.py", b"a = 3"), scope)
+    before = (tmp_path / f"y{kept.tail}").read_bytes()
+    monkeypatch.setattr(importlib.util, "MAGIC_NUMBER", b"next")
+    exec(kept.code("y", "y.py", b"a = 3"), scope)
+    assert scope["a"] == 3 and (tmp_path / f"y{kept.tail}").read_bytes()[:32] != before[:32]
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o702])
+def test_code_that_others_could_have_written_is_not_run(payload: Path, tmp_path: Path, mode: int) -> None:
+    shown(payload, tmp_path)
+    folder = tmp_path / ".cache/stowage/bytecode"
+    os.chmod(folder, mode)
+    assert shown(payload, tmp_path)[3] != []
+    os.chmod(folder, 0o700)
+    assert shown(payload, tmp_path)[3] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user")
+def test_code_in_a_folder_of_another_user_is_not_run(payload: Path, tmp_path: Path) -> None:
+    shown(payload, tmp_path)
+    os.chown(tmp_path / ".cache/stowage/bytecode", 65534, 65534)
+    assert shown(payload, tmp_path)[3] != []
