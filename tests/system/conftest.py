@@ -40,8 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 # Files that take longest, first: files are given out whole, and one of these at the end would be waited for alone.
 LONGEST = (
-    "test_dedup",
     "test_vmdk_copy",
+    "test_night",
+    "test_dedup",
     "test_backup_hot_warm_cold",
     "test_restore",
     "test_zoo",

@@ -441,6 +441,7 @@ def over_the_restored_machine(house: House, disk: Path, tmp_path: Path) -> None:
 EITHER = "{{ '/var/stowage-store' if backup_program == 'dedup' else '" + POINT + "' }}"
 
 
+@pytest.mark.soak
 def test_one_variable_switches_a_fleet_to_a_store_and_its_machines_come_back(house: House, tmp_path: Path) -> None:
     run = house.controller.play(
         "backup_hot",

@@ -77,9 +77,11 @@ truncate -s "$size" "$new" || exit 1
 echo new
 """
 
-# Where nothing differs the new image becomes a second name of the former; what it occupies anew is told.
+# Where nothing differs the new image becomes a second name of the former; what it occupies anew is told. Zeros become
+# holes where $3 says so and the server can; else they take room.
 _END = r"""
 new=$1 former=$2
+[ "$3" != dig ] || fallocate --dig-holes "$new" 2>/dev/null || :
 chmod 400 "$new" && sync "$new" || exit 1
 if [ -n "$former" ] && cmp -s "$former" "$new" && ln -f "$former" "$new" 2>/dev/null; then
     echo 0
@@ -127,12 +129,12 @@ class Push:
         former = posixpath.join(self.former, name) if key in self.former_keys and not self.whole_file else ""
         begun = self._said(f"Beginning {target}", _BEGIN, [target, str(size), former])
         session = rsync.over(self.there.session)
-        wish = Wish(self.whole_file, self.former if begun == "former" else "", self.reach.bandwidth_limit)
+        wish = Wish(self.whole_file, self.former if begun == "former" else "", self.reach.bandwidth_limit, begun)
         moving = Moving(File(path), File(target, session), wish, f"{key} to {self.there.name}", size, self.reach)
         copied, retries = moving.copy()
         verified = moving.verified(self.verify)
         same = former if begun == "former" and copied.literal == 0 else ""
-        occupied = self._said(f"Finishing {target}", _END, [target, same])
+        occupied = self._said(f"Finishing {target}", _END, [target, same, "" if wish.sparse else "dig"])
         written = int(occupied) if begun == "former" else copied.literal
         told = f"to {self.there.name}: {copied.literal} of {size} bytes travelled, as they differed; {written} are new"
         note = f"{told}; the connection was lost {retries} times, and the copy gone on with" if retries else told

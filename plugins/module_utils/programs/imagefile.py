@@ -88,6 +88,20 @@ def made_one(path: str, former: str, check: Callable[[], None]) -> bool:
     return True
 
 
+def dig(path: str, check: Callable[[], None]) -> None:
+    """Blocks of zeros become holes; others stay shared with whatever image shares them."""
+    with open(path, "r+b") as file:
+        handle = file.fileno()
+        for begin, end in data_in(handle, 0, os.fstat(handle).st_size):
+            for at in range(begin - begin % READ_BYTES, end, READ_BYTES):
+                check()
+                data = os.pread(handle, READ_BYTES, at)
+                for first in range(0, len(data), BLOCK_BYTES):
+                    block = data[first : first + BLOCK_BYTES]
+                    if _BLANK.startswith(block):
+                        punch(handle, at + first, len(block))
+
+
 def seal(path: str) -> None:
     """On the disk, and to be read only."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

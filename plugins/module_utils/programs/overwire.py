@@ -71,10 +71,11 @@ def bring(
     with ImageFile(path, source.capacity_bytes, former) as image:
         begun = image.begun
     from_former = posixpath.dirname(former or "") if begun == "former" else ""
+    wish = Wish(whole_file, from_former, reach.bandwidth_limit, begun)
     moved = Moving(
         File(source.flat, wire.session, wire.program),
         File(path),
-        Wish(whole_file, from_former, reach.bandwidth_limit),
+        wish,
         source.key,
         source.capacity_bytes,
         reach,
@@ -85,6 +86,8 @@ def bring(
     with imagefile.told(path):
         if begun == "former":
             written = 0 if imagefile.made_one(path, former or "", reach.alive) else os.stat(path).st_blocks * 512
+        if not wish.sparse:
+            imagefile.dig(path, reach.alive)
         imagefile.seal(path)
     return Brought(copied, round(max(reach.clock.monotonic() - began, 0.001), 3), written, begun, verified, retries)
 

@@ -70,11 +70,20 @@ class Copied:
 
 @dataclass(frozen=True)
 class Wish:
-    """`former`: a folder of the receiving machine with a file of the same name to begin from, where none is there."""
+    """`former`: a folder of the receiving machine with a file of the same name to begin from, where none is there.
+
+    `begun`: what the target was made of. Zeros become holes only where it is empty yet: of what is there already, rsync
+    writes anew each block that begins or ends with zeros, and of a clone half is its own afterwards.
+    """
 
     whole_file: bool = False
     former: str = ""
     bandwidth_limit: int = 0
+    begun: str = "new"
+
+    @property
+    def sparse(self) -> bool:
+        return self.whole_file or self.begun in ("new", "former")
 
 
 def over(session: Session) -> OpenSshSession:
@@ -124,7 +133,9 @@ class Rsync:
 
     def copy(self, wish: Wish, started: Callable[[int], None] = lambda pid: None) -> Copied:
         """Until it is over. `started` is told of the number of the process at the other end."""
-        words = ["--inplace", "--sparse", "--ignore-times", "--partial", "--no-human-readable"]
+        words = ["--inplace", "--ignore-times", "--partial", "--no-human-readable"]
+        if wish.sparse:
+            words.append("--sparse")
         # Its progress at once, and not when a buffer is full.
         words += ["--outbuf=N", "--info=progress2,stats2", "--whole-file" if wish.whole_file else "--no-whole-file"]
         if wish.former and not wish.whole_file:

@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -174,3 +176,30 @@ def host_shell(tmp_path):
     shell = HostShell(tmp_path)
     yield shell
     shell.end()
+
+
+@pytest.fixture(scope="session")
+def reflinks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file system that can share blocks, where one can be made here."""
+    if not shutil.which("mkfs.xfs") or os.geteuid() != 0:
+        pytest.skip("no mkfs.xfs, or nobody who may mount: no file system with reflinks can be made here")
+    base = tmp_path_factory.mktemp("xfs")
+    with (base / "image").open("wb") as file:
+        file.truncate(320 << 20)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(base / "image")], check=True)
+    place = base / "mounted"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-o", "loop", str(base / "image"), str(place)], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("no loop device can be had here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.fixture(params=["plain", "reflinks"])
+def folder(request: Any, tmp_path: Path) -> Path:
+    if request.param == "plain":
+        return tmp_path
+    made = request.getfixturevalue("reflinks") / tmp_path.name
+    made.mkdir()
+    return made

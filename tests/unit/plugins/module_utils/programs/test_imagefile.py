@@ -8,11 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import shutil
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import imagefile
@@ -50,33 +47,6 @@ def write(path: Path, data: bytes, ranges: Ranges, former: Path | None = None) -
 
 
 FIRST: Ranges = ((0, 2 * PIECE), (5 * PIECE, 3 * PIECE), (SIZE - 512, 512))
-
-
-@pytest.fixture(scope="session")
-def reflinks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A file system that can share blocks, where one can be made here."""
-    if not shutil.which("mkfs.xfs") or os.geteuid() != 0:
-        pytest.skip("no mkfs.xfs, or nobody who may mount: no file system with reflinks can be made here")
-    base = tmp_path_factory.mktemp("xfs")
-    with (base / "image").open("wb") as file:
-        file.truncate(320 << 20)
-    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(base / "image")], check=True)
-    place = base / "mounted"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-o", "loop", str(base / "image"), str(place)], capture_output=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip("no loop device can be had here")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-@pytest.fixture(params=["plain", "reflinks"])
-def folder(request: Any, tmp_path: Path) -> Path:
-    if request.param == "plain":
-        return tmp_path
-    made = request.getfixturevalue("reflinks") / tmp_path.name
-    made.mkdir()
-    return made
 
 
 def test_a_first_image_holds_what_the_disk_holds_and_its_holes(folder: Path) -> None:
@@ -157,3 +127,16 @@ def test_what_the_file_system_refuses_is_told_with_the_way_out(tmp_path: Path) -
     with pytest.raises(ImageFailed, match="nowhere") as caught:
         ImageFile(str(tmp_path / "nowhere" / "a"), SIZE)
     assert "were not touched" in caught.value.hint_text
+
+
+def test_zeros_that_were_written_become_holes_and_the_rest_stays_what_it_was(folder: Path) -> None:
+    data = disk(1, FIRST)
+    path = folder / "a"
+    path.write_bytes(data)
+    looked: list[int] = []
+    imagefile.dig(str(path), lambda: looked.append(1))
+    assert path.read_bytes() == data and path.stat().st_blocks * 512 <= 5 * PIECE + 2 * BLOCK_BYTES
+    assert len(looked) == -(-SIZE // imagefile.READ_BYTES)
+    before = path.stat().st_blocks
+    imagefile.dig(str(path), lambda: None)
+    assert path.read_bytes() == data and path.stat().st_blocks == before

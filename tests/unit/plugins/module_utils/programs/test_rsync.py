@@ -132,6 +132,52 @@ def test_the_second_time_only_what_differs_travels_and_the_former_image_stays(
     assert whole.copied.literal == SIZE and (tmp_path / "w").read_bytes() == now
 
 
+def in_bursts(path: Path) -> None:
+    """As files lie on a disk: many short pieces, with zeros before and behind each."""
+    chance = random.Random(3)
+    with path.open("r+b") as file:
+        for at in range(8 << 20, SIZE, 16 << 10):
+            file.seek(at + chance.randrange(8 << 10))
+            file.write(chance.randbytes(3000))
+
+
+def test_where_blocks_are_shared_the_second_day_takes_the_room_of_what_differs(
+    session: OpenSshSession, reflinks: Path, tmp_path: Path
+) -> None:
+    def used() -> int:
+        os.sync()
+        state = os.statvfs(reflinks)
+        return (state.f_blocks - state.f_bfree) * state.f_frsize
+
+    there, watcher, wire = tmp_path / "disk-flat.vmdk", Watcher(), Wire(session)
+    disk(there)
+    in_bursts(there)
+    names = [reflinks / number / "scsi0-0-flat.vmdk" for number in ("r1", "r2", "r3")]
+    for name in names:
+        name.parent.mkdir()
+    brought = [overwire.bring(source(there), wire, str(names[0]), None, "none", False, watcher.reach(session))]
+    before, was = used(), there.read_bytes()
+    brought.append(
+        overwire.bring(source(there), wire, str(names[1]), str(names[0]), "none", False, watcher.reach(session))
+    )
+    assert (brought[1].begun, brought[1].copied.literal) == ("reflink", 0)
+    assert used() - before < (256 << 10)
+    # What the guest has let go of is a hole again, and what it has written is new.
+    with there.open("r+b") as file:
+        file.seek(HELD)
+        file.write(bytes(1 << 20))
+        file.seek(7 << 20)
+        file.write(random.Random(9).randbytes(1 << 20))
+    before = used()
+    brought.append(
+        overwire.bring(source(there), wire, str(names[2]), str(names[1]), "none", False, watcher.reach(session))
+    )
+    assert (1 << 20) <= used() - before < (1 << 20) + (512 << 10)
+    assert names[2].read_bytes() == there.read_bytes() and names[0].read_bytes() == names[1].read_bytes() == was
+    with names[2].open("rb") as image:
+        assert os.lseek(image.fileno(), HELD, os.SEEK_DATA) == HELD + (1 << 20)
+
+
 def test_a_connection_that_breaks_is_made_again_and_the_copy_gone_on_with(
     session: OpenSshSession, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
