@@ -38,9 +38,20 @@ class Cost:
     output: str
 
 
-def run(argv: Sequence[str], env: Mapping[str, str] | None = None, good: Sequence[int] = (0,)) -> Cost:
-    """Raises `Failed`, with the command's words, when it ends with another code than the good ones."""
+def run(
+    argv: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    good: Sequence[int] = (0,),
+    reads: Sequence[str | Path] = (),
+) -> Cost:
+    """Raises `Failed`, with the command's words, when it ends with another code than the good ones.
+
+    The files, and those in the folders, that it `reads` are read right before it: a virtual machine's host takes a page
+    that was not used for some seconds for one that need not be near.
+    """
     touch_memory()
+    for place in map(Path, reads):
+        warm(*(str(path) for path in (place, *place.rglob("*")) if path.is_file()))
     begin = time.perf_counter()
     with subprocess.Popen(
         list(argv),

@@ -58,7 +58,11 @@ class Ours(Program):
     settings: tuple[str, ...] = ()
 
     def _run(self, act: str, *words: str) -> Cost:
-        return measure.run([sys.executable, "-m", CLI, act, str(self.folder), "--quiet", *words], SECRET)
+        return self._reading((), act, *words)
+
+    def _reading(self, reads: Sequence[str | Path], act: str, *words: str) -> Cost:
+        command = [sys.executable, "-m", CLI, act, str(self.folder), "--quiet", *words]
+        return measure.run(command, SECRET, reads=reads)
 
     def init(self) -> None:
         self._run("create", *self.settings)
@@ -74,10 +78,10 @@ class Ours(Program):
         return self.backup("", disks, "--parent", latest, *given)
 
     def restore(self, point: str, disk: str, target: str, *more: str) -> Cost:
-        return self._run("restore", "latest", "--disk", f"{key_of(disk)}={target}", *more)
+        return self._reading((self.folder, target), "restore", "latest", "--disk", f"{key_of(disk)}={target}", *more)
 
     def verify(self, *more: str) -> Cost:
-        return self._run("verify", *more)
+        return self._reading((self.folder,), "verify", *more)
 
 
 class OursFast(Ours):
@@ -106,7 +110,8 @@ class Borg(Program):
         self._repository = str(self.folder / "repository")
 
     def _run(self, *words: str) -> Cost:
-        return measure.run([found("borg"), *words], self._env)
+        reads = (self.folder,) if words[0] == "check" else ()
+        return measure.run([found("borg"), *words], self._env, reads=reads)
 
     def init(self) -> None:
         self._run("init", "--encryption", self.encryption, self._repository)
@@ -122,7 +127,7 @@ class Borg(Program):
         script = 'cd "$1" && "$2" extract --sparse --strip-components "$5" "$3" "$4" && sync *'
         depth = str(len(Path(disk).parts) - 2)
         words = (str(folder), found("borg"), f"{self._repository}::{point}", disk.lstrip("/"), depth)
-        cost = measure.run(["sh", "-c", script, "sh", *words], self._env)
+        cost = measure.run(["sh", "-c", script, "sh", *words], self._env, reads=(self.folder,))
         (folder / Path(disk).name).rename(target)
         return cost
 
@@ -147,7 +152,7 @@ class Restic(Program):
 
     def _run(self, *words: str) -> Cost:
         command = [found("restic"), "--no-cache", "--repo", str(self.folder / "repository"), *self.options, *words]
-        return measure.run(command, SECRET)
+        return measure.run(command, SECRET, reads=(self.folder,) if words[0] == "check" else ())
 
     def init(self) -> None:
         self._run("init")
@@ -165,7 +170,7 @@ class Restic(Program):
         words = ("--tag", point, "--include", disk, "--target", str(folder), "latest")
         script = 'f=$1; shift; "$@" && sync "$f"'
         made = folder / disk.lstrip("/")
-        cost = measure.run(["sh", "-c", script, "sh", str(made), *base, *words], SECRET)
+        cost = measure.run(["sh", "-c", script, "sh", str(made), *base, *words], SECRET, reads=(self.folder,))
         made.rename(target)
         shutil.rmtree(folder)
         return cost
@@ -200,7 +205,8 @@ class Copy(Program):
 
     def restore(self, point: str, disk: str, target: str) -> Cost:
         source = self.folder / point / Path(disk).name
-        return measure.run(["sh", "-c", 'cp --sparse=always "$1" "$2" && sync "$2"', "sh", str(source), target])
+        command = ["sh", "-c", 'cp --sparse=always "$1" "$2" && sync "$2"', "sh", str(source), target]
+        return measure.run(command, reads=(source,))
 
     def verify(self) -> Cost:
         raise measure.Failed("cp cannot verify")

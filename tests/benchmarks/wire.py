@@ -12,6 +12,7 @@ asked of it. Ends with 1 when a floor is not met (not with `--small`), with 2 wh
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import random
@@ -29,7 +30,7 @@ import wirepeers
 import wireshape
 from limits import CHUNK, ZEROS
 from measure import Failed
-from wirelab import Image, WireLab
+from wirelab import Image, Reach, WireLab
 from wiremeasure import Measured, adopt_orphans
 from wirepeers import Cat, Clone, Ours, PipedBorg, Rsync, Writing
 
@@ -117,8 +118,33 @@ class Bench:
 # -- the rows --------------------------------------------------------------------------------------------------------
 
 
-def loopback(bench: Bench) -> None:
-    """Both ends on this machine, past the lab's wire: what the processors allow."""
+@dataclass
+class Both:
+    """Both disks in a host, past the lab's wire, both ends on this machine; and each way to fetch them."""
+
+    lab: WireLab
+    reach: Reach
+    images: list[Image]
+    numbers: list[int]
+    ours: Ours
+    borg: PipedBorg
+    clone: Clone
+    rsync: Rsync
+
+    def on(self, day: int) -> None:
+        for image in self.images:
+            image.on(day)
+
+    def second_by_borg(self) -> Measured:
+        self.on(1)
+        self.borg.clear()
+        self.borg.backup("day1", self.numbers)
+        self.on(2)
+        return self.borg.backup("day2", self.numbers)
+
+
+@contextlib.contextmanager
+def both_disks(bench: Bench) -> Iterator[Both]:
     days = bench.days()
     sizes = [os.path.getsize(path) for path in days[0]]
     data = sum(os.stat(path).st_blocks * 512 for path in days[0])
@@ -129,96 +155,77 @@ def loopback(bench: Bench) -> None:
         images = [Image(lab.flat(number), [day[number] for day in days]) for number in range(len(sizes))]
         for image in images:
             image.fill()
-        all_disks = list(range(len(sizes)))
-        ours = Ours(lab, reach, bench.work / "store")
-        borg = PipedBorg(lab, reach, bench.work / "borg")
-        clone = Clone(lab, reach, bench.work / "clone")
-        cat = Cat(lab, reach, sum(image.allocated for image in images))
+        yield Both(
+            lab,
+            reach,
+            images,
+            list(range(len(sizes))),
+            Ours(lab, reach, bench.work / "store"),
+            PipedBorg(lab, reach, bench.work / "borg"),
+            Clone(lab, reach, bench.work / "clone"),
+            Rsync(lab, reach, bench.work / "rsync", days),
+        )
 
-        def first() -> Measured:
+
+def first(bench: Bench) -> None:
+    """The first full: what the processors allow."""
+    with both_disks(bench) as both:
+        ours, borg, cat = both.ours, both.borg, Cat(both.lab, both.reach, sum(one.allocated for one in both.images))
+
+        def mine() -> Measured:
             ours.clear()
-            return ours.backup(all_disks)
+            return ours.backup(both.numbers)
 
-        def first_borg() -> Measured:
+        def piped() -> Measured:
             borg.clear()
-            return borg.backup("day1", all_disks)
+            return borg.backup("day1", both.numbers)
 
-        bench.pair("first full", first, cat.fetch, 0.75, Cat.name)
-        bench.pair("first full", first, first_borg, 1.2, PipedBorg.name)
-        bench.pair("first full", first, lambda: clone.fetch(all_disks), 0.0, Clone.name)
-        rsync = Rsync(lab, reach, bench.work / "rsync", days)
-        _second(bench, images, ours, borg, clone, rsync)
+        bench.pair("first full", mine, cat.fetch, 0.75, Cat.name)
+        bench.pair("first full", mine, piped, 1.2, PipedBorg.name)
+        bench.pair("first full", mine, lambda: both.clone.fetch(both.numbers), 0.0, Clone.name)
 
 
-def _second(bench: Bench, images: Sequence[Image], ours: Ours, borg: PipedBorg, clone: Clone, rsync: Rsync) -> None:
+def second(bench: Bench) -> None:
     """Everything examined: what the first day knew is believed of the store, and nothing of the disk."""
-    all_disks = list(range(len(images)))
+    with both_disks(bench) as both:
+        ours, rsync = both.ours, both.rsync
 
-    def both(act: Callable[[int], Measured], clear: Callable[[], None]) -> Callable[[], Measured]:
-        def run() -> Measured:
-            for image in images:
-                image.on(1)
-            clear()
-            act(1)
-            for image in images:
-                image.on(2)
-            return act(2)
+        def mine() -> Measured:
+            both.on(1)
+            ours.clear()
+            ours.backup(both.numbers)
+            both.on(2)
+            return ours.backup(both.numbers)
 
-        return run
-
-    mine = both(lambda _day: ours.backup(all_disks), ours.clear)
-    bench.pair(
-        "second day", mine, both(lambda day: borg.backup(f"day{day}", all_disks), borg.clear), 5.0, PipedBorg.name
-    )
-    for image in images:
-        image.on(2)
-    best = min(rsync.settings, key=lambda setting: rsync.fetch(2, setting).wall)
-    bench.pair("second day", mine, lambda: rsync.fetch(2, best), 5.0, f"{Rsync.name}, {best}")
-    bench.pair("second day", mine, lambda: clone.fetch(all_disks), 0.0, Clone.name)
+        bench.pair("second day", mine, both.second_by_borg, 5.0, PipedBorg.name)
+        both.on(2)
+        best = min(rsync.settings, key=lambda setting: rsync.fetch(2, setting).wall)
+        bench.pair("second day", mine, lambda: rsync.fetch(2, best), 5.0, f"{Rsync.name}, {best}")
+        bench.pair("second day", mine, lambda: both.clone.fetch(both.numbers), 0.0, Clone.name)
 
 
 def hinted(bench: Bench) -> None:
     """The second day with a reference snapshot: what its delta does not tell of is neither read nor hashed."""
     days = bench.days()
-    sizes = [os.path.getsize(path) for path in days[0]]
-    data = sum(os.stat(path).st_blocks * 512 for path in days[0])
-    with bench.lab(sizes, 2 * data + (512 << 20)) as lab:
-        adopt_orphans()
-        reach = lab.past_the_wire()
-        images = [Image(lab.flat(number), [day[number] for day in days]) for number in range(len(sizes))]
-        for number, image in enumerate(images):
-            image.fill()
-            lab.make_delta(number, days[0][number], days[1][number])
-        all_disks = list(range(len(sizes)))
-        ours = Ours(lab, reach, bench.work / "store")
-        borg = PipedBorg(lab, reach, bench.work / "borg")
-        rsync = Rsync(lab, reach, bench.work / "rsync", days)
-
-        def on(day: int) -> None:
-            for image in images:
-                image.on(day)
+    with both_disks(bench) as both:
+        ours, rsync = both.ours, both.rsync
+        for number in both.numbers:
+            both.lab.make_delta(number, days[0][number], days[1][number])
 
         def mine() -> Measured:
-            on(1)
+            both.on(1)
             ours.clear()
-            ours.backup(all_disks)
-            measured = ours.hinted(all_disks)
-            for number in all_disks:
+            ours.backup(both.numbers)
+            measured = ours.hinted(both.numbers)
+            for number in both.numbers:
                 ours.proves(number, days[1][number], bench.work / "proof.raw")
             return measured
 
-        def other() -> Measured:
-            on(1)
-            borg.clear()
-            borg.backup("day1", all_disks)
-            on(2)
-            return borg.backup("day2", all_disks)
-
         def synced(setting: str) -> Measured:
-            on(2)
+            both.on(2)
             return rsync.fetch(2, setting)
 
-        bench.pair("second day, hinted", mine, other, 15.0, PipedBorg.name)
+        bench.pair("second day, hinted", mine, both.second_by_borg, 15.0, PipedBorg.name)
         best = min(rsync.settings, key=lambda setting: synced(setting).wall)
         bench.pair("second day, hinted", mine, lambda: synced(best), 15.0, f"{Rsync.name}, {best}")
 
@@ -414,7 +421,8 @@ def huge(bench: Bench) -> None:
 
 
 ROWS: dict[str, Callable[[Bench], None]] = {
-    "loopback": loopback,
+    "first": first,
+    "second": second,
     "hinted": hinted,
     "restore": restoring,
     "capped": capped,

@@ -6,6 +6,7 @@ the restore point before it crosses the wire, which is never changed."""
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,32 +57,33 @@ done
 printf '%s\n' "$newest"
 """
 
-# $1 the new image, $2 its size, $3 the former one or nothing. What it was begun from is told. An empty file of the
-# right size has the zeros that need not travel.
+# $1 the new image, $2 its size, $3 the former one or nothing. What it was begun from is told, and what it occupies. An
+# empty file of the right size has the zeros that need not travel.
 _BEGIN = r"""
 new=$1 size=$2 former=$3
-if [ -f "$new" ] && [ "$(stat -c %s "$new")" = "$size" ]; then echo "half copy"; exit 0; fi
+occupied() { stat -c '%b %B' "$new" | { read -r blocks unit && echo $((blocks * unit)); }; }
+if [ -f "$new" ] && [ "$(stat -c %s "$new")" = "$size" ]; then echo "half copy" && occupied; exit; fi
 rm -f "$new"
 if [ -n "$former" ] && [ -f "$former" ] && [ ! -L "$former" ] && [ "$(stat -c %s "$former")" = "$size" ]; then
     if cp --reflink=always "$former" "$new" 2>/dev/null; then
         chmod 600 "$new" || exit 1
-        echo reflink
-        exit 0
+        echo reflink && occupied
+        exit
     fi
     rm -f "$new"
     echo former
+    echo 0
     exit 0
 fi
 umask 077
 truncate -s "$size" "$new" || exit 1
 echo new
+echo 0
 """
 
-# Where nothing differs the new image becomes a second name of the former; what it occupies anew is told. Zeros become
-# holes where $3 says so and the server can; else they take room.
+# Where nothing differs the new image becomes a second name of the former; what it occupies anew is told.
 _END = r"""
 new=$1 former=$2
-[ "$3" != dig ] || fallocate --dig-holes "$new" 2>/dev/null || :
 chmod 400 "$new" && sync "$new" || exit 1
 if [ -n "$former" ] && cmp -s "$former" "$new" && ln -f "$former" "$new" 2>/dev/null; then
     echo 0
@@ -127,14 +129,16 @@ class Push:
         name = intoimages.flat_name(key)
         target = posixpath.join(self.partial, name)
         former = posixpath.join(self.former, name) if key in self.former_keys and not self.whole_file else ""
-        begun = self._said(f"Beginning {target}", _BEGIN, [target, str(size), former])
+        begun, occupied = self._said(f"Beginning {target}", _BEGIN, [target, str(size), former]).split("\n")
+        held = os.stat(path).st_blocks * 512
+        sparse = self.whole_file or rsync.sparsely(begun, int(occupied), held)
         session = rsync.over(self.there.session)
-        wish = Wish(self.whole_file, self.former if begun == "former" else "", self.reach.bandwidth_limit, begun)
+        wish = Wish(self.whole_file, self.former if begun == "former" else "", self.reach.bandwidth_limit, sparse)
         moving = Moving(File(path), File(target, session), wish, f"{key} to {self.there.name}", size, self.reach)
         copied, retries = moving.copy()
         verified = moving.verified(self.verify)
         same = former if begun == "former" and copied.literal == 0 else ""
-        occupied = self._said(f"Finishing {target}", _END, [target, same, "" if wish.sparse else "dig"])
+        occupied = self._said(f"Finishing {target}", _END, [target, same])
         written = int(occupied) if begun == "former" else copied.literal
         told = f"to {self.there.name}: {copied.literal} of {size} bytes travelled, as they differed; {written} are new"
         note = f"{told}; the connection was lost {retries} times, and the copy gone on with" if retries else told

@@ -44,11 +44,15 @@ def clone(source: int, target: int) -> bool:
     return True
 
 
+def punched(handle: int, offset: int, length: int) -> bool:
+    """A hole where there was something; False where the file system knows none."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.fallocate(handle, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0)
+
+
 def punch(handle: int, offset: int, length: int) -> None:
     """A hole where there was something; zeros where the file system knows no holes."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    begin, end = ctypes.c_int64(offset), ctypes.c_int64(length)
-    if libc.fallocate(handle, _PUNCH_HOLE | _KEEP_SIZE, begin, end) == 0:
+    if punched(handle, offset, length):
         return
     while length:
         done = os.pwrite(handle, _BLANK[: min(length, READ_BYTES)], offset)
@@ -89,17 +93,38 @@ def made_one(path: str, former: str, check: Callable[[], None]) -> bool:
 
 
 def dig(path: str, check: Callable[[], None]) -> None:
-    """Blocks of zeros become holes; others stay shared with whatever image shares them."""
+    """Blocks of zeros become holes; others stay shared with whatever image shares them. Nothing is written.
+
+    Until the first one that cannot be made a hole: on such a file system none can.
+    """
     with open(path, "r+b") as file:
         handle = file.fileno()
-        for begin, end in data_in(handle, 0, os.fstat(handle).st_size):
-            for at in range(begin - begin % READ_BYTES, end, READ_BYTES):
-                check()
-                data = os.pread(handle, READ_BYTES, at)
-                for first in range(0, len(data), BLOCK_BYTES):
-                    block = data[first : first + BLOCK_BYTES]
-                    if _BLANK.startswith(block):
-                        punch(handle, at + first, len(block))
+        for begin, end in zeros_in(handle, check):
+            if not punched(handle, begin, end - begin):
+                return
+
+
+def zeros_in(handle: int, check: Callable[[], None]) -> Iterator[Piece]:
+    """(begin, end) of runs of whole blocks of zeros in what is no hole, each read once."""
+    run: Piece | None = None
+    size, done = os.fstat(handle).st_size, 0
+    for begin, end in data_in(handle, 0, size):
+        for at in range(max(done, begin - begin % READ_BYTES), end, READ_BYTES):
+            check()
+            data = os.pread(handle, READ_BYTES, at)
+            done = at + READ_BYTES
+            for first in range(0, len(data), BLOCK_BYTES):
+                block = data[first : first + BLOCK_BYTES]
+                if not _BLANK.startswith(block):
+                    continue
+                if run is not None and run[1] == at + first:
+                    run = run[0], at + first + len(block)
+                    continue
+                if run is not None:
+                    yield run
+                run = at + first, at + first + len(block)
+    if run is not None:
+        yield run
 
 
 def seal(path: str) -> None:

@@ -71,23 +71,26 @@ def bring(
     with ImageFile(path, source.capacity_bytes, former) as image:
         begun = image.begun
     from_former = posixpath.dirname(former or "") if begun == "former" else ""
-    wish = Wish(whole_file, from_former, reach.bandwidth_limit, begun)
+    with imagefile.told(path):
+        occupied = 0 if begun == "former" else os.stat(path).st_blocks * 512
+    sparse = whole_file or rsync.sparsely(begun, occupied, source.bytes_to_read)
     moved = Moving(
         File(source.flat, wire.session, wire.program),
         File(path),
-        wish,
+        Wish(whole_file, from_former, reach.bandwidth_limit, sparse),
         source.key,
         source.capacity_bytes,
         reach,
     )
     copied, retries = moved.copy()
+    if not sparse:
+        with imagefile.told(path):
+            imagefile.dig(path, reach.alive)
     verified = moved.verified(verify)
     written = copied.literal
     with imagefile.told(path):
         if begun == "former":
             written = 0 if imagefile.made_one(path, former or "", reach.alive) else os.stat(path).st_blocks * 512
-        if not wish.sparse:
-            imagefile.dig(path, reach.alive)
         imagefile.seal(path)
     return Brought(copied, round(max(reach.clock.monotonic() - began, 0.001), 3), written, begun, verified, retries)
 

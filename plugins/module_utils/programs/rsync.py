@@ -58,6 +58,9 @@ class File:
         return f"{self.session.endpoint.user}@{f'[{host}]' if ':' in host else host}:{self.path}"
 
 
+_LET_GO = 64 << 20
+
+
 @dataclass(frozen=True)
 class Copied:
     """What a copy cost. `literal` bytes of the file travelled, `matched` were there; `wire` is all that went to and
@@ -72,18 +75,22 @@ class Copied:
 class Wish:
     """`former`: a folder of the receiving machine with a file of the same name to begin from, where none is there.
 
-    `begun`: what the target was made of. Zeros become holes only where it is empty yet: of what is there already, rsync
-    writes anew each block that begins or ends with zeros, and of a clone half is its own afterwards.
+    `sparse`: zeros become holes. Of what is there already, rsync then writes anew each block that begins or ends with
+    zeros, so that half of a clone is its own afterwards.
     """
 
     whole_file: bool = False
     former: str = ""
     bandwidth_limit: int = 0
-    begun: str = "new"
+    sparse: bool = True
 
-    @property
-    def sparse(self) -> bool:
-        return self.whole_file or self.begun in ("new", "former")
+
+def sparsely(begun: str, occupied: int, held: int) -> bool:
+    """Whether a copy of `held` bytes to an image that occupies so many already, of which it was begun, makes holes.
+
+    Over a clone it does not: the room is that of what differs. Where much was let go of, its zeros would be more.
+    """
+    return begun in ("new", "former") or occupied > held + max(held // 8, _LET_GO)
 
 
 def over(session: Session) -> OpenSshSession:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import py_compile
 import stat
 import subprocess
 import sys
@@ -76,8 +77,10 @@ def test_what_runs_from_files_is_left_alone() -> None:
 
 NAME = "ansible_collections.stowage.esxi.plugins.module_utils.base.more"
 SHOWN = """
-import json, sys, builtins
+import builtins, json, pwd, sys, types
 sys.path[:0] = [sys.argv[1]]
+# The home of the user that this process is.
+pwd.getpwuid = lambda uid: types.SimpleNamespace(pw_dir=sys.argv[2])
 real, compiled = builtins.compile, []
 builtins.compile = lambda source, name, *more, **other: compiled.append(name) or real(source, name, *more, **other)
 base = "ansible_collections.stowage.esxi.plugins.module_utils.base"
@@ -87,12 +90,15 @@ later = [name for name in set(compiled) if name.endswith(("/more/__init__.py", "
 told = sorted(name[name.index("ansible_collections") :] for name in later)
 print(json.dumps([more.WORD, more.__file__, waiter.Waiter.__init__.__code__.co_filename, told]))
 """
+ALL = [f"{BASE}/{name}" for name in ("clock.py", "more/__init__.py", "waiter.py")]
+OLDEST = sorted((Path.home() / ".pyenv" / "versions").glob("3.9.*/bin/python"))
+PYTHONS = [sys.executable, *map(str, OLDEST[-1:])]
 
 
-def shown(payload: Path, home: Path, *options: str, **environment: str) -> list[str]:
+def shown(payload: Path, home: Path, *options: str, python: str = sys.executable, **environment: str) -> list[str]:
     """A process that imports from the payload: a word, its place, code's place, what of three files was compiled."""
-    given = {"PATH": os.environ["PATH"], "HOME": str(home), **environment}
-    command = [sys.executable, *options, "-c", SHOWN, str(payload)]
+    given = {"PATH": os.environ["PATH"], **environment}
+    command = [python, *options, "-c", SHOWN, str(payload), str(home)]
     done = subprocess.run(command, env=given, capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
     found: list[str] = json.loads(done.stdout)
@@ -108,24 +114,28 @@ def with_word(payload: Path, other: Path, word: str) -> Path:
     return other
 
 
+def folder_of(home: Path) -> Path:
+    return home / ".cache/stowage/bytecode"
+
+
 def kept_file(home: Path) -> Path:
-    (found,) = (home / ".cache/stowage/bytecode").glob(f"{NAME}.*")
+    (found,) = folder_of(home).glob(f"{NAME}.*")
     return found
 
 
-def test_the_next_process_compiles_only_what_has_changed(payload: Path, tmp_path: Path) -> None:
-    files = [f"{BASE}/{name}" for name in ("clock.py", "more/__init__.py", "waiter.py")]
-    word, place, code, compiled = shown(payload, tmp_path)
-    assert (word, place) == ("a package", f"{payload}/{files[1]}") and compiled == files
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_next_process_compiles_only_what_has_changed(payload: Path, tmp_path: Path, python: str) -> None:
+    word, place, code, compiled = shown(payload, tmp_path, python=python)
+    assert (word, place) == ("a package", f"{payload}/{ALL[1]}") and compiled == ALL
     # The payload of the next task lies elsewhere; where code is from is told in its own terms.
     other = with_word(payload, tmp_path / "next.zip", "a package")
-    assert shown(other, tmp_path) == ["a package", f"{other}/{files[1]}", files[2], []] and code == files[2]
+    assert shown(other, tmp_path, python=python) == ["a package", f"{other}/{ALL[1]}", ALL[2], []] and code == ALL[2]
     changed = with_word(payload, tmp_path / "new.zip", "a new text")
-    assert shown(changed, tmp_path) == ["a new text", f"{changed}/{files[1]}", files[2], [files[1]]]
+    assert shown(changed, tmp_path, python=python) == ["a new text", f"{changed}/{ALL[1]}", ALL[2], [ALL[1]]]
     # There and back: one file for a name, whatever the number of versions.
-    assert shown(other, tmp_path)[3] == [files[1]] and kept_file(tmp_path)
-    folder = tmp_path / ".cache/stowage/bytecode"
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert shown(other, tmp_path, python=python)[3] == [ALL[1]]
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (*folder_of(tmp_path).parents[:2], folder_of(tmp_path))}
+    assert modes == {0o700} and stat.S_IMODE(kept_file(tmp_path).stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(
@@ -152,43 +162,79 @@ def test_kept_code_that_is_not_what_was_written_is_made_anew(payload: Path, tmp_
 def test_nothing_is_kept_where_nothing_can_be_written_or_nothing_shall_be(payload: Path, tmp_path: Path) -> None:
     assert shown(payload, tmp_path, "-B")[0] == "a package"
     assert shown(payload, Path("/dev/null"))[0] == "a package"
-    assert shown(payload, Path("relative"))[0] == "a package"
-    assert not (tmp_path / ".cache").exists()
-    # A full disk: each write fails, after the file was made.
-    (tmp_path / ".cache/stowage").mkdir(parents=True)
-    (tmp_path / ".cache/stowage/bytecode").symlink_to("/dev/full")
-    assert shown(payload, tmp_path)[0] == "a package"
-    elsewhere = tmp_path / "elsewhere"
-    assert shown(payload, tmp_path, XDG_CACHE_HOME=str(elsewhere))[0] == "a package"
-    assert (elsewhere / "stowage/bytecode").is_dir()
+    assert shown(payload, Path("/nowhere"))[0] == "a package"
+    # It is of no importance what the environment says.
+    elsewhere = str(tmp_path / "elsewhere")
+    assert shown(payload, Path("/nowhere"), HOME=elsewhere, XDG_CACHE_HOME=elsewhere)[3] == ALL
+    assert os.listdir(tmp_path) == ["payload.zip"]
 
 
 def test_a_disk_that_is_full_keeps_nothing_and_harms_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = zipped.Kept(str(tmp_path))
-    (tmp_path / f"x{kept.tail}.part").symlink_to("/dev/full")
+
+    def full(*_words: object, **_more: object) -> None:
+        raise OSError(28, "No space left on device")
+
     scope: dict[str, int] = {}
-    exec(kept.code("x", "x.py", b"a = 1 + 1"), scope)
-    assert scope["a"] == 2 and not (tmp_path / f"x{kept.tail}").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        exec(kept.code("x", "x.py", b"a = 1 + 1"), scope)
+    assert scope["a"] == 2 and os.listdir(folder_of(tmp_path)) == [f"x{kept.tail}.part"]
     # Another Python's code is not ours.
     exec(kept.code("y", "y.py", b"a = 3"), scope)
-    before = (tmp_path / f"y{kept.tail}").read_bytes()
+    path = folder_of(tmp_path) / f"y{kept.tail}"
+    before = path.read_bytes()
     monkeypatch.setattr(importlib.util, "MAGIC_NUMBER", b"next")
     exec(kept.code("y", "y.py", b"a = 3"), scope)
-    assert scope["a"] == 3 and (tmp_path / f"y{kept.tail}").read_bytes()[:32] != before[:32]
+    assert scope["a"] == 3 and path.read_bytes()[:32] != before[:32]
 
 
-@pytest.mark.parametrize("mode", [0o770, 0o707, 0o702])
-def test_code_that_others_could_have_written_is_not_run(payload: Path, tmp_path: Path, mode: int) -> None:
+@pytest.mark.parametrize("level", range(3))
+@pytest.mark.parametrize("harm", [0o770, 0o707, "link", "of another user"])
+def test_code_that_others_could_have_put_there_is_not_run(
+    payload: Path, tmp_path: Path, level: int, harm: int | str
+) -> None:
     shown(payload, tmp_path)
-    folder = tmp_path / ".cache/stowage/bytecode"
-    os.chmod(folder, mode)
-    assert shown(payload, tmp_path)[3] != []
-    os.chmod(folder, 0o700)
+    folder = tmp_path.joinpath(*zipped.FOLDERS[: level + 1])
+    moved = tmp_path / "moved"
+    if isinstance(harm, int):
+        folder.chmod(harm)
+    elif harm == "link":
+        folder.rename(moved)
+        folder.symlink_to(moved)
+    elif os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+    else:
+        pytest.skip("gives a folder to another user")
+    assert shown(payload, tmp_path)[3] == ALL
+    if harm == "link":
+        folder.unlink()
+        moved.rename(folder)
+    elif isinstance(harm, int):
+        folder.chmod(0o700)
+    else:
+        os.chown(folder, 0, 0)
     assert shown(payload, tmp_path)[3] == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user")
-def test_code_in_a_folder_of_another_user_is_not_run(payload: Path, tmp_path: Path) -> None:
+def test_a_link_in_the_place_of_a_file_is_not_followed(payload: Path, tmp_path: Path) -> None:
     shown(payload, tmp_path)
-    os.chown(tmp_path / ".cache/stowage/bytecode", 65534, 65534)
-    assert shown(payload, tmp_path)[3] != []
+    path, other = kept_file(tmp_path), tmp_path / "other"
+    path.rename(other)
+    path.symlink_to(other)
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    Path(f"{path}.part").symlink_to(precious)
+    assert shown(payload, tmp_path)[3] == [ALL[1]] and precious.read_text() == "mine"
+
+
+def test_what_a_zip_file_has_as_compiled_code_only_is_still_imported(payload: Path, tmp_path: Path) -> None:
+    source = tmp_path / "only.py"
+    source.write_text("WORD = 'compiled'\n")
+    py_compile.compile(str(source), str(tmp_path / "only.pyc"), doraise=True)
+    with zipfile.ZipFile(payload, "a") as archive:
+        archive.write(tmp_path / "only.pyc", f"{BASE}/only.pyc")
+    program = SHOWN + "\nassert __import__(base + '.only', fromlist=['x']).WORD == 'compiled'\n"
+    command = [sys.executable, "-c", program, str(payload), str(tmp_path)]
+    done = subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

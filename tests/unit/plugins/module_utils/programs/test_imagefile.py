@@ -140,3 +140,50 @@ def test_zeros_that_were_written_become_holes_and_the_rest_stays_what_it_was(fol
     before = path.stat().st_blocks
     imagefile.dig(str(path), lambda: None)
     assert path.read_bytes() == data and path.stat().st_blocks == before
+
+
+def data_at(path: Path, at: int) -> bool:
+    """Whether anything of a block is no hole."""
+    with path.open("rb") as file:
+        return any(imagefile.data_in(file.fileno(), at, min(at + BLOCK_BYTES, path.stat().st_size)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_runs_of_zeros_are_whole_blocks_and_each_piece_is_read_once_whatever_the_holes(
+    tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    path = tmp_path / "a"
+    size = (3 << 20) + chance.randrange(4096)
+    with path.open("wb") as file:
+        file.truncate(size)
+        for at in range(0, size - 8192, 8192):
+            if chance.random() < 0.5:
+                file.seek(at)
+                file.write(bytes(4096) if chance.random() < 0.7 else chance.randbytes(4096))
+    data, looked = path.read_bytes(), []
+    with path.open("rb") as file:
+        runs = list(imagefile.zeros_in(file.fileno(), lambda: looked.append(1)))
+    assert len(looked) <= 4
+    expected = {at for at in range(0, size, BLOCK_BYTES) if not any(data[at : at + BLOCK_BYTES])}
+    found = {at for begin, end in runs for at in range(begin, end, BLOCK_BYTES)}
+    # A hole needs not be made again.
+    assert found <= expected and not any(data_at(path, at) for at in expected - found)
+    imagefile.dig(str(path), lambda: None)
+    assert path.read_bytes() == data
+
+
+def test_where_no_hole_can_be_made_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(bytes(2 * BLOCK_BYTES) + b"x" * BLOCK_BYTES)
+    os.truncate(path, 100 * BLOCK_BYTES)
+    before, asked = path.stat().st_blocks, []
+
+    def cannot(_handle: int, offset: int, _length: int) -> bool:
+        asked.append(offset)
+        return False
+
+    monkeypatch.setattr(imagefile, "punched", cannot)
+    monkeypatch.setattr(imagefile, "data_in", lambda _handle, begin, end: iter([(begin, end)]))
+    imagefile.dig(str(path), lambda: None)
+    assert path.stat().st_blocks == before and asked == [0]

@@ -17,11 +17,15 @@ from typing import Any
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Progress
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
-from ansible_collections.stowage.esxi.plugins.module_utils.programs import overwire, rsync, watching
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import imagefile, overwire, rsync, watching
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.overwire import Wire
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.rsync import File, Rsync, Wish, rsh
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.rsyncerrors import RsyncFailed, RsyncMissing
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.rsyncerrors import (
+    RsyncDiffers,
+    RsyncFailed,
+    RsyncMissing,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.openssh import OpenSshSession
@@ -176,6 +180,30 @@ def test_where_blocks_are_shared_the_second_day_takes_the_room_of_what_differs(
     assert names[2].read_bytes() == there.read_bytes() and names[0].read_bytes() == names[1].read_bytes() == was
     with names[2].open("rb") as image:
         assert os.lseek(image.fileno(), HELD, os.SEEK_DATA) == HELD + (1 << 20)
+
+
+def test_where_much_was_let_go_of_its_zeros_take_no_room_meanwhile() -> None:
+    gib = 1 << 30
+    assert rsync.sparsely("new", 0, gib) and rsync.sparsely("former", 0, gib)
+    assert not rsync.sparsely("reflink", gib, gib) and not rsync.sparsely("half copy", gib // 2, gib)
+    assert not rsync.sparsely("reflink", gib + (100 << 20), gib)
+    assert rsync.sparsely("reflink", 2 * gib, gib) and rsync.sparsely("reflink", 65 << 20, 0)
+
+
+def test_a_zero_that_was_none_is_found_by_the_proof_that_follows(
+    session: OpenSshSession, reflinks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, watcher, wire = tmp_path / "disk-flat.vmdk", Watcher(), Wire(session)
+    disk(there)
+    first, second = (reflinks / number / "scsi0-0-flat.vmdk" for number in ("z1", "z2"))
+    for path in (first, second):
+        path.parent.mkdir()
+    overwire.bring(source(there), wire, str(first), None, "none", False, watcher.reach(session))
+    # As if a read had wrongly given zeros.
+    monkeypatch.setattr(imagefile, "zeros_in", lambda _handle, _check: iter([(HELD, HELD + (64 << 10))]))
+    with pytest.raises(RsyncDiffers):
+        overwire.bring(source(there), wire, str(second), str(first), "full", False, watcher.reach(session))
+    assert second.stat().st_mode & 0o200
 
 
 def test_a_connection_that_breaks_is_made_again_and_the_copy_gone_on_with(
