@@ -43,13 +43,16 @@ def run(
     env: Mapping[str, str] | None = None,
     good: Sequence[int] = (0,),
     reads: Sequence[str | Path] = (),
+    writes: bool = True,
 ) -> Cost:
     """Raises `Failed`, with the command's words, when it ends with another code than the good ones.
 
     The files, and those in the folders, that it `reads` are read right before it: a virtual machine's host takes a page
-    that was not used for some seconds for one that need not be near.
+    that was not used for some seconds for one that need not be near. One that writes nothing needs no free memory, and
+    what was just used is given back while it runs: that is not done to it.
     """
-    touch_memory()
+    if writes:
+        touch_memory()
     for place in map(Path, reads):
         warm(*(str(path) for path in (place, *place.rglob("*")) if path.is_file()))
     begin = time.perf_counter()

@@ -62,7 +62,7 @@ class Ours(Program):
 
     def _reading(self, reads: Sequence[str | Path], act: str, *words: str) -> Cost:
         command = [sys.executable, "-m", CLI, act, str(self.folder), "--quiet", *words]
-        return measure.run(command, SECRET, reads=reads)
+        return measure.run(command, SECRET, reads=reads, writes=act != "verify")
 
     def init(self) -> None:
         self._run("create", *self.settings)
@@ -110,8 +110,10 @@ class Borg(Program):
         self._repository = str(self.folder / "repository")
 
     def _run(self, *words: str) -> Cost:
-        reads = (self.folder,) if words[0] == "check" else ()
-        return measure.run([found("borg"), *words], self._env, reads=reads)
+        checks = words[0] == "check"
+        return measure.run(
+            [found("borg"), *words], self._env, reads=(self.folder,) if checks else (), writes=not checks
+        )
 
     def init(self) -> None:
         self._run("init", "--encryption", self.encryption, self._repository)
@@ -152,7 +154,8 @@ class Restic(Program):
 
     def _run(self, *words: str) -> Cost:
         command = [found("restic"), "--no-cache", "--repo", str(self.folder / "repository"), *self.options, *words]
-        return measure.run(command, SECRET, reads=(self.folder,) if words[0] == "check" else ())
+        checks = words[0] == "check"
+        return measure.run(command, SECRET, reads=(self.folder,) if checks else (), writes=not checks)
 
     def init(self) -> None:
         self._run("init")
