@@ -147,6 +147,7 @@ def test_variables_set_by_a_playbook_exist_in_a_spec(path: Path) -> None:
         "backup_servers",
         "stowage_hosts",
         "stowage_link_hosts",
+        "stowage_order",
         "stowage_serial",
         "stowage_run_id",
         "stowage_run",
