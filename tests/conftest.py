@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "ansible_collections.stowage.esxi"
@@ -56,7 +56,8 @@ sys.path.insert(0, str(ROOT / "tests" / "tools"))
 # The programs of the environment that runs the tests, whether it was activated or not.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 # The same examples in every run; `HYPOTHESIS_PROFILE=fresh` looks for new ones.
-settings.register_profile("fixed", derandomize=True)
+# However long one takes to be made: a machine that does other things stands still for a second now and then.
+settings.register_profile("fixed", derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fresh", max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 

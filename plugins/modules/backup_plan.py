@@ -465,8 +465,8 @@ error:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.base.heavy import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.options import open_host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import arguments, planning
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores

@@ -190,9 +190,9 @@ from contextlib import ExitStack
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.base.heavy import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import findings, fleetoptions, verifying
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import NothingToVerify
 

@@ -188,9 +188,9 @@ error:
 from datetime import timedelta
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.base.heavy import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import fleetoptions, history, report, reporttext
 
 

@@ -136,8 +136,8 @@ error:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.base.heavy import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.borg import ENCRYPTIONS, Repository
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.borgkeeping import CHECKS, keep
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.server import rsh_of

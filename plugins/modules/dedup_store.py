@@ -416,8 +416,8 @@ error:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.stowage.esxi.plugins.module_utils.base.ansible import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
+from ansible_collections.stowage.esxi.plugins.module_utils.base.heavy import fail
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import bundle
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import hoststore
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import connection_argument_spec
