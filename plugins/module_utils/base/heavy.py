@@ -105,7 +105,7 @@ class Keeping(Importer):
 
     kept: Kept
 
-    def get_code(self, fullname: str) -> CodeType | None:
+    def get_code(self, fullname: str) -> CodeType:
         inside = self.inside(fullname)
         with contextlib.suppress(OSError):
             # An OSError: it is there as compiled code only.
@@ -118,9 +118,7 @@ class Keeping(Importer):
             return None
 
         def exec_module(self, module: ModuleType) -> None:
-            code = self.get_code(module.__name__)
-            if code is not None:
-                exec(code, module.__dict__)  # pylint: disable=exec-used
+            exec(self.get_code(module.__name__), module.__dict__)  # pylint: disable=exec-used
 
 
 def keep() -> None:
