@@ -30,6 +30,8 @@ LEAST = (3, 1, 3)
 TIMEOUT_SECONDS = 60
 #: What a copy may be tried again after: the connection broke, or the other end went away.
 BROKEN = frozenset({10, 12, 30, 35, 255})
+# What takes less room than this as zeros is not worth writing half of a clone anew.
+_LET_GO = 64 << 20
 _END_SECONDS = 20
 _PID = re.compile(rb"^stowage-rsync (\d+)\r?$", re.MULTILINE)
 _PROGRESS = re.compile(rb"^ *(\d+) +\d+%")
@@ -56,9 +58,6 @@ class File:
             return self.path
         host = self.session.endpoint.host
         return f"{self.session.endpoint.user}@{f'[{host}]' if ':' in host else host}:{self.path}"
-
-
-_LET_GO = 64 << 20
 
 
 @dataclass(frozen=True)
