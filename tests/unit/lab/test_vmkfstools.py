@@ -215,14 +215,15 @@ def test_a_clone_that_is_told_to_fail_half_way_leaves_half_its_output(source: Pa
 def test_a_killed_clone_leaves_a_descriptor_and_an_unfinished_extent(source: Path) -> None:
     process = start(source, "-i", "a.vmdk", "-d", "eagerzeroedthick", "b.vmdk", rate=MIB)
     limit = time.monotonic() + 20
-    while not (source / "b-flat.vmdk").exists() and time.monotonic() < limit:
+    extent = source / "b-flat.vmdk"
+    while not (extent.exists() and extent.stat().st_size) and time.monotonic() < limit:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=20)
     assert process.returncode == -signal.SIGTERM
     assert b"100% done" not in out
     assert (source / "b.vmdk").exists()
-    assert (source / "b-flat.vmdk").stat().st_size == 24 * MIB
+    assert extent.stat().st_size == 24 * MIB
 
 
 def test_a_buffering_host_prints_everything_after_the_error(source: Path) -> None:
