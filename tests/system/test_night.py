@@ -4,9 +4,9 @@
 """One night of a fleet, run by ansible-runner as AWX does it: backups of all machines with one host dead, then proof,
 prune and report, then a recover. What came of it is looked at from many sides; secrets are looked for everywhere.
 
-The backup server is a machine of the lab, not the one that ansible-runner works on. All of it is for the soak: a night
-of 5 hosts with 20 VMs takes minutes. The large one has 50 hosts with 200 VMs, of which nothing must be slower than the
-wires, and another one is cut off in every way.
+The backup server is a machine of the lab, not the one that ansible-runner works on. 5 hosts with 20 VMs are in every
+run; for the soak, the large one has 50 hosts with 200 VMs, of which nothing must be slower than the wires, and another
+one is cut off in every way.
 """
 
 from __future__ import annotations
@@ -216,7 +216,6 @@ def night() -> Iterator[Night]:
         yield found
 
 
-@pytest.mark.soak
 def test_a_dead_host_fails_alone_and_the_record_says_of_every_machine_what_became_of_it(night: Night) -> None:
     night.backup.must_be("failed")
     assert night.backup.hosts("failures") == {DEAD} and night.backup.hosts("dark") == set()
@@ -236,7 +235,6 @@ def test_a_dead_host_fails_alone_and_the_record_says_of_every_machine_what_becam
     assert (stats["green"], stats["ok"], stats["machines"]) == (False, 16, 16)
 
 
-@pytest.mark.soak
 def test_every_machine_is_as_it_was_and_recover_finds_nothing_to_undo(night: Night) -> None:
     night.recover.must_be("successful")
     assert night.fleet.state_of() == night.before
@@ -248,7 +246,6 @@ def test_every_machine_is_as_it_was_and_recover_finds_nothing_to_undo(night: Nig
     assert recovered == [[]] * 5 and night.fleet.lab.left_behind("esx01") == []
 
 
-@pytest.mark.soak
 def test_the_morning_proves_prunes_and_reports_and_the_mail_says_who_has_nothing(night: Night) -> None:
     night.morning.must_be("successful")
     report = night.morning.stats["stowage_report"]
@@ -266,7 +263,6 @@ def test_the_morning_proves_prunes_and_reports_and_the_mail_says_who_has_nothing
     assert pruned == {"kept": 16, "removed": [], "problems": []}
 
 
-@pytest.mark.soak
 def test_no_link_carried_more_copies_at_a_time_than_its_limit_allows(night: Night) -> None:
     """By what the wires of the hosts saw, not by what we think of it."""
     copies = night.fleet.copies(night.begun)
@@ -274,13 +270,11 @@ def test_no_link_carried_more_copies_at_a_time_than_its_limit_allows(night: Nigh
     assert most_at_a_time(copies) == night.fleet.slots
 
 
-@pytest.mark.soak
 def test_a_machine_costs_at_most_eight_task_runs(night: Night) -> None:
     runs = task_runs(night.backup)
     assert len(runs) == 4 and max(runs.values()) <= 8 * night.fleet.vms
 
 
-@pytest.mark.soak
 def test_no_secret_is_on_a_command_line_in_an_environment_a_log_a_record_or_an_artifact(night: Night) -> None:
     assert night.watch.seen > 200 and night.watch.looks > 200
     assert night.watch.hits == []
@@ -288,7 +282,6 @@ def test_no_secret_is_on_a_command_line_in_an_environment_a_log_a_record_or_an_a
     assert count > 200 and hits == []
 
 
-@pytest.mark.soak
 def test_a_secret_that_is_planted_is_found_in_each_of_these_places(night: Night, tmp_path: Path) -> None:
     """Else the test above would prove nothing."""
     fleet, secret = night.fleet, night.fleet.secrets["backup_store_passphrase"]
@@ -376,9 +369,9 @@ def pace_of(fleet: Fleet, record: dict[str, Any], job: Job) -> Pace:
 
 @pytest.mark.soak
 def test_two_hundred_machines_take_no_longer_than_one_and_a_half_times_what_the_wires_need() -> None:
-    # Slow wires: two cores are all 50 hosts, the backup server and the controller, and a machine takes some twelve
+    # Slow wires: two cores are all 50 hosts, the backup server and the controller, and a machine takes some sixteen
     # seconds of them. Three times as many hosts are worked on as may copy: the next one is ready when a slot is free.
-    with fleet_of(50, 4, fill="10M", rate=64 << 10, slots=5, forks=15) as fleet:
+    with fleet_of(50, 4, fill="10M", rate=28 << 10, slots=5, forks=15) as fleet:
         before, begun = fleet.state_of(), time.time()
         fleet.lab.fault(DEAD, "refuse")
         job = fleet.awx.run("backup", "backup", **fleet.survey).must_be("failed")

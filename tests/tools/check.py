@@ -220,10 +220,11 @@ def step_unit() -> None:
 def step_unit_219() -> None:
     if core_version(VENV_219) != "2.19":
         raise NotRun("no environment with ansible-core 2.19")
-    # What touches ansible-core; the rooms below do not know it.
+    # What touches ansible-core; the rooms below do not know it, nor does what reads the roles as text.
     parts = ["modules", "action", "plugin_utils"]
     folders = [f"tests/unit/plugins/{part}" for part in parts if (ROOT / "tests/unit/plugins" / part).is_dir()]
-    call(["python", "-m", "pytest", "-q", "-n", "2", *folders, "tests/unit/roles"], venv=VENV_219)
+    texts = ["--ignore", "tests/unit/roles/test_argument_specs.py"]
+    call(["python", "-m", "pytest", "-q", "-n", "2", *folders, "tests/unit/roles", *texts], venv=VENV_219)
 
 
 def step_system() -> None:
@@ -276,11 +277,12 @@ def step_docs() -> None:
 
 
 def step_importer() -> None:
+    """What Galaxy does with an upload, without its ansible-lint: that only warns, and the step `lint` is strict."""
     artefact = build()
     config = CACHE / "importer.cfg"
     config.write_text(
         "[galaxy-importer]\n"
-        "RUN_ANSIBLE_DOC = True\nRUN_ANSIBLE_LINT = True\nOFFLINE_ANSIBLE_LINT = True\nRUN_FLAKE8 = False\n"
+        "RUN_ANSIBLE_DOC = True\nRUN_ANSIBLE_LINT = False\nRUN_FLAKE8 = False\n"
         "CHECK_CHANGELOG = True\nCHECK_REQUIRED_TAGS = True\nRUN_ANSIBLE_TEST = False\n"
         "ANSIBLE_TEST_LOCAL_IMAGE = False\nLOCAL_IMAGE_DOCKER = False\nINFRA_OSD = False\n",
         encoding="utf-8",

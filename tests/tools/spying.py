@@ -21,10 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-PAUSE = 0.004
+PAUSE = 0.01
 # A process that has just begun may become another program.
 YOUNG_SECONDS = 1.0
-OFTEN_SECONDS = 0.5
+OFTEN_SECONDS = 1.0
 LARGEST_FILE = 4 << 20
 
 

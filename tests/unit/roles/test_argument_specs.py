@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
@@ -26,10 +27,12 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("!unsafe", lambda loader, node: loader.construct_scalar(node))
 
 
+@functools.cache
 def load(path: Path) -> Any:
     return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a safe loader with one more tag)
 
 
+@functools.cache
 def options_of(role: Path) -> dict[str, Any]:
     specs = load(role / "meta" / "argument_specs.yml")["argument_specs"]
     merged: dict[str, Any] = {}
@@ -100,6 +103,7 @@ def test_every_task_with_a_module_of_ours_runs_on_the_backup_server(role: Path) 
     assert lonely == []
 
 
+@functools.cache
 def options_of_module(name: str) -> set[str]:
     """Option names as the module's documentation has them, its doc fragments and aliases included."""
     source = (ROOT / "plugins" / "modules" / f"{name}.py").read_text(encoding="utf-8")
