@@ -220,7 +220,7 @@ options:
   observe_seconds:
     description:
       - With O(state=collected), O(state=pruned) and O(state=repaired), how long a backup without a sign of life is
-        watched before it is given up.
+        watched before it is given up. Less than 20 counts as 20, for one that lives shows it every 10 seconds.
     type: float
     default: 60
 seealso:

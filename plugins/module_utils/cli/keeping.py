@@ -19,13 +19,19 @@ def _gc_arguments(parser: Any) -> None:
     observe_argument(parser)
 
 
+def _observed(word: str) -> float:
+    """For argparse."""
+    return collect.patience(seconds(word))
+
+
 def observe_argument(parser: Any) -> None:
     parser.add_argument(
         "--observe-seconds",
-        type=seconds,
+        type=_observed,
         default=collect.OBSERVE_SECONDS,
         metavar="S",
-        help=f"how long a writer without a sign of life is waited for ({collect.OBSERVE_SECONDS:.0f})",
+        help=f"how long a writer without a sign of life is waited for ({collect.OBSERVE_SECONDS:.0f}); at least "
+        f"{collect.LEAST_SECONDS:.0f}, for one that lives shows it every few seconds",
     )
 
 

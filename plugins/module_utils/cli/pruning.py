@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import RULES
 from ansible_collections.stowage.esxi.plugins.module_utils.cli import text
-from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import OK
+from ansible_collections.stowage.esxi.plugins.module_utils.cli.errors import DAMAGE, OK
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.keeping import gc_lines, observe_argument
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.looking import point_arguments
 from ansible_collections.stowage.esxi.plugins.module_utils.cli.session import Command, Session, size
@@ -67,7 +67,7 @@ def _prune(session: Session) -> int:
         )
         document = {"store": store.name, "dry_run": args.dry_run, **chores.pruned(report)}
         session.console.result(document, _prune_lines(session, report))
-    return OK
+    return DAMAGE if report.collected is not None and report.collected.problems else OK
 
 
 def _prune_lines(session: Session, report: prune.Report) -> Iterator[str]:

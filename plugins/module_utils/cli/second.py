@@ -46,7 +46,7 @@ def _copy(session: Session) -> int:
             report = copy.run(store, target, machines=machines, threads=args.threads, check=args.dry_run, tally=tally)
         document = {"store": store.name, "target": target.name, "dry_run": args.dry_run, **chores.copied(report)}
         session.console.result(document, _copy_lines(report, args.dry_run))
-    return DAMAGE if report.failed else OK
+    return DAMAGE if report.failed or report.unreadable else OK
 
 
 def _copy_lines(report: copy.Report, dry_run: bool) -> Iterator[str]:
@@ -61,6 +61,8 @@ def _copy_lines(report: copy.Report, dry_run: bool) -> Iterator[str]:
     yield f"{copied}; {len(report.there)} there already"
     for point, reason in report.failed:
         yield f"NOT COPIED: {point.machine_name!r} {point.point}: {text.printable(reason)}"
+    for reason in report.unreadable:
+        yield f"NOT COPIED: {text.printable(reason)}"
 
 
 # -- repair --------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,11 @@ now=absent
 [ "$now" = "$2" ] || exit 4
 mv -f "$t" "$1" || exit 3
 """
+
+
+# Seconds before the second and the third trial of a new link.
+_PAUSES = (1.0, 3.0)
+_LASTING = ("Permission denied", "verification failed", "IDENTIFICATION")
 
 
 class Runner:
@@ -134,12 +140,20 @@ class Runner:
         used = f"{key_file}.new" if plan.make_key else key_file
         argv = ssh_command(self._link, used, f"{key_file}.known_hosts", old_server=target.old)
         script = _PATH + "unset SSH_AUTH_SOCK SSH_ASKPASS DISPLAY\n" + 'exec "$@"\n'
-        result = self._source.script(script, [*argv, PROBE], timeout_seconds=CONNECT_SECONDS * 2 + 10)
-        if result.rc == 0 and result.stdout.strip().endswith(ANSWER):
-            return
-        # The next run must see that it has to try again: without the pins, the link is not as it is wanted.
+        for pause in (*_PAUSES, None):
+            result = self._source.script(script, [*argv, PROBE], timeout_seconds=CONNECT_SECONDS * 2 + 10)
+            if result.rc == 0 and result.stdout.strip().endswith(ANSWER):
+                return
+            # A server to which many log in at once turns some of them away; one that has answered says the same again.
+            if pause is None or any(word in result.output for word in _LASTING):
+                break
+            time.sleep(pause)
+        # The next run must see that it has to try again: without the pins, the link is not as it is wanted. One that
+        # worked before, with another key or as it is, keeps them.
+        made = plan.pins is not None or (plan.edit_keys and not plan.keep_old_line)
+        gone = [f"{key_file}.new", *([f"{key_file}.known_hosts"] if made else [])]
         with contextlib.suppress(StowageError):
-            self._source.run(["rm", "-f", f"{key_file}.known_hosts", f"{key_file}.new"])
+            self._source.run(["rm", "-f", *gone])
         if plan.keep_old_line:
             with contextlib.suppress(StowageError):
                 self._edit(target, authorized.ours(target.keys_text, self._link.mark))

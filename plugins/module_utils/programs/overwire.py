@@ -26,6 +26,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer import endin
 
 T = TypeVar("T")
 TRIES = 4
+_SLOWEST_READING = 20 << 20
 _PAUSE_SECONDS = 5.0
 
 
@@ -99,7 +100,7 @@ class Moving:
     """One file, with somebody who looks on; where the connection breaks it is gone on with."""
 
     def __init__(self, source: File, target: File, wish: Wish, key: str, size: int, reach: Reach) -> None:
-        self._source, self._target, self._wish, self._reach = source, target, wish, reach
+        self._source, self._target, self._wish, self._reach, self._size = source, target, wish, reach, size
         self._meter = Meter("copy", key, size, reach.clock)
         self._far = source.session or target.session
         self._program = posixpath.basename((source if source.session else target).program)
@@ -124,12 +125,14 @@ class Moving:
         told = "every byte, by rsync's own checksum of the whole disk"
         if verify != "full":
             return told
-        reason = self._one(lambda one, started: one.differs(started))
+        # Both read their whole disk, one after the other, and say nothing until they are through.
+        quiet = max(rsync.TIMEOUT_SECONDS, 2 * self._size // _SLOWEST_READING)
+        reason = self._one(lambda one, started: one.differs(started, quiet), quiet)
         if reason:
             raise rsyncerrors.RsyncDiffers(source=self._source.words, target=self._target.words, reason=reason)
         return f"{told}; both read again from begin to end and compared (rsync --checksum)"
 
-    def _one(self, work: Callable[[Rsync, Callable[[int], None]], T]) -> T:
+    def _one(self, work: Callable[[Rsync, Callable[[int], None]], T], quiet: float = 0) -> T:
         one = Rsync(self._source, self._target)
         pids: list[int] = []
 
@@ -142,10 +145,10 @@ class Moving:
 
         watch = Watch(
             f"The copy of {self._source.words} to {self._target.words}",
-            lambda: one.done,
+            lambda: one.moved,
             look,
             one.end,
-            self._reach.stall_seconds,
+            max(self._reach.stall_seconds, quiet),
             self._reach.clock,
         )
         try:

@@ -128,6 +128,23 @@ def must_serve(session: Session | None = None, program: str = PROGRAM) -> str:
     return ".".join(version.groups())
 
 
+def _read_by(pid: int) -> int:
+    """Bytes that the rsync processes of this tree have read so far, of files and of the line (proc(5): `io`)."""
+    count, left = 0, [pid]
+    while left:
+        one = left.pop()
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            place = f"/proc/{one}"
+            with open(f"{place}/task/{one}/children", encoding="ascii") as file:
+                left += map(int, file.read().split())
+            with open(f"{place}/comm", encoding="utf-8", errors="replace") as file:
+                ours = file.read().strip() == PROGRAM
+            if ours:
+                with open(f"{place}/io", encoding="ascii") as file:
+                    count += int(file.readline().split()[1])
+    return count
+
+
 class Rsync:
     """One copy. `done` bytes of the file are dealt with; `end` may be called by another thread."""
 
@@ -155,9 +172,15 @@ class Rsync:
             raise self._failed(0, b"it does not tell what it has done")
         return Copied(numbers["literal"], numbers["matched"], numbers["sent"] + numbers["received"])
 
-    def differs(self, started: Callable[[int], None] = lambda pid: None) -> str:
-        """Why the two are not the same, both read anew from begin to end; nothing where they are."""
-        said = self._run(["--checksum", "--dry-run", "--itemize-changes"], started)
+    @property
+    def moved(self) -> int:
+        """Grows as long as something happens: before a byte is dealt with, all of the old file is read for its sums."""
+        return self.done + (_read_by(self._process.pid) if self._process is not None else 0)
+
+    def differs(self, started: Callable[[int], None] = lambda pid: None, quiet_seconds: int = TIMEOUT_SECONDS) -> str:
+        """Why the two are not the same, both read anew from begin to end; nothing where they are. `quiet_seconds`: who
+        makes a file's checksum says nothing to the other end, which takes that for a dead line after this."""
+        said = self._run(["--checksum", "--dry-run", "--itemize-changes"], started, quiet_seconds)
         return said.decode("utf-8", "replace").strip()
 
     def end(self) -> None:
@@ -166,13 +189,13 @@ class Rsync:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGTERM)
 
-    def _run(self, words: Sequence[str], started: Callable[[int], None]) -> bytes:
+    def _run(self, words: Sequence[str], started: Callable[[int], None], quiet_seconds: int = TIMEOUT_SECONDS) -> bytes:
         far = next((one for one in (self.source, self.target) if one.session is not None), None)
         argv = [PROGRAM, *words]
         if far is not None and far.session is not None:
             # The number of its process comes before all else; what follows is rsync's own.
             path = f'echo "stowage-rsync $$" >&2; exec {quoting.quote(far.program)}'
-            argv += ["--secluded-args", f"--timeout={TIMEOUT_SECONDS}", f"--rsync-path={path}"]
+            argv += ["--secluded-args", f"--timeout={quiet_seconds}", f"--rsync-path={path}"]
             argv += ["-e", rsh(far.session.client_words())]
         argv += ["--", self.source.words, self.target.words]
         with tempfile.TemporaryFile() as told:

@@ -66,8 +66,16 @@ def _refuse(params: Mapping[str, Any]) -> None:
 
 
 def _collect(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any]:
-    report = collect.run(store, observe_seconds=params["observe_seconds"], check=check)
-    return {"changed": _changed(report), "collected": collected(report), "diff": _diff(report, check)}
+    report = collect.run(store, observe_seconds=collect.patience(params["observe_seconds"]), check=check)
+    result: dict[str, Any] = {"changed": _changed(report), "collected": collected(report)}
+    return {**result, "diff": _diff(report, check), **_damage(store, report)}
+
+
+def _damage(store: Store, report: collect.Report | None) -> dict[str, Any]:
+    """What could not be written anew stays where it is, which somebody has to know."""
+    if report is None or not report.problems:
+        return {}
+    return {"damage": DamageFound(store=store.name, found=find.few(report.problems, 3, "; "))}
 
 
 def _changed(report: collect.Report) -> bool:
@@ -111,13 +119,14 @@ def _prune(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, An
         min_verified=params["min_verified"],
         room=params["room_bytes"],
         check=check,
-        observe_seconds=params["observe_seconds"],
+        observe_seconds=collect.patience(params["observe_seconds"]),
     )
     told = pruned(report)
     before = sorted(one["point"] for one in told["decisions"])
     after = sorted(set(before) - set(told["removed"]))
     changed = bool(told["removed"]) or _changed(report.collected or collect.Report())
-    return {"changed": changed, "pruned": told, "diff": {"before": {"points": before}, "after": {"points": after}}}
+    diff = {"before": {"points": before}, "after": {"points": after}}
+    return {"changed": changed, "pruned": told, "diff": diff, **_damage(store, report.collected)}
 
 
 def repaired(report: repair.Report) -> dict[str, Any]:
@@ -144,6 +153,7 @@ def copied(report: copy.Report) -> dict[str, Any]:
         ],
         "there": [point.point for point in report.there],
         "failed": [{"point": point.point, "reason": reason} for point, reason in report.failed],
+        "unreadable": report.unreadable,
         "told": vars(report.told),
     }
 
@@ -157,7 +167,7 @@ def _repair(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, A
             remove=params["remove_lost"],
             check=check,
             deep=params["deep"],
-            observe_seconds=params["observe_seconds"],
+            observe_seconds=collect.patience(params["observe_seconds"]),
         )
     changed = bool(report.bad_records or report.damaged_packs or report.mended or report.healed or report.removed)
     result: dict[str, Any] = {"changed": changed, "repaired": repaired(report)}
@@ -173,8 +183,9 @@ def _copy(store: Store, params: Mapping[str, Any], check: bool) -> dict[str, Any
     with _other(params) as other:
         report = copy.run(store, other, machines=params["machines"], check=check)
     result: dict[str, Any] = {"changed": bool(report.copied), "copied": copied(report)}
-    if report.failed:
+    if report.failed or report.unreadable:
         names = [f"{point.machine_name!r} {point.point}: {reason}" for point, reason in report.failed]
+        names += report.unreadable
         result["damage"] = DamageFound(store=store.name, found=find.few(names, 3, "; "))
     return result
 

@@ -26,8 +26,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import N
 from ansible_collections.stowage.esxi.plugins.module_utils.store.registry import Announcement
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store, pack_name
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Tally
+from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import BEAT_SECONDS
 
 OBSERVE_SECONDS = 60.0
+# Who lives shows it twice in this time.
+LEAST_SECONDS = 2 * BEAT_SECONDS
 # Whoever looks a chunk up that is new goes through all of them.
 MOST_SEGMENTS = 4
 
@@ -92,6 +95,11 @@ def run(
         report.stopped = error.message
     unfinished.tidy(store)
     return report
+
+
+def patience(seconds: float) -> float:
+    """What people give, but never so little that a writer who lives is given up."""
+    return max(float(seconds), LEAST_SECONDS)
 
 
 def _unended(store: Store, one: Announcement) -> frozenset[str]:

@@ -20,6 +20,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     Damaged,
     ObjectMissing,
     SameStore,
+    StoreError,
+    passing,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import (
     NOTHING,
@@ -38,11 +40,12 @@ Key = tuple[str, str, str]
 @dataclass
 class Report:
     """What a copy did, or with `check` would do. `copied`: originals and their copies; `there`: what the target has;
-    `failed`: what cannot be read whole, and why."""
+    `failed`: what cannot be read whole, and why; `unreadable`: what is wrong with manifests that say nothing more."""
 
     copied: list[tuple[Point, Point | None]] = field(default_factory=list)
     there: list[Point] = field(default_factory=list)
     failed: list[tuple[Point, str]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
     told: backup.Told = field(default_factory=backup.Told)
 
 
@@ -59,11 +62,12 @@ def run(
     """Copies restore points (all, or those of some machines, by ids or names), oldest first. What the target has
     already is left; so a copy that was cut short is taken up where it was."""
     check_pair(source, target)
-    ours = source.points()
+    report = Report()
+    ours = _readable(source, report.unreadable)
     if machines is not None:
         machines = find.machine_ids(source, ours, machines)
-    theirs = {key_of(target, point): point for point in target.points()}
-    report = Report()
+    # Of the target's own, what cannot be read is copied again.
+    theirs = {key_of(target, point): point for point in _readable(target, [])}
     for point in sorted(ours if chosen is None else chosen, key=lambda one: one.point):
         if machines is not None and point.machine_id not in machines:
             continue
@@ -84,6 +88,19 @@ def run(
             report.told.add(told)
         report.copied.append((point, made))
     return report
+
+
+def _readable(store: Store, unreadable: list[str]) -> list[Point]:
+    """Oldest first. What cannot be read is told of, and the others are no worse for it."""
+    found = []
+    for _name, point in store.look_at_points():
+        if not isinstance(point, StoreError):
+            found.append(point)
+        elif passing(point):
+            raise point
+        else:
+            unreadable.append(point.message)
+    return sorted(found, key=lambda one: one.point)
 
 
 def check_pair(source: Store, target: Store) -> None:

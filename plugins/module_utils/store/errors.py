@@ -148,6 +148,15 @@ class WriterRevoked(StoreError):
     exit_code = 64
 
 
+class NewestUnreadable(StoreError):
+    id = "store-newest-unreadable"
+    template = "The newest restore point in the store {store} cannot be read: {reason}"
+    hint = (
+        "Name the one before it ({before}) if that will do; or bring it back by a copy or a repair from a second store."
+    )
+    exit_code = 62
+
+
 class NoSuchPoint(StoreError):
     id = "store-no-such-point"
     template = "The store {store} has no restore point {point}"

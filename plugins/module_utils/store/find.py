@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from ansible_collections.stowage.esxi.plugins.module_utils.store import bounds, points
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     AmbiguousPoint,
+    NewestUnreadable,
     NoSuchMachine,
     NoSuchPart,
     NoSuchPoint,
@@ -65,9 +66,10 @@ def no_such_machine(store: Store, machine: str, found: Iterable[Point]) -> NoSuc
 
 
 def point(store: Store, wanted: str, machine: str | None = None) -> Point:
-    """`NoSuchPoint`, `NoSuchMachine`, `AmbiguousPoint`, or whatever is wrong with the one that was meant."""
+    """`NoSuchPoint`, `NoSuchMachine`, `AmbiguousPoint`, or whatever is wrong with the one that was meant; of the latest
+    `NewestUnreadable`: nobody is to get an older one for it without a word."""
     if wanted == LATEST:
-        return _latest(store, machine)
+        return _newest(store, machine)
     read = [store.read_point(name) for name in named(store, wanted)]
     found = [one for one in read if one is not None and machine in (None, one.machine_id, one.machine_name)]
     if not found:
@@ -89,7 +91,15 @@ def named(store: Store, wanted: str) -> list[str]:
     return [name for name in found if name.rpartition("/")[2] == f"{wanted}.json"] or found
 
 
-def _latest(store: Store, machine: str | None) -> Point:
+def _newest(store: Store, machine: str | None) -> Point:
+    found = latest(store, machine)
+    for name, newer in store.look_at_points(found.machine_id):
+        if isinstance(newer, StoreError) and name > found.object_name:
+            raise NewestUnreadable(store=store.name, name=name, reason=newer.message, before=found.point)
+    return found
+
+
+def latest(store: Store, machine: str | None) -> Point:
     """The latest that can be read; what cannot be is told where nothing is left."""
     found, problems = all_points(store, machine)
     machines = {one.machine_id for one in found}

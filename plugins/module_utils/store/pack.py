@@ -94,7 +94,18 @@ class PackWriter:
         self.size = len(header)
         self._header = header
         self._room = bytearray()
-        self._upload.append([header])
+        self._failed: BaseException | None = None
+        self._append([header])
+
+    def _append(self, parts: Sequence[Any]) -> None:
+        """After one that failed nobody knows what lies at the end: nothing more is put there, and it is never whole."""
+        if self._failed is not None:
+            raise self._failed
+        try:
+            self._upload.append(parts)
+        except BaseException as error:
+            self._failed = error
+            raise
 
     def add(self, identity: bytes, check: bytes, data: Any, kind: int = CHUNK) -> Entry:
         codec, payload = self._codec.compress(data)
@@ -110,7 +121,7 @@ class PackWriter:
             payload = self._cipher.seal(len(self.entries), head, self._joined(check, payload))
             check = NO_CHECK
         entry = Entry(identity, check, self.size, len(payload), length, codec, kind)
-        self._upload.append([head, payload, self._check(head, payload)])
+        self._append([head, payload, self._check(head, payload)])
         return self._added(entry)
 
     def _added(self, entry: Entry) -> Entry:
@@ -140,7 +151,7 @@ class PackWriter:
         table = b"".join(
             ENTRY.pack(e.id, e.check, e.offset, e.stored, e.length, e.codec, e.kind, 0) for e in self.entries
         )
-        self._upload.append([table, footer(self._header, len(self.entries), self.size, table)])
+        self._append([table, footer(self._header, len(self.entries), self.size, table)])
         self._upload.commit()
 
     def abort(self) -> None:

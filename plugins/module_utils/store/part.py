@@ -16,6 +16,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     BadSlice,
     ObjectMissing,
     StoreError,
+    passing,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
@@ -90,6 +91,8 @@ def _newest_of(store: Store, names: Sequence[str]) -> Chosen:
         except ObjectMissing:
             continue
         except StoreError as error:
+            if passing(error):
+                raise
             unreadable[name] = error.message
             continue
         if point is not None:
@@ -114,9 +117,9 @@ def named(store: Store, wanted: Sequence[str], machine: str | None = None) -> Ch
     for word in wanted:
         names = find.named(store, word)
         try:
-            point = find.point(store, word, machine)
+            point = find.latest(store, machine) if word == find.LATEST else find.point(store, word, machine)
         except StoreError as error:
-            if len(names) != 1 or isinstance(error, find.NOT_MEANT):
+            if len(names) != 1 or isinstance(error, find.NOT_MEANT) or passing(error):
                 raise
             unreadable[names[0]] = error.message
             continue

@@ -9,8 +9,8 @@ takes no other one's place. Each hypervisor's of one machine are counted apart.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -23,7 +23,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.needed import N
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import FOLDER, Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
-_EVERYTHING = 1 << 30
+RuleOf = Callable[[Iterable[Point]], Keep]
+"""The rule of one machine, by its restore points."""
 
 
 @dataclass
@@ -55,12 +56,12 @@ class Report:
 
 def keep_of(rules: Mapping[str, int], least: int) -> Keep:
     """The policy of some rules. Without any, as where room alone decides, everything stays that there is room for."""
-    return Keep(**{"last": 0 if rules else _EVERYTHING, **rules, "min": least})
+    return replace(Keep(last=0) if rules else retention.EVERYTHING, **rules, min=least)
 
 
 def run(
     store: Store,
-    keep: Keep,
+    keep: Keep | RuleOf,
     *,
     machines: Collection[str] | None = None,
     min_verified: int = 1,
@@ -70,7 +71,7 @@ def run(
     spared: Collection[str] = (),
 ) -> Report:
     """Removes what no rule keeps, then gives back its room. `machines`: ids, or names; the others are left as they are.
-    `spared`: ids of points that stay.
+    `keep`: for all of them, or what tells it of each; `spared`: ids of points that stay.
 
     Of each machine at least `keep.min` points stay, and the newest `min_verified` that verify has found good. With
     `room`, further points go, the oldest first, until packs and index would take no more bytes than that.
@@ -132,7 +133,9 @@ def _spare(decisions: Iterable[Decision], spared: Collection[str]) -> None:
                 one.keep, one.reasons = True, ["it is needed now"]
 
 
-def decide(store: Store, keep: Keep, machines: Collection[str] | None = None, min_verified: int = 1) -> list[Decision]:
+def decide(
+    store: Store, keep: Keep | RuleOf, machines: Collection[str] | None = None, min_verified: int = 1
+) -> list[Decision]:
     """What the rules say of every restore point; nothing is changed."""
     held = removal.held(store.backend)
     going = frozenset().union(*(one.points for one in removal.under_way(store.backend))) - held
@@ -150,7 +153,8 @@ def decide(store: Store, keep: Keep, machines: Collection[str] | None = None, mi
         if machines is None or machine[0] in machines:
             good = {name for name, one in findings.items() if one.good}
             bad = {name for name, one in findings.items() if not one.good}
-            found += _of_machine(store, groups[machine], keep, newest, min_verified, held, going, good, bad)
+            rule = keep if isinstance(keep, Keep) else keep(groups[machine])
+            found += _of_machine(store, groups[machine], rule, newest, min_verified, held, going, good, bad)
     return found
 
 

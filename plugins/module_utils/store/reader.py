@@ -105,9 +105,9 @@ class Store:
             except Exception as error:
                 print(f"reader.py: {path} cannot be read, it is left out: {error!r:.200}", file=sys.stderr)
 
-    def index(self) -> Dict[bytes, Tuple[Path, int, int, int, int]]:
+    def index(self) -> Dict[bytes, List[Tuple[Path, int, int, int, int]]]:
         """Where every record lies, from the tables of contents at the ends of the packs."""
-        found = {}
+        found: Dict[bytes, List[Tuple[Path, int, int, int, int]]] = {}
         for path in self.files("packs"):
             with path.open("rb") as file:
                 size = file.seek(0, 2)
@@ -120,26 +120,26 @@ class Store:
                 table = file.read(64 * min(count, 131072))
                 entries = struct.iter_unpack("<32s16xIII4x", table[: len(table) // 64 * 64])
                 for number, (identity, place, stored, length) in enumerate(entries):
-                    found[identity] = (path, place, stored, length, number)
+                    found.setdefault(identity, []).append((path, place, stored, length, number))
         return found
 
     def read(self, identity: bytes) -> bytes:
-        """The bytes of one record, proven as far as this machine can."""
+        """The bytes of one record, proven as far as this machine can; of several, the first that is whole."""
         if identity not in self.places:
             fail(f"chunk {identity.hex()} is in no pack: a part of the store is missing")
-        path, place, stored, length, number = self.places[identity]
-        data, length = b"", min(length, 64 << 20)
-        with path.open("rb") as file:
-            salt = file.read(64)[32:]
-            file.seek(place)
-            head, payload = file.read(64), file.read(min(stored, 65 << 20))
-        with contextlib.suppress(Exception):
-            if self.master:
-                payload = aes(hkdf(self.master, b"pack", salt)).decrypt(number.to_bytes(12, "big"), payload, head)[16:]
-            data = unpacked(head[4], payload, length + 1)
-        if len(data) != length or self.identity(data) not in (identity, None):
-            fail(f"chunk {identity.hex()} in {path} is damaged; another restore point may be whole")
-        return data
+        for path, place, stored, length, nth in self.places[identity]:
+            data, length = b"", min(length, 64 << 20)
+            with contextlib.suppress(Exception):
+                with path.open("rb") as file:
+                    salt = file.read(64)[32:]
+                    file.seek(place)
+                    head, payload = file.read(64), file.read(min(stored, 65 << 20))
+                if self.master:
+                    payload = aes(hkdf(self.master, b"pack", salt)).decrypt(nth.to_bytes(12, "big"), payload, head)[16:]
+                data = unpacked(head[4], payload, length + 1)
+            if len(data) == length and self.identity(data) in (identity, None):
+                return data
+        fail(f"chunk {identity.hex()} in {path} is damaged; another restore point may be whole")
 
     def identity(self, data: bytes) -> Optional[bytes]:
         sha256 = self.config["hash"] == "sha256"

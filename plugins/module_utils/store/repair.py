@@ -148,7 +148,7 @@ def _rebuilt(
     living = {writer.id for writer in registry.registrations(store.backend)}
     # Of living writers, what others may lean on already.
     told = unfinished.packs(store)
-    scan = Scan(store, deep, keep, sizes=sizes, tally=tally, strict=True)
+    scan = Scan(store, deep, keep, sizes=sizes, tally=tally)
     found = scan.run(sorted(sizes), threads)
     report.packs, report.records, report.bad_records = found.packs, found.records, len(found.bad)
     report.problems += [*bad.values(), *found.problems, *found.reasons]

@@ -52,8 +52,8 @@ class Scan:
 
     `sizes`: bytes of each pack that will be read, for the `tally`. `wanted`: by pack, the marks of the records that
     are looked at; without it all are. `mine`: the packs that anything is said of; without it all. `each` gets every
-    record that was proven by its hash, from several threads. `strict`: what cannot be had now, and may be there the
-    next time, is no damage but the end of the look.
+    record that was proven by its hash, from several threads. What cannot be had now, and may be there the next time, is
+    no damage but the end of the look.
     """
 
     def __init__(
@@ -68,7 +68,6 @@ class Scan:
         claims: Mapping[str, array[int]] | None = None,
         mine: Callable[[str], bool] | None = None,
         each: Callable[[Entry, Any], None] | None = None,
-        strict: bool = False,
     ) -> None:
         self.store, self.deep = store, deep
         self.sizes = sizes or {}
@@ -79,7 +78,7 @@ class Scan:
         self._claims = claims or {}
         self.damaged: set[str] = set()
         self.stopped = threading.Event()
-        self._keep, self._each, self._strict = keep, each, strict
+        self._keep, self._each = keep, each
         self._guard = threading.Lock()
 
     def run(self, names: Sequence[str], threads: int) -> Report:
@@ -206,7 +205,7 @@ class Scan:
                 self._keep(name, good)
 
     def _doubt(self, error: StoreError) -> None:
-        if self._strict and passing(error):
+        if passing(error):
             raise error
 
     def _proofs(self, pack: PackReader, entries: Sequence[Entry], deep: bool) -> Iterator[tuple[Entry, bytes | None]]:

@@ -15,7 +15,12 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     unfinished,
     verified,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import Damaged, ObjectMissing, StoreError
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
+    Damaged,
+    ObjectMissing,
+    StoreError,
+    passing,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.store.hits import Hits
 from ansible_collections.stowage.esxi.plugins.module_utils.store.index import EMPTY_BYTES, build
 from ansible_collections.stowage.esxi.plugins.module_utils.store.part import Chosen, Part, Slice
@@ -38,6 +43,8 @@ def run(
 ) -> Report:
     """Every pack and every restore point, or a part of them; the index and the small files always. `deep` decodes
     every record and proves it by its hash.
+
+    What cannot be had now, and may be there the next time, is raised: then nothing is said of any restore point.
 
     With `record` the store keeps what was found of each restore point. A slice proves none of them whole: it can only
     find them damaged. What was found earlier of those that are not looked at stays.
@@ -76,6 +83,8 @@ def _packs(store: Store, part: Slice | None, deep: bool, threads: int, tally: Ta
     hits = Hits(store, job, report)
     for name, point in store.look_at_points():
         if isinstance(point, StoreError):
+            if passing(point):
+                raise point
             report.problems.append(point.message)
             report.bad_points.append(name)
         elif hits.point(point):

@@ -67,16 +67,18 @@ class Registered:
         registration = {"writer": self.id, "point": point, "created_at": self.created_at}
         # In this order; see registry.
         store.backend.create(self._object, textfile.render(registration))
+        # From the first moment: an index may take minutes to come, and what is silent is taken for dead.
+        self._heart = _Heart(self)
         try:
             self.index = self._index()
         except BaseException:
+            self._heart.stop()
             store.backend.delete(self._object)
             raise
         self.stored_bytes = 0
         self.published = False
         self.shared_packs: set[str] = set()
         """Packs that others may lean on already."""
-        self._heart = _Heart(self)
         self.entries: dict[str, list[Entry]] = {}
 
     @property
@@ -318,15 +320,21 @@ class Lane:
         self._broken = False
 
     def add(self, identity: bytes, check: bytes, data: Any, kind: int = CHUNK) -> Entry:
-        try:
+        with self._whole():
             return self._added(self._open().add(identity, check, data, kind))
-        except BaseException:
-            self._broken = True
-            raise
 
     def add_packed(self, identity: bytes, check: bytes, codec: int, payload: Any, length: int, kind: int) -> Entry:
         """A record whose bytes are compressed already."""
-        return self._added(self._open().add_packed(identity, check, codec, payload, length, kind))
+        with self._whole():
+            return self._added(self._open().add_packed(identity, check, codec, payload, length, kind))
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._broken = True
+            raise
 
     def _open(self) -> PackWriter:
         if self._pack is None:

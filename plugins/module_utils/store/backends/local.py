@@ -27,6 +27,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is
 
 TEMPORARY = ".tmp-"
 _LOOKS = 16
+_CLAIM_SECONDS = 60
 # What a device or a file system says of what it has lost.
 _LOST = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA)
 
@@ -71,7 +72,8 @@ class LocalUpload(Upload):
 
     def _held(self) -> int:
         """The new file, or -1 when it is gone again. Held for as long as we live: what is not held is a dead one's."""
-        handle = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # For reading too: NFSv4 gives no shared lock to who cannot read.
+        handle = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_SH)
             if os.path.lexists(self._temporary):
@@ -262,15 +264,45 @@ class LocalBackend(Backend):
         durable.sync_folder(os.path.dirname(path))
 
     def _rename_alone(self, temporary: str, path: str, name: str) -> None:
-        """mkdir has one winner everywhere: whoever makes the folder may rename into place."""
+        """mkdir has one winner everywhere: whoever makes the folder may rename into place. The file goes by way of that
+        folder: of one who was taken for dead, and is not, it is not where he looks for it any more."""
         claim = f"{os.path.dirname(path)}/{TEMPORARY}claim-{os.path.basename(path)}"
         try:
-            os.mkdir(claim)
+            try:
+                os.mkdir(claim)
+            except FileExistsError:
+                if os.path.lexists(path) or not self._break(claim, temporary):
+                    raise
+                os.mkdir(claim)
         except FileExistsError as error:
             raise ObjectExists(name=name, store=self.name) from error
+        held = os.path.join(claim, os.path.basename(temporary))
         try:
-            if os.path.lexists(path):
-                raise ObjectExists(name=name, store=self.name)
-            os.rename(temporary, path)
+            os.rename(temporary, held)
+            try:
+                if os.path.lexists(path):
+                    raise ObjectExists(name=name, store=self.name)
+                os.rename(held, path)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(held, temporary)
+                raise
         finally:
-            os.rmdir(claim)
+            with contextlib.suppress(OSError):
+                os.rmdir(claim)
+
+    def _break(self, claim: str, temporary: str) -> bool:
+        """A claim lasts for a moment. One that is older, by the file system's own clock, is a dead one's."""
+        try:
+            os.utime(temporary)
+            if os.stat(temporary).st_mtime - os.stat(claim).st_mtime < _CLAIM_SECONDS:
+                return False
+            broken = f"{os.path.dirname(claim)}/{TEMPORARY}broken-{secrets.token_hex(8)}"
+            os.rename(claim, broken)
+        except FileNotFoundError:
+            # Its owner has ended, or somebody else has broken it.
+            return True
+        for name in os.listdir(broken):
+            os.unlink(os.path.join(broken, name))
+        os.rmdir(broken)
+        return True

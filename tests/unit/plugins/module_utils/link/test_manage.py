@@ -11,11 +11,15 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.link import errors, manage, run
+from ansible_collections.stowage.esxi.plugins.module_utils.link.facts import File
 from ansible_collections.stowage.esxi.plugins.module_utils.link.manage import Reach, link_from_params
+from ansible_collections.stowage.esxi.plugins.module_utils.link.plan import Plan
+from ansible_collections.stowage.esxi.plugins.module_utils.link.restriction import ANSWER
 from ansible_collections.stowage.esxi.plugins.module_utils.link.wanted import Link
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import AuthenticationFailed, HostUnreachable
@@ -197,3 +201,48 @@ def test_half_a_file_never_takes_the_place_of_the_whole_one(tmp_path: Path, shel
     path.write_bytes(b"whole\n")
     assert write(shell, path, b"whole\n", b"ha", size=4) == 3
     assert path.read_bytes() == b"whole\n"
+
+
+class Trying(Fake):
+    """The machine that would use the link: what its ssh says, one after the other, and what is removed there."""
+
+    def __init__(self, says: list[tuple[int, str]]) -> None:
+        super().__init__(PASSWORD, [], lambda endpoint: None)
+        self.says, self.removed = says, [""]
+
+    def script(self, text: str, args: Sequence[str] = (), **_more: Any) -> Result:
+        rc, said = self.says.pop(0)
+        return Result(("ssh",), rc, said if rc == 0 else "", said if rc else "")
+
+    def run(self, argv: Sequence[str], *, stdin: bytes | None = None, timeout_seconds: float = 60.0) -> Result:
+        self.removed = [word for word in argv if word.startswith("/")]
+        return Result(tuple(argv), 0, "", "")
+
+
+TURNED_AWAY = (255, "kex_exchange_identification: Connection closed by remote host")
+
+
+@pytest.mark.parametrize(
+    ("says", "plan", "works", "removed"),
+    [
+        ([TURNED_AWAY, TURNED_AWAY, (0, ANSWER)], Plan(pins="new"), True, [""]),
+        ([TURNED_AWAY] * 3, Plan(pins="new"), False, ["/k.new", "/k.known_hosts"]),
+        ([TURNED_AWAY] * 3, Plan(verify=True), False, ["/k.new"]),
+        ([(255, "Permission denied (publickey).")], Plan(make_key=True, edit_keys=True), False, None),
+        ([TURNED_AWAY] * 3, Plan(make_key=True, edit_keys=True, keep_old_line=True), False, ["/k.new"]),
+    ],
+    ids=["twice turned away", "a new one", "one that worked", "refused", "a rotation"],
+)
+def test_a_trial_is_made_again_and_what_worked_before_keeps_its_pins(
+    says: list[tuple[int, str]], plan: Plan, works: bool, removed: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_PAUSES", (0.0, 0.0))
+    source = Trying(says)
+    target: Any = SimpleNamespace(keys_file=File("/etc/ssh/keys"), keys_text="", old=False, esxi=False, root=False)
+    runner = run.Runner(link_from_params(PARAMS), source, Fake(PASSWORD, [], lambda endpoint: None))
+    if works:
+        runner._try(plan, "/k", target)
+    else:
+        with pytest.raises(errors.LinkDoesNotWork):
+            runner._try(plan, "/k", target)
+    assert says == [] and source.removed == (removed or ["/k.new", "/k.known_hosts"])

@@ -202,6 +202,38 @@ def test_a_zero_that_was_none_is_found_by_the_proof_that_follows(
     assert second.stat().st_mode & 0o200
 
 
+def test_while_a_large_disk_is_summed_up_something_moves_and_nobody_takes_the_silence_for_a_dead_line(
+    session: OpenSshSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, image, size = tmp_path / "disk-flat.vmdk", tmp_path / "image", 2 << 30
+    for path, seed in ((there, 1), (image, 2)):
+        path.write_bytes(random.Random(seed).randbytes(1 << 20))
+        os.truncate(path, size)
+    one = Rsync(File(str(there), session), File(str(image)))
+    seen, over = set(), threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.02):
+            if one.done == 0:
+                seen.add(one.moved)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        assert one.copy(Wish()).literal >= 1 << 20
+    finally:
+        over.set()
+        looking.join()
+    assert len(seen) > 5
+    # What rsync itself does when it hears nothing for so long.
+    with pytest.raises(RsyncFailed) as told:
+        one.differs(quiet_seconds=1)
+    assert told.value.data["rc"] == 30
+    monkeypatch.setattr(rsync, "TIMEOUT_SECONDS", 1)
+    moving = overwire.Moving(one.source, one.target, Wish(), "scsi0:0", size, Watcher().reach(session))
+    assert "--checksum" in moving.verified("full")
+
+
 def test_a_connection_that_breaks_is_made_again_and_the_copy_gone_on_with(
     session: OpenSshSession, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

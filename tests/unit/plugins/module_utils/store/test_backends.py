@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import os
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -257,6 +259,38 @@ def test_an_upload_that_is_tidied_away_at_its_birth_begins_again(
     upload.append([b"x"])
     upload.commit()
     assert tidied and folder.read("packs/aa/x.pack") == b"x"
+
+
+def test_where_there_are_no_links_a_dead_claim_to_a_name_is_broken_and_a_living_one_is_not(
+    root: Path, folder: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(_old: str, _new: str) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", none)
+    folder.create("turns/1.json", b"1")
+    claim = root / "turns" / ".tmp-claim-2.json"
+    claim.mkdir()
+    (claim / ".tmp-dead").write_bytes(b"half a name")
+    with pytest.raises(ObjectExists):
+        folder.create("turns/2.json", b"2")
+    os.utime(claim, (time.time() - 100, time.time() - 100))
+    folder.create("turns/2.json", b"2")
+    assert folder.read("turns/2.json") == b"2" and sorted(os.listdir(root / "turns")) == ["1.json", "2.json"]
+    with pytest.raises(ObjectExists):
+        folder.create("turns/2.json", b"3")
+    # Its owner was not dead: his file is not where he looks for it, and he has not got the name.
+    rename = os.rename
+
+    def late(old: str, new: str) -> None:
+        if new.endswith("turns/3.json"):
+            rename(os.path.dirname(old), root / "turns" / ".tmp-broken-x")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", late)
+    with pytest.raises(ObjectMissing):
+        folder.create("turns/3.json", b"3")
+    assert not (root / "turns" / "3.json").exists()
 
 
 @pytest.mark.parametrize("wrong", ["endpoint", "region", "profile"])

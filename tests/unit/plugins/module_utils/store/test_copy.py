@@ -62,6 +62,26 @@ def test_a_copy_restores_and_the_next_one_costs_what_has_changed(plain: Store, s
     assert copy.run(plain, second).copied == []
 
 
+def test_a_restore_point_that_cannot_be_read_is_told_and_the_others_are_copied(
+    plain: Store, second: Store, tmp_path: Path
+) -> None:
+    disks = [image(tmp_path / f"d{number}", [number, 9]) for number in (1, 2, 3)]
+    made = [back_up(plain, disk, machine=f"m{number}")[0] for number, disk in enumerate(disks)]
+    name = made[1].object_name
+    data = plain.backend.read(name)
+    plain.backend.delete(name)
+    plain.backend.create(name, data[:-3] + b"00\n")
+    report = copy.run(plain, second)
+    assert [one.point for one, _copy in report.copied] == [made[0].point, made[2].point]
+    assert len(report.unreadable) == 1 and name in report.unreadable[0] and report.failed == []
+    # One in the target keeps none from being copied, either, and is brought back.
+    (there, *_more) = second.points()
+    second.backend.delete(there.object_name)
+    second.backend.create(there.object_name, b"x")
+    report = copy.run(plain, second)
+    assert [one.point for one, _copy in report.copied] == [made[0].point]
+
+
 def test_a_store_is_not_copied_onto_itself_by_any_name(plain: Store, second: Store, root: Path) -> None:
     (root.parent / "link").symlink_to("store")
     same = {plain: root.parent / "link"} if isinstance(plain.backend, LocalBackend) else {}

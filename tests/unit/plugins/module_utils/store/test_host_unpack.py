@@ -155,8 +155,8 @@ def test_what_the_machine_cannot_take_out_comes_over_the_wire(
 def test_a_damaged_record_is_told_as_in_any_store(
     store: Store, root: Path, host: Here, point: Point, tmp_path: Path
 ) -> None:
-    (name, _size), *_more = store.packs()
-    place = next(one for one in map(store.place_of, _ids(store, point)) if one.pack in name)
+    place = store.place_of(next(_ids(store, point)))
+    name = next(name for name, _size in store.packs() if place.pack in name)
     with open(root / name, "r+b") as file:
         file.seek(place.offset + 70)
         byte = file.read(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,29 @@ def test_what_was_given_wrong_is_named(made: tuple[Path, str], tmp_path: Path) -
     shown = run(root, point)
     assert (shown.returncode, shown.stdout) == (0, "a.vmx 16 bytes\nscsi0:0 196608 bytes\n")
     assert run(root).stdout == f"{point} name of vm-1\n" and "list the restore points" in run().stdout
+
+
+def test_of_a_chunk_that_lies_in_two_packs_the_whole_one_is_taken(
+    store: Store, again: Callable[[], Store], root: Path, tmp_path: Path
+) -> None:
+    disk = image(tmp_path / "disk", [1, 0, 2])
+    back_up(store, disk)
+    old = [path for path in (root / "packs").rglob("*.pack")]
+    (root / "index").rename(root / "index.away")
+    (root / "index").mkdir()
+    # It does not know of the first one's chunks, and writes them again.
+    point, _told = back_up(again(), disk)
+    new = [path for path in (root / "packs").rglob("*.pack") if path not in old]
+    secret = {"STOWAGE_PASSPHRASE": SECRET} if store.vault is not None else {}
+    for number, paths in enumerate((old, new)):
+        kept = {path: path.read_bytes() for path in paths}
+        for path, data in kept.items():
+            path.write_bytes(data[:64] + bytes(4096) + data[4160:])
+        target = tmp_path / f"out{number}"
+        assert run(root, point.point, "scsi0:0", target, **secret).returncode == 0
+        assert target.read_bytes() == disk.read_bytes()
+        for path, data in kept.items():
+            path.write_bytes(data)
 
 
 def test_what_is_missing_on_this_machine_is_named(made: tuple[Path, str], tmp_path: Path) -> None:

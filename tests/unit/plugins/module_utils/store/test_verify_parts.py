@@ -15,11 +15,22 @@ from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Keep
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, part, prune, repair, verified, verify
+from ansible_collections.stowage.esxi.plugins.module_utils.store import (
+    collect,
+    find,
+    part,
+    prune,
+    repair,
+    verified,
+    verify,
+)
+from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Ranges
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalBackend, LocalRanges
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
     AmbiguousPoint,
+    BackendFailed,
     BadSlice,
+    NewestUnreadable,
     NoSuchMachine,
     NoSuchPoint,
     ObjectMissing,
@@ -649,3 +660,36 @@ def test_a_pack_that_a_collection_removes_under_the_eyes_is_no_damage(
     report = verify.run(Store.open(beside), deep=deep, threads=1, record=False)
     assert dead and report.ok, (report.problems, report.bad)
     assert report.good_points == [made[1].object_name]
+
+
+@pytest.mark.folder
+@pytest.mark.parametrize("how", ["all", "newest", "deep"])
+def test_what_cannot_be_had_now_is_no_damage_and_nothing_is_recorded(
+    plain: Store, root: Path, tmp_path: Path, how: str
+) -> None:
+    back_up(plain, image(tmp_path / "a", [1, 2, 3]))
+
+    class Away(LocalBackend):
+        def open(self, name: str) -> Ranges:
+            if name.startswith("packs/"):
+                raise BackendFailed(name=name, store=self.name, done="read", reason="Permission denied")
+            return super().open(name)
+
+    away = Store.open(Away(str(root)))
+    with pytest.raises(BackendFailed, match="Permission denied"):
+        verify.run(away, part=newest(away) if how == "newest" else None, deep=how == "deep")
+    assert verified.findings(plain) == {} and verify.run(plain).ok
+
+
+@pytest.mark.folder
+def test_the_latest_is_never_an_older_one_without_a_word(plain: Store, root: Path, tmp_path: Path) -> None:
+    first, _told = back_up(plain, image(tmp_path / "a", [1, 2]))
+    second, _told = back_up(plain, image(tmp_path / "a", [1, 3]))
+    assert find.point(plain, "latest").point == second.point
+    path = root / second.object_name
+    path.write_bytes(path.read_bytes()[:-3] + b"00\n")
+    with pytest.raises(NewestUnreadable) as told:
+        find.point(plain, "latest")
+    assert second.point in told.value.message and first.point in told.value.hint_text
+    assert find.point(plain, first.point).point == first.point
+    assert verify.run(plain, part=part.named(plain, ["latest"])).bad_points == [second.object_name]
