@@ -214,7 +214,9 @@ def main():
                 if not params["allow_none"]:
                     raise
                 found = []
-        made = findings.note(params["state_dir"], params["run_id"], found, SystemClock(), module.check_mode)
+        made = findings.note(
+            params["state_dir"], params["run_id"], params["point"], found, SystemClock(), module.check_mode
+        )
     except StowageError as error:
         fail(module, error)
     module.exit_json(

@@ -83,6 +83,13 @@ options:
         description: Never fewer than these, and at least one.
         type: int
         default: 1
+  own_keep:
+    description:
+      - Whether the restore points of a VM go by the rule that its newest backup was made with, as its restore point
+        tells it; none goes where that backup was to remove none. O(keep) then counts for VMs whose restore points tell
+        of no rule, such as archives of borg that an earlier version made.
+    type: bool
+    default: false
   min_verified:
     description: Never fewer of a VM that a verify has found good.
     type: int

@@ -25,6 +25,8 @@ class Keep:
 
 
 RULES = tuple(one.name for one in fields(Keep) if one.name != "min")
+#: Nothing goes by it.
+EVERYTHING = Keep(last=1 << 30)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def decide(points: Sequence[Aged], keep: Keep, now: datetime, other: datetime | 
         if point.time > now:
             reasons[point.path].append("its time lies in the future")
     for number, point in enumerate(past[: keep.last], start=1):
-        reasons[point.path].append(f"last {number} of {keep.last}")
+        all_of_them = keep.last >= EVERYTHING.last
+        reasons[point.path].append("no rule removes it" if all_of_them else f"last {number} of {keep.last}")
     for name, label in _SPANS:
         seen: list[str] = []
         for point in past:

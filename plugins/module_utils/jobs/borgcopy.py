@@ -141,4 +141,6 @@ class BorgOrder(Order):
         job = self.job
         vm = proving.find_vm(self.host, job.host, job.vm, job.identity, job.vmx_path)
         facts = self.facts(vm, {}, files)
-        return marked({name: facts[name] for name in _BEGUN})
+        # The rule that it was made with is what a prune goes by.
+        rule = {name: job.policy[name] for name in ("keep", "rotate") if name in job.policy}
+        return marked({**{name: facts[name] for name in _BEGUN}, "policy": rule})

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, iso
@@ -30,7 +30,7 @@ LEVELS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """Of one restore point. `bad`: what is wrong with it, empty where nothing is."""
+    """Of one restore point. `bad`: what is wrong with it, empty where nothing is; `place`: its backup point."""
 
     path: str
     time: str
@@ -40,6 +40,7 @@ class Finding:
     level: str
     bad: str = ""
     needs_key_provider: str = ""
+    place: str = ""
 
 
 def of_point(point: RestorePoint, level: str, bad: str = "") -> Finding:
@@ -71,6 +72,7 @@ def _entry(run_id: str, group: Sequence[Finding], at: str) -> dict[str, Any]:
     entry.update(
         status="failed" if bad else "ok",
         restore_point=newest.path,
+        backup_point=newest.place,
         # What no one here can decrypt, no one here has proven.
         proven=not newest.bad and not newest.needs_key_provider,
         needs_key_provider=newest.needs_key_provider,
@@ -87,9 +89,11 @@ def _more(bad: Sequence[Finding]) -> str:
     return f"; {len(bad) - 1} more of this machine, too" if len(bad) > 1 else ""
 
 
-def note(state_dir: str, run_id: str, findings: Iterable[Finding], clock: Clock, check: bool) -> list[dict[str, Any]]:
-    """Writes the entries down, or says with `check` what they would be."""
-    made = entries(run_id, findings, iso(clock.now()))
+def note(
+    state_dir: str, run_id: str, place: str, findings: Iterable[Finding], clock: Clock, check: bool
+) -> list[dict[str, Any]]:
+    """Writes the entries of one place down, or says with `check` what they would be."""
+    made = entries(run_id, [replace(one, place=place) for one in findings], iso(clock.now()))
     if not check:
         for entry in made:
             record.write_entry(state_dir, entry)

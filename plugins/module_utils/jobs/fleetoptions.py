@@ -50,6 +50,7 @@ def prune_spec() -> dict[str, dict[str, Any]]:
     return {
         **_place(),
         "keep": {"type": "dict", "required": True, "options": {**keep, "min": {"type": "int", "default": 1}}},
+        "own_keep": {"type": "bool", "default": False},
         "min_verified": {"type": "int", "default": 1},
         "limits_dir": {"type": "path", "default": "/var/lib/stowage/limits"},
     }

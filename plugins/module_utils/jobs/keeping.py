@@ -13,7 +13,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import retention
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import SystemClock
@@ -33,11 +33,15 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import INPLACE
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.findings import Finding
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
+
+if TYPE_CHECKING:
+    from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 
 _TURN_SECONDS = 4 * 3600
 _LOCK_SECONDS = 600
@@ -90,13 +94,38 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Rules:
-    """`known`: what the last verifies have found, by path; `read`: jobs that may be reading a point."""
+    """`known`: what the last verifies have found, by path; `others`: jobs that may be reading a point.
+
+    `own`: a machine's points go by the rule that its newest backup was made with, and `keep` holds for those that tell
+    of none.
+    """
 
     keep: Keep
+    own: bool = False
     min_verified: int = 1
     known: Mapping[str, Finding] = field(default_factory=dict)
     others: Sequence[Job] = ()
     check: bool = False
+
+    def of_machine(self, facts: Iterable[Mapping[str, Any]]) -> Keep:
+        """By what the restore points of one machine say, the newest first."""
+        if not self.own:
+            return self.keep
+        for one in facts:
+            made = one.get("policy")
+            # What was made before a VM was written over was made by no policy of backups.
+            if isinstance(made, Mapping) and made.get("keep") and not one.get("safety"):
+                return _own_rule(made)
+        return self.keep
+
+
+def _own_rule(made: Mapping[str, Any]) -> Keep:
+    try:
+        keep = policy.parse_keep(made["keep"], "keep")
+    except BadPolicy:
+        # Of what a later version has written, nothing goes by a rule that is not understood.
+        return retention.EVERYTHING
+    return keep if made.get("rotate", True) else retention.EVERYTHING
 
 
 def decide(
@@ -112,7 +141,7 @@ def decide(
     aged = [retention.Aged(one.path, one.moment, one.held) for one in by_path.values() if one.path not in bad]
     made = [
         _verdict(by_path[one.path], one.keep, one.reasons, one.path in rules.known)
-        for one in retention.decide(aged, rules.keep, now, other)
+        for one in retention.decide(aged, rules.of_machine(_told(by_path.values())), now, other)
     ]
     for number, one in enumerate([one for one in made if one.proven][: rules.min_verified], start=1):
         if not one.keep:
@@ -122,6 +151,10 @@ def decide(
     made += [_verdict(by_path[path], True, reason, False) for path in bad]
     made = [replace(one, keep=True, reasons=("a restore reads it",)) if _goes(one, is_read) else one for one in made]
     return sorted(made, key=lambda one: (one.time, one.path), reverse=True)
+
+
+def _told(found: Iterable[RestorePoint]) -> list[Mapping[str, Any]]:
+    return [one.manifest for one in sorted(found, key=lambda one: (one.time, one.path), reverse=True)]
 
 
 def _goes(one: Verdict, is_read: Callable[[str], bool]) -> bool:
@@ -151,7 +184,8 @@ def in_folders(host: Host, place: str, label: str, rules: Rules) -> Pruned:
     for one in found:
         folders.setdefault(posixpath.dirname(one.path), []).append(one)
     now = host.clock.now()
-    other = rotation.clock_of(host) if rules.keep.within_days else None
+    by_age = rules.keep.within_days or any(rules.of_machine(_told(some)).within_days for some in folders.values())
+    other = rotation.clock_of(host) if by_age else None
     if other is not None and abs(now - other) > rotation.CLOCKS_DIFFER:
         report.problems.append(rotation.clocks_differ(host, now, other))
     read = {rotation.tail(path) for path in _sources(rules.others)}
@@ -230,9 +264,14 @@ def in_store(stores: Stores, location: str, rules: Rules) -> Pruned:
     from ansible_collections.stowage.esxi.plugins.module_utils.store.known import HYPERVISOR
 
     spared = [storeplace.parse_path(path)[1] for path in _sources(rules.others)]
+
+    def rule_of(found: Iterable[Point]) -> Keep:
+        newest = sorted(found, key=lambda one: one.point, reverse=True)
+        return rules.of_machine([one.facts for one in newest])
+
     done = prune.run(
         stores.open(location),
-        rules.keep,
+        rule_of,
         min_verified=rules.min_verified,
         check=rules.check,
         spared=spared,
@@ -256,6 +295,7 @@ def in_store(stores: Stores, location: str, rules: Rules) -> Pruned:
         if one.point.object_name in done.removed:
             report.removed.append(path)
     report.problems += [f"{name} was held meanwhile, and stays" for name in done.held]
+    report.problems += done.collected.problems if done.collected is not None else []
     return report
 
 
@@ -277,7 +317,7 @@ def rules_of(params: Mapping[str, Any], check: bool) -> Rules:
     keep = policy.parse_keep(params["keep"], "keep")
     state_dir = params["state_dir"]
     known = history.read(state_dir).known()
-    return Rules(keep, max(0, params["min_verified"]), known, jobs.mirrors(state_dir), check)
+    return Rules(keep, params["own_keep"], max(0, params["min_verified"]), known, jobs.mirrors(state_dir), check)
 
 
 def text(report: Pruned) -> str:

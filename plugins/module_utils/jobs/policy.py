@@ -103,6 +103,10 @@ class Policy:
             value = _merge(value, _without_points(changes), f"vms[{name!r}].")
         return _for_each(value, points, where)
 
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """The backup points of all VMs that have none of their own, each with its program."""
+        return tuple((one.point, one.program) for one in _for_each(self.common, self.points, ""))
+
     def is_own(self, setting: str, names: Sequence[str]) -> bool:
         """Whether a VM with these names has a value of its own for a setting."""
         return any(self.overrides[name].get(setting) is not None for name in keys_of(self.overrides, names))

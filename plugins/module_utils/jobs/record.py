@@ -19,7 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base import durable
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import state
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import file_label
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import file_label, identity_hash
 
 SCHEMA = 1
 STATUSES = ("ok", "failed", "skipped", "excluded", "interrupted", "not-run", "missed")
@@ -32,11 +32,15 @@ def run_folder(state_dir: str, run_id: str) -> str:
     return os.path.join(state_dir, "runs", run_id)
 
 
-def entry_path(state_dir: str, run_id: str, host: str, label: str, kind: str = "backup", copy: int = 0) -> str:
+def entry_path(
+    state_dir: str, run_id: str, host: str, label: str, kind: str = "backup", copy: int = 0, place: str = ""
+) -> str:
     """`label` is the VM's identity, or its name where it has none (an unknown name was asked for).
 
-    `copy` is the number of the backup point, of a VM that has several: each has an entry of its own."""
+    Of a VM that has several backup points each has an entry of its own: `copy` is its number in a backup, `place` what
+    a verify has looked at."""
     mark, tail = "" if kind == "backup" else f"{kind}--", f"--{copy + 1}" if copy else ""
+    tail += f"--{identity_hash(place)}" if place else ""
     name = f"{mark}{file_label(host)}--{file_label(label)}{tail}.json"
     return os.path.join(run_folder(state_dir, run_id), "entries", name)
 
@@ -168,9 +172,8 @@ def error_of(error: Any) -> dict[str, Any] | None:
 
 def write_entry(state_dir: str, entry: Mapping[str, Any]) -> str:
     label = entry["identity"] or entry["vm"]
-    path = entry_path(
-        state_dir, entry["run_id"], entry["host"], label, entry["kind"], int(entry.get("copy_number") or 0)
-    )
+    copy, place = int(entry.get("copy_number") or 0), entry.get("backup_point") if entry["kind"] == "verify" else ""
+    path = entry_path(state_dir, entry["run_id"], entry["host"], label, entry["kind"], copy, str(place or ""))
     state.write(path, entry)
     return path
 

@@ -228,8 +228,8 @@ def _age(line: Line, tried: Sequence[Entry], rules: Rules, now: datetime) -> lis
         why = f"it needs its key provider ({needs})" if needs else "its copy was not proven readable"
         found.append(("not-proven", f"its last restore point is not proven: {why}"))
     # Of a machine with several backup points each has to have one.
-    latest = {str(one.get("backup_point")) for one in tried if one.get("run_id") == tried[-1].get("run_id")}
-    for place in sorted(latest) if len(latest) > 1 else ():
+    places = _places_of(tried)
+    for place in places if len(places) > 1 else ():
         there = [entry for entry in good if str(entry.get("backup_point")) == place]
         if not there or not _is_fresh(there[-1], rules, now):
             found.append(("stale-copy", f"{place} has no restore point of the last {rules.max_age_hours:g} h{failed}"))
@@ -241,20 +241,32 @@ def _proven(
 ) -> list[tuple[str, str]]:
     """What verify says, or has not been asked for too long."""
     found = []
-    damaged = [one.finding for one in proofs if one.at == proofs[-1].at and one.finding.bad]
+    # Each of its backup points is looked at by itself: a sound one mends no other.
+    last: dict[str, datetime] = {}
+    for one in proofs:
+        last[one.finding.place] = last[""] = one.at
+    damaged = [one.finding for one in proofs if one.finding.bad and one.at == last[one.finding.place]]
     if damaged:
         found.append(("damaged", f"verify has found {damaged[0].path} damaged: {damaged[0].bad}"))
-    good = [entry for entry in tried if entry.get("restore_point")]
-    begin = moment((line.proof or {}).get("at")) or (moment(_told(good[0])["at"]) if good else None)
-    if not rules.proven_days or begin is None or damaged:
+    if not rules.proven_days or damaged:
         return found
-    days = (now - begin) / timedelta(days=1)
-    if days > rules.proven_days:
-        since = "the last time" if line.proof else "never, and its first restore point"
-        found.append(
-            ("not-verified", f"no verify has proven a restore point of it for {days:.0f} days ({since} {iso(begin)})")
-        )
+    sound = [one for one in proofs if not one.finding.bad and not one.finding.needs_key_provider]
+    for place in _places_of(tried):
+        here = [entry for entry in tried if entry.get("restore_point") and place in ("", entry.get("backup_point"))]
+        proven = [one for one in sound if place in ("", one.finding.place or place)]
+        begin = proven[-1].at if proven else moment(_told(here[0])["at"]) if here else None
+        days = (now - begin) / timedelta(days=1) if begin is not None else 0.0
+        if begin is not None and days > rules.proven_days:
+            since = "the last time" if proven else "never, and its first restore point"
+            what = f"a restore point of it in {place}" if place else "a restore point of it"
+            found.append(("not-verified", f"no verify has proven {what} for {days:.0f} days ({since} {iso(begin)})"))
     return found
+
+
+def _places_of(tried: Sequence[Entry]) -> list[str]:
+    """The backup points of a machine that has several; of others one that stands for whatever it had."""
+    latest = {str(one.get("backup_point")) for one in tried if one.get("run_id") == tried[-1].get("run_id")}
+    return sorted(latest) if len(latest) > 1 else [""]
 
 
 def level_words(level: str) -> str:

@@ -28,7 +28,7 @@ NOW = datetime.now(timezone.utc)
 SIZE = 1 << 20
 
 
-def point(place: Path, tmp_path: Path, vm: str, host: str) -> str:
+def point(place: Path, tmp_path: Path, vm: str, host: str, **more: Any) -> str:
     """A restore point as a backup of that machine makes one."""
     image = tmp_path / "disk.raw"
     image.write_bytes(os.urandom(SIZE))
@@ -39,6 +39,7 @@ def point(place: Path, tmp_path: Path, vm: str, host: str) -> str:
     facts = {
         **{"time": f"{NOW:%Y%m%dT%H%M%SZ}", "job": "j", "host": host, "hypervisor": host, "disks": [disk]},
         **{"vm": {"name": vm, "identity": f"id-{vm}"}, "files": [{"name": "scsi0:0", "size": SIZE, "role": "disk"}]},
+        **more,
     }
     store, source = Store.open(LocalBackend(str(place)), None), RawDisk(str(image))
     try:
@@ -77,7 +78,7 @@ def play(tmp_path: Path, name: str, *options: str, **variables: Any) -> tuple[in
     given = {
         **{
             "backup_program": "dedup",
-            "backup_point": str(tmp_path / "store"),
+            **({} if "backup_points" in variables else {"backup_point": str(tmp_path / "store")}),
             "backup_state_dir": str(tmp_path / "state"),
         },
         **{"report_ask_hosts": "false", **variables},
@@ -122,6 +123,22 @@ def test_prune_shows_its_reasons_in_check_mode_and_then_does_what_it_has_shown(p
     rc, text, stats = play(tmp_path, "prune", **keep)
     assert rc == 0 and sorted(stats["stowage_prune"]["esx1"]["removed"]) == sorted(made[:2]), text
     assert len(list(Path(place, "points").rglob("*.json"))) == 1
+
+
+def test_all_backup_points_are_proven_and_pruned_and_one_that_is_not_there_keeps_no_other_from_it(
+    place: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    Store.create(LocalBackend(str(other))).close()
+    for one, count in ((place, 1), (other, 2)):
+        made = [point(one, tmp_path, "web01", "esx1", policy={"keep": {"last": 1}}) for _number in range(count)]
+    several: dict[str, Any] = {"backup_points": [str(tmp_path / "none"), str(place), {"point": f"{other}/"}]}
+    rc, text, stats = play(tmp_path, "verify", **several)
+    assert (rc, stats["stowage_run"]["green"]) == (2, False) and f"{tmp_path}/none" in text
+    assert text.count("1 restore point(s) looked at") == 2, text
+    rc, text, stats = play(tmp_path, "prune", **several)
+    pruned = stats["stowage_prune"]["esx1"]
+    assert rc == 2 and (pruned["kept"], pruned["removed"]) == (2, made[:1]) and len(pruned["problems"]) == 1, text
 
 
 def test_the_report_fails_the_host_of_an_alarm_and_names_a_backup_server_that_is_silent(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def stores() -> Iterator[Stores]:
         yield opened
 
 
-def in_folder(host: Host, place: Path, time: str, vm: str = "web01", made_on: str = "esx1") -> Path:
+def in_folder(host: Host, place: Path, time: str, vm: str = "web01", made_on: str = "esx1", **facts: Any) -> Path:
     """A restore point as a backup commits one."""
     folder = place / f"{vm}-{identity_hash(f'id-{vm}')}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +85,7 @@ def in_folder(host: Host, place: Path, time: str, vm: str = "web01", made_on: st
         "vm": {"name": vm, "identity": f"id-{vm}"},
         "disks": [vars(disk) for disk in disks],
         "files": [vars(file) for file in points.list_files(host.session, job.partial)],
+        **facts,
     }
     points.commit(host.session, job, value)
     return Path(job.final)
@@ -122,6 +124,30 @@ def test_a_dry_run_decides_what_the_real_one_then_does_and_a_second_one_has_noth
     assert reasons(real)[DAYS[0]] == "no rule keeps it" and reasons(real)[DAYS[3]] == "last 1 of 2"
     again = keeping.in_folders(host, str(tmp_path), "esx1", rules(last=2))
     assert (again.changed, again.removed) == (False, [])
+
+
+@pytest.mark.parametrize(
+    ("policy", "stays", "reason"),
+    [
+        ({"keep": {"last": 3, "min": 1}, "rotate": True}, 3, "last 3 of 3"),
+        ({"keep": {"last": 1}, "rotate": False}, 4, "no rule removes it"),
+        ({"keep": {"fortnightly": 2}}, 4, "no rule removes it"),
+        ({}, 1, "last 1 of 1"),
+    ],
+    ids=["its rule", "never", "a rule of later", "none"],
+)
+def test_without_a_rule_for_all_each_machine_goes_by_that_of_its_newest_backup(
+    host: Host, tmp_path: Path, policy: dict[str, Any], stays: int, reason: str
+) -> None:
+    for time in DAYS:
+        # What it was made with before does not count, nor does what was made before it was written over.
+        given = policy if time == DAYS[2] else {"keep": {"last": 1}} if policy else {}
+        in_folder(host, tmp_path, time, policy=given, safety=time == DAYS[3])
+    given_for_all = replace(rules(last=1), own=True)
+    report = keeping.in_folders(host, str(tmp_path), "esx1", given_for_all)
+    assert len(report.verdicts) - len(report.removed) == stays
+    assert reason in reasons(report)[DAYS[4 - stays]]
+    assert len(keeping.in_folders(host, str(tmp_path), "esx1", rules(last=1)).removed) == stays - 1
 
 
 def test_held_read_damaged_and_verified_points_stay_each_with_its_reason(host: Host, tmp_path: Path) -> None:

@@ -42,10 +42,12 @@ def failed(state: str, hours_ago: float, vm: str = "web01", message: str = "no r
     return night(state, hours_ago, vm, status="failed", restore_point=None, proven=None, error=error, **changes)
 
 
-def proof(state: str, hours_ago: float, vm: str = "web01", bad: str = "", host: str = "esx1") -> None:
+def proof(
+    state: str, hours_ago: float, vm: str = "web01", bad: str = "", host: str = "esx1", place: str = "/srv/s"
+) -> None:
     found = Finding("/srv/s::p", "20261120T000000Z", vm, f"id-{vm}", host, "deep", bad)
     at = NOW - timedelta(hours=hours_ago)
-    findings.note(state, f"v{at:%Y%m%dT%H%M%SZ}", [found], FakeClock(at), False)
+    findings.note(state, f"v{at:%Y%m%dT%H%M%SZ}", place, [found], FakeClock(at), False)
 
 
 def planned(state: str, host: str, **changes: Any) -> None:
@@ -149,6 +151,28 @@ def test_a_damaged_point_is_an_alarm_until_a_later_proof_finds_it_good(state: st
     assert alarm.id == "damaged" and "2 chunks lost" in alarm.text
     proof(state, 2)
     assert made(state, shows("web01")).green
+
+
+def test_a_sound_backup_point_hides_neither_the_damage_of_another_nor_that_it_was_never_proven(state: str) -> None:
+    for copy, place in enumerate(("/srv/a", "/srv/b")):
+        night(state, 24 * 12, run_id="old", backup_point=place, copy_number=copy)
+        night(state, 1, run_id="new", backup_point=place, copy_number=copy)
+    proof(state, 3, place="/srv/a")
+    (alarm,) = made(state, shows("web01")).alarms
+    assert alarm.id == "not-verified" and "in /srv/b for 12 days (never" in alarm.text
+    proof(state, 2, place="/srv/b", bad="2 chunks lost")
+    proof(state, 1, place="/srv/a")
+    (alarm,) = made(state, shows("web01")).alarms
+    assert alarm.id == "damaged" and "2 chunks lost" in alarm.text
+    proof(state, 0.5, place="/srv/b")
+    assert made(state, shows("web01")).green
+
+
+def test_one_verify_of_two_backup_points_leaves_an_entry_for_each(state: str) -> None:
+    for place in ("/srv/a", "/srv/b"):
+        proof(state, 1, place=place)
+    (run,) = os.listdir(os.path.join(state, "runs"))
+    assert sorted(entry["backup_point"] for entry in record.read_run(state, run)[1]) == ["/srv/a", "/srv/b"]
 
 
 def test_a_point_that_nobody_here_can_decrypt_is_not_proven(state: str) -> None:
