@@ -11,7 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect
+from ansible_collections.stowage.esxi.plugins.module_utils.cli import keeping
+from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, writer
 from benches import CHUNK, image
 
 Run = Callable[..., SimpleNamespace]
@@ -65,6 +66,26 @@ def test_prune_says_why_and_removes_what_it_said(place: Path, point: str, disk: 
     assert stowage("prune", place).code == 2
     assert stowage("prune", place, "--keep-last", "-1").code == 2
     assert stowage("prune", place, "--keep-last", 1, "--machine", "nobody").code == 65
+
+
+def test_a_pack_that_cannot_be_written_anew_is_told_by_the_exit_code(place: Path, tmp_path: Path, stowage: Run) -> None:
+    big, small = image(tmp_path / "big", list(range(1, 21))), image(tmp_path / "small", [1, 7])
+    for machine, disk in (("big", big), ("small", small)):
+        assert stowage("backup", place, "--machine", machine, "--disk", f"scsi0:0={disk}").code == 0
+    (gone,) = stowage("list", place, "--machine", "big", "--json").json["points"]
+    next(Path(place, "points").rglob(f"{gone['point']}.json")).unlink()
+    for path in Path(place, "packs").rglob("*.pack"):
+        data = bytearray(path.read_bytes())
+        for at in range(70, len(data) - 4096, 4096):
+            data[at] ^= 1
+        path.write_bytes(data)
+    found = stowage("prune", place, "--keep-last", 9, "--json")
+    assert found.code == 3 and found.json["collected"]["problems"]
+
+
+def test_a_living_writer_is_looked_at_for_longer_than_it_is_silent() -> None:
+    assert keeping._observed("0") == keeping._observed("5") == 2 * writer.BEAT_SECONDS
+    assert keeping._observed("90") == 90
 
 
 def test_a_quota_gives_a_backup_up_and_nothing_else(place: Path, point: str, tmp_path: Path, stowage: Run) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.store import collect, merge, prune, registry
+from ansible_collections.stowage.esxi.plugins.module_utils.store import chores, collect, merge, prune, registry
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.local import LocalUpload
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import (
@@ -279,6 +279,9 @@ def test_a_pack_that_cannot_be_read_stays_and_is_told(plain: Store, root: Path, 
         path.write_bytes(data)
     report = collect.run(plain)
     assert report.problems and not report.repacked
+    asked = {"observe_seconds": 0, "keep": {"last": 9}, "machines": None, "min_verified": 1, "room_bytes": None}
+    for chore in ("collected", "pruned"):
+        assert report.problems[0] in chores.CHORES[chore](plain, asked, False)["damage"].message
     assert {path for path in packs(root) if path.startswith(one.writer)}
 
 
