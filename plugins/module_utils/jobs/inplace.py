@@ -273,6 +273,7 @@ def _target(host: Host, label: str, now: Present, vmx: Vmx, volumes: Sequence[Vo
         volume=volume_of(now.directory, volumes),
         absent_images=frozenset(image for image, path in by_place.items() if path not in there),
         open_job=", ".join(others),
+        no_way=restore.no_way(host, "dedup"),
     )
 
 

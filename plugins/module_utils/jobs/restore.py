@@ -15,7 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import format_bytes
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, replica, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, replica, storeroom, survey
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     AmbiguousRestorePoint,
     BadManifest,
@@ -32,6 +32,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import (
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.places import Place
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import Volume, room_for, volume_of
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import STORING
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.vmxedit import (
     RESTORED_FROM,
@@ -87,6 +88,8 @@ class Target:
     volume: Volume | None
     absent_images: frozenset[str] = frozenset()
     open_job: str = ""
+    #: Why its disks cannot be written from the backup server, where they have to be.
+    no_way: str = ""
 
 
 @dataclass(frozen=True)
@@ -363,6 +366,10 @@ def _problems(point: RestorePoint, vmx: Vmx, wish: Wish, target: Target, room: i
 def machine_problems(vmx: Vmx, wish: Wish, target: Target) -> list[dict[str, str]]:
     """What of the VM itself this host cannot have."""
     found: list[dict[str, str]] = []
+    if target.no_way:
+        reason = f"the disks of {target.host} cannot be written from the backup server: {target.no_way}"
+        advice = "restore to a host that has a Python 3, as ESXi has from 6.5 on (restore_host)"
+        found.append(_problem("no-way-to-write", reason, advice))
     version, limit = vmx.hardware_version, target.hardware_version_max
     if version is not None and limit is not None and version > limit:
         reason = f"its virtual hardware {version} is newer than {target.host} can run ({limit})"
@@ -427,6 +434,11 @@ def check_request(params: Mapping[str, Any]) -> None:
         )
 
 
+def no_way(host: Host, program: str) -> str:
+    problem = storeroom.way_problem(host, writes=True) if program in STORING else None
+    return str(problem["data"].get("reason") or problem["message"]) if problem else ""
+
+
 def target_folder(host: Host, datastore: str | None, directory: str | None, name: str) -> str:
     if directory:
         return host.resolve(directory.rstrip("/"))
@@ -484,10 +496,10 @@ def answer(host: Host, params: Mapping[str, Any], stores: Stores | None = None) 
         reserve_percent=params["reserve_percent"],
         replica_of=params.get("replica_of") or "",
     )
-    plan = plan_restore(point, vmx, wish, read_target(host, label, wish, vmx, point.identity))
-    plan = replace(
-        plan, program=params.get("program") or places.DEFAULT, notes=(*plan.notes, *_of_others(found, point))
-    )
+    program = params.get("program") or places.DEFAULT
+    target = read_target(host, label, wish, vmx, point.identity)
+    plan = plan_restore(point, vmx, wish, replace(target, no_way=no_way(host, program)))
+    plan = replace(plan, program=program, notes=(*plan.notes, *_of_others(found, point)))
     if plan.problems:
         raise refuse(plan)
     return {

@@ -15,12 +15,13 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import Stor
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 
 
-def way_problem(host: Host) -> dict[str, Any] | None:
-    """Why the disks of this hypervisor cannot be read from here, by any program; nothing is left running there."""
+def way_problem(host: Host, writes: bool = False) -> dict[str, Any] | None:
+    """Why the disks of this hypervisor cannot be read from here, or with `writes` be written, by any program; nothing
+    is left running there. Plain commands can read; only the agent can write."""
     from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import probe
 
     try:
-        probe(host.session)
+        probe(host.session, "agent" if writes else "auto")
     except StowageError as error:
         return error.as_dict()
     return None

@@ -266,6 +266,7 @@ def registered(**changes: Any) -> Registered:
         ({"registered": (registered(identity="id-1", power_state="poweredOn"),)}, "identity-in-use"),
         ({"hardware_version_max": 13}, "hardware-too-new"),
         ({"networks": ("Isolated",)}, "network-missing"),
+        ({"no_way": "there is no Python 3"}, "no-way-to-write"),
         ({"volume": None}, "target-missing"),
         ({"volume": Volume("ds1", "/vmfs/volumes/u1", 100 * GIB, 5 * GIB)}, "no-room"),
     ],

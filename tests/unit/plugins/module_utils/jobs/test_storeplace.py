@@ -16,7 +16,13 @@ import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import places, storeplace, storeroom, storetwins
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
+    places,
+    restore,
+    storeplace,
+    storeroom,
+    storetwins,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     BadManifest,
@@ -456,3 +462,19 @@ def test_a_hypervisor_without_a_python_that_will_do_is_told_in_the_plan(said: st
     host: Any = SimpleNamespace(session=nobody)
     problem = storeroom.way_problem(host)
     assert problem is not None and problem["id"] == "transfer-no-way"
+
+
+def test_a_hypervisor_that_can_be_read_by_its_commands_alone_is_no_target_of_a_restore() -> None:
+    class Old:
+        endpoint = Endpoint(host="esx60")
+
+        def script(self, *_words: Any, **_more: Any) -> Result:
+            return Result((), 0, "dd cde\n", "")
+
+    old: Any = Old()
+    host: Any = SimpleNamespace(session=old)
+    assert storeroom.way_problem(host) is None
+    assert {program: restore.no_way(host, program)[:20] for program in ("dedup", "vmkfstools")} == {
+        "dedup": "there is no Python 3",
+        "vmkfstools": "",
+    }
