@@ -27,11 +27,11 @@ def replicate(house: House, action: str = "sync", **more: Any) -> Run:
         more = {"backup_store_create": True, **more}
     # What is given on the command line would win over what the role gives to the role backup.
     controller = replace(house.controller, variables={"stowage_host_key_policy": "pinned"})
+    more.setdefault("replicate_vms", [NAME])
     return controller.play(
         "replicate",
         replicate_source=SOURCE,
         replicate_target=TARGET,
-        replicate_vms=[NAME],
         replicate_store=STORE,
         replicate_store_passphrase=SECRET,
         replicate_datastore="datastore1",
@@ -72,7 +72,12 @@ def test_a_copy_is_kept_up_to_date_guarded_takes_over_and_goes_back(house: House
         entry = restored(house, run)
         assert entry["status"] == "ok" and 0 < entry["disks"][0]["bytes_sent"] < whole
         assert entry["disks"][0]["bytes_read"] > 0 and entry["safety_point"] is None
-        assert one_moment([flat(house, TARGET)])["sequence"] > first
+        second = one_moment([flat(house, TARGET)])["sequence"]
+        assert second > first
+        time.sleep(3)
+        # One that cannot be backed up is told, and keeps no other one from it.
+        run = replicate(house, replicate_vms=["nobody", NAME]).must_end_with(2)
+        assert "nobody" in run.text and one_moment([flat(house, TARGET)])["sequence"] > second
         guarded(house)
         over_and_back(house)
         assert house.differences(SOURCE, TARGET) == []
