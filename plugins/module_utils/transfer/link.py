@@ -22,7 +22,8 @@ requests. ``result()`` takes what comes before out of the way: small answers are
 and ``chunks()``. Calls from several threads are safe, and take turns.
 
 The other side may be anything. No frame is read that is longer than what was asked for, or that is not the next one
-owed; an answer that does not come within ``stall_seconds`` ends the link. A link that has failed stays failed.
+owed; an answer that does not come within ``stall_seconds``, or at less than ``SLOWEST_RATE``, ends the link. A link
+that has failed stays failed.
 """
 
 from __future__ import annotations
@@ -80,6 +81,9 @@ LEASE_SECONDS = 60
 SYNC_SECONDS = 600.0
 BYE_SECONDS = 10.0
 WINDOW_BYTES = 64 << 20
+# Who moves so many bytes a second is slow, and not silent: a frame may take longer than the stall time.
+SLOWEST_RATE = 2048
+_SLICE = 1 << 17
 
 _BUFFER = 1 << 16
 _LITTLE, _A_LITTLE = 1 << 17, 0.0005
@@ -348,7 +352,9 @@ class AgentLink:
     def _send(self, data: bytes | memoryview) -> None:
         with self._sending:
             try:
-                self._pipe.write(data, self.stall_seconds)
+                view = memoryview(data)
+                for place in range(0, len(view), _SLICE):
+                    self._pipe.write(view[place : place + _SLICE], self.stall_seconds)
             except TimeoutError:
                 raise self._break(
                     AgentSilent(host=self.host, seconds=self.stall_seconds, what="it takes no more requests")
@@ -444,17 +450,18 @@ class AgentLink:
 
     def _read(self, view: memoryview) -> int:
         left = self._deadline - time.monotonic()
+        patience = (self._owed[0].patience if self._owed else None) or self.stall_seconds
         try:
             if left <= 0:
                 raise TimeoutError
             count = self._pipe.readinto(view, left)
         except TimeoutError:
             what = self._owed[0].what if self._owed else "its greeting"
-            patience = (self._owed[0].patience if self._owed else None) or self.stall_seconds
             raise self._break(AgentSilent(host=self.host, seconds=patience, what=what)) from None
         if count == 0:
             raise self._break(AgentLost(host=self.host, reason=self._why("its output ended")))
         self.received_bytes += count
+        self._deadline = min(self._deadline + count / SLOWEST_RATE, time.monotonic() + patience)
         return count
 
     def keep(self, count: int, what: str) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
@@ -16,6 +17,7 @@ import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import ConnectionLost
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.pipe import ProcessPipe
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent, errors, starting
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer import link as transfer_link
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.encoding import RemoteFile
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import AgentLink
 
@@ -273,6 +275,42 @@ def test_a_peer_that_reads_nothing_is_silent_and_not_waited_for(tmp_path: Path) 
             for place in range(100):
                 link.write(file, place * MIB, bytes(MIB))
         assert time.monotonic() - begun < STALL + 3
+    finally:
+        link.abandon()
+
+
+@pytest.mark.parametrize(("pause", "slow"), [(0.05, True), (0.4, False)], ids=["40 kB/s", "5 kB/s"])
+def test_a_frame_may_take_longer_than_the_stall_time_at_an_honest_pace(
+    pause: float, slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow line; a peer that lets a byte fall now and then is as good as silent."""
+    monkeypatch.setattr(transfer_link, "SLOWEST_RATE", 20_000)
+    drip = f"put(frame(DATA, 0, n, b'', 200000))\nfor _ in range(100): put(bytes(2000)); time.sleep({pause})"
+    link = AgentLink(peer(f"kind, n, body = opened()\n{drip}\ntime.sleep(60)"), "esx1", stall_seconds=20)
+    try:
+        link.greet(interpreter(PYTHONS[-1]))
+        file = link.open("/disk").result()
+        link.stall_seconds = STALL
+        begun = time.monotonic()
+        with contextlib.nullcontext() if slow else pytest.raises(errors.AgentSilent):
+            assert link.read(file, 0, 200_000).result() == bytes(200_000)
+        seconds = time.monotonic() - begun
+        assert seconds > 2 * STALL if slow else seconds < 2 * STALL
+    finally:
+        link.abandon()
+
+
+def test_a_peer_that_reads_slowly_is_written_to_for_longer_than_the_stall_time() -> None:
+    link = AgentLink(peer("opened()\nwhile True: os.read(0, 20000); time.sleep(0.1)"), "esx1", stall_seconds=20)
+    try:
+        link.greet(interpreter(PYTHONS[-1]))
+        file = link.open("/disk", writable=True).result()
+        link.stall_seconds = STALL
+        begun = time.monotonic()
+        for place in range(3):
+            # The first one is read at once, the second one fits into what lies between.
+            link.write(file, place * MIB, random.Random(place).randbytes(MIB))
+        assert time.monotonic() - begun > 2 * STALL
     finally:
         link.abandon()
 
