@@ -49,7 +49,10 @@ class ActionModule(EsxiActionBase):
                 raise AnsibleActionFail(f"The link {filled.get('name')!r} would lead from {source} to {source} itself")
         if not filled.get("source_connection"):
             filled.setdefault("source_name", source)
-            if source != runner:
+            if given.get("state") == "absent" and source not in (runner, *task_vars["groups"]["all"]):
+                # It has left; that its target forgets the key is what counts.
+                filled["source_gone"] = True
+            elif source != runner:
                 filled["source_connection"] = self._resolve({}, self._variables(source, given, task_vars))
         return filled
 

@@ -55,7 +55,8 @@ options:
     description:
       - V(present) makes the link, or puts it right.
       - V(absent) revokes it. First the target forgets the key, then the source. A source that cannot be reached is a
-        warning. A connection that is open already goes on until it is closed.
+        warning, and one that has left the inventory is not asked. A connection that is open already goes on until it is
+        closed.
     type: str
     choices: [present, absent]
     default: present
@@ -136,6 +137,12 @@ options:
   source_name:
     description: What the source is called in the link's mark. The inventory name where there is one.
     type: str
+  source_gone:
+    description:
+      - With O(state=absent), whether the source is not asked for its half of the key, because there is no such machine
+        any more. Set by itself where O(source) is no host of the inventory.
+    type: bool
+    default: false
   target_name:
     description:
       - What the target is called in the link's mark and in the name of the key. The inventory name where there is
@@ -337,6 +344,13 @@ EXAMPLES = r"""
     name: control
     state: absent
   delegate_to: backup01
+
+- name: Revoke the link of a backup server that has left the inventory
+  stowage.esxi.link_server:
+    name: control
+    source: backup00
+    state: absent
+  delegate_to: backup01
 """
 
 RETURN = r"""
@@ -487,6 +501,7 @@ def argument_spec():
         target=dict(type="str"),
         source_connection=dict(type="dict", options=connection_argument_spec()),
         source_name=dict(type="str"),
+        source_gone=dict(type="bool", default=False),
         target_name=dict(type="str"),
         target_is_local=dict(type="bool", default=False),
         user=dict(type="str"),

@@ -34,6 +34,7 @@ for f in /etc/ssh/ssh_host_*_key.pub; do
 done
 exit 0
 """
+_RULES = "[ -x /bin/vim-cmd ] || exit 0; esxcli network firewall ruleset list"
 MARKER = "stowage-sshclient-was-closed"
 
 
@@ -110,7 +111,7 @@ def look_at_source(session: Session, user: str, key_folder: str | None, key_name
     batch.add(ask('[ -f "$d/$3" ] || exit 0; ssh-keygen -y -P "" -f "$d/$3"'))
     batch.add(ask('[ -f "$d/$3.known_hosts" ] || exit 0; cat "$d/$3.known_hosts"'))
     batch.add(ask('ls "$d"'))
-    batch.add(ask("[ -x /bin/vim-cmd ] || exit 0; esxcli network firewall ruleset list"))
+    batch.add(ask(_RULES))
     replies = _run(session, batch)
     machine = _machine(session, replies)
     stat, public, pins, listing, rules = replies[_COMMON:]
@@ -136,6 +137,12 @@ def look_at_source(session: Session, user: str, key_folder: str | None, key_name
         outgoing_open=not machine.esxi or _enabled(rules, session, "sshClient"),
         was_closed=MARKER in names,
     )
+
+
+def outgoing_open(session: Session) -> bool:
+    """Whether an ESXi host's own firewall lets it reach others by SSH now."""
+    (reply,) = _run(session, Batch().add(["sh", "-c", _RULES]))
+    return _enabled(reply, session, "sshClient")
 
 
 def look_at_target(session: Session, user: str) -> Target:

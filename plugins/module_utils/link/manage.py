@@ -155,6 +155,14 @@ def manage(
 def _source(
     params: Mapping[str, Any], link: Link, reach: Reach, warn: Callable[[str], None]
 ) -> tuple[Session | None, Source | None]:
+    if params.get("source_gone"):
+        if params["state"] == "present":
+            raise errors.BadLink(
+                name=link.name,
+                reason=f"its source {link.source} is said to be gone",
+                way_out="Links of a source that is gone can be revoked only (state: absent)",
+            )
+        return None, None
     session: Session | None = None
     try:
         if params.get("source_connection"):
@@ -177,7 +185,7 @@ def _source(
 
 def _forget(params: Mapping[str, Any], link: Link, reach: Reach) -> None:
     """A shared connection that was made with the revoked key would go on for a minute."""
-    if params["target_is_local"] or params.get("source_connection"):
+    if params["target_is_local"] or params.get("source_gone") or params.get("source_connection"):
         return
     for name, session in reach.by_link:
         disconnect = getattr(session, "disconnect", None)

@@ -162,7 +162,8 @@ def plan_present(link: Link, source: Source, target: Target) -> Plan:
         edit_keys=edit,
         tighten=(*tighten, *(file.path for file in loose)),
         open_outgoing=opens,
-        open_for_now=closed and link.firewall == "restore" and verify,
+        # Also where it is open now: another link of that source may be under trial, and closes it when that is over.
+        open_for_now=source.esxi and link.firewall == "restore" and verify,
         verify=verify,
         drift=tuple(drift),
         actions=tuple(actions),
@@ -185,7 +186,7 @@ def plan_present(link: Link, source: Source, target: Target) -> Plan:
 
 
 def plan_absent(link: Link, source: Source | None, target: Target) -> Plan:
-    """Revocation: first the target forgets the key, then the source. ``None``: the source cannot be reached."""
+    """Revocation: first the target forgets the key, then the source. ``None``: the source is not there to forget it."""
     present = authorized.ours(target.keys_text, link.mark)
     actions = []
     if present:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
@@ -90,39 +90,49 @@ class Runner:
     def present(self, plan: Plan, source: Source, target: Target) -> PublicKey:
         """Makes the link; the key that it has now. After a failure the old key, if there was one, still works."""
         link, key_file = self._link, source.key_file.path
-        if plan.open_outgoing or plan.open_for_now:
-            self._outgoing(source, True, remember=plan.open_outgoing)
-        try:
-            for path in plan.tighten:
-                session = self._source if path == key_file else self._target
-                session.check(["chmod", "go-rwx" if path == key_file else "go-w", path])
-            key = self._make(plan, key_file) if plan.make_key else source.key
-            if key is None:
-                raise ValueError("a key is made, or there")
-            if plan.pins is not None:
-                self._source.write_text(f"{key_file}.known_hosts", plan.pins)
-            if plan.edit_keys:
-                entry = wanted_entry(link, target, key)
-                old = authorized.ours(target.keys_text, link.mark) if plan.keep_old_line else []
-                self._edit(target, [entry, *old])
-            if plan.changed and target.esxi:
-                self._keep_ssh_enabled()
-            if target.esxi and (plan.edit_keys or plan.tighten):
-                self._save(self._target)
-            if plan.verify:
+        if plan.open_outgoing:
+            self._outgoing(source, True, remember=True)
+        for path in plan.tighten:
+            session = self._source if path == key_file else self._target
+            session.check(["chmod", "go-rwx" if path == key_file else "go-w", path])
+        key = self._make(plan, key_file) if plan.make_key else source.key
+        if key is None:
+            raise ValueError("a key is made, or there")
+        if plan.pins is not None:
+            self._source.write_text(f"{key_file}.known_hosts", plan.pins)
+        if plan.edit_keys:
+            entry = wanted_entry(link, target, key)
+            old = authorized.ours(target.keys_text, link.mark) if plan.keep_old_line else []
+            self._edit(target, [entry, *old])
+        if plan.changed and target.esxi:
+            self._keep_ssh_enabled()
+        if target.esxi and (plan.edit_keys or plan.tighten):
+            self._save(self._target)
+        if plan.verify:
+            with self._open_for_now(source) if plan.open_for_now else contextlib.nullcontext():
                 self._try(plan, key_file, target)
-            if plan.make_key:
-                self._source.check(["mv", "-f", f"{key_file}.new", key_file])
-            if plan.keep_old_line:
-                self._edit(target, [wanted_entry(link, target, key)])
-                if target.esxi:
-                    self._save(self._target)
-            if source.esxi and (plan.make_key or plan.pins is not None or plan.open_outgoing):
-                self._save(self._source)
-        finally:
-            if plan.open_for_now:
-                self._outgoing(source, False, remember=False)
+        if plan.make_key:
+            self._source.check(["mv", "-f", f"{key_file}.new", key_file])
+        if plan.keep_old_line:
+            self._edit(target, [wanted_entry(link, target, key)])
+            if target.esxi:
+                self._save(self._target)
+        if source.esxi and (plan.make_key or plan.pins is not None or plan.open_outgoing):
+            self._save(self._source)
         return key
+
+    @contextlib.contextmanager
+    def _open_for_now(self, source: Source) -> Iterator[None]:
+        """The outgoing rule set open as long as this lasts. One trial of a source at a time: each closes it again."""
+        with host_lock(self._source.endpoint):
+            if facts.outgoing_open(self._source):
+                yield
+                return
+            self._outgoing(source, True, remember=False)
+            try:
+                yield
+            finally:
+                self._outgoing(source, False, remember=False)
 
     def _make(self, plan: Plan, key_file: str) -> PublicKey:
         bits = str(RSA_BITS) if plan.key_type == "rsa" else ""

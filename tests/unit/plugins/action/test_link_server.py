@@ -21,11 +21,12 @@ ECHO = """
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import connection_argument_spec
 
-OWN = ("name", "source_name", "target_name", "address", "address_port", "source", "target")
+OWN = ("name", "source_name", "target_name", "address", "address_port", "source", "target", "state")
 
 def main():
     connection = {name: dict(option, no_log=False) for name, option in connection_argument_spec().items()}
     spec = dict(connection, source_connection=dict(type="dict", options=connection), target_is_local=dict(type="bool"))
+    spec.update(source_gone=dict(type="bool"))
     spec.update({name: dict(type="str") for name in OWN})
     module = AnsibleModule(spec)
     module.exit_json(got=dict(module.params))
@@ -62,6 +63,8 @@ TASKS: dict[str, dict[str, Any]] = {
     "to_esx2": {"target": "esx2", "address": "10.0.0.2"},
     "to_itself": {"target": "esx1"},
     "from_nobody": {"source": "nobody"},
+    "from_one_that_left": {"source": "nobody", "state": "absent"},
+    "from_one_that_is_there": {"source": "esx2", "state": "absent"},
 }
 
 
@@ -133,6 +136,15 @@ def test_a_task_may_be_for_the_source(got: dict[str, Any]) -> None:
     other = got["to_esx2"]["got"]
     assert (other["hostname"], other["target_name"], other["address"]) == ("192.0.2.2", "esx2", "10.0.0.2")
     assert other["source_connection"]["hostname"] == "192.0.2.1"
+
+
+def test_a_source_that_has_left_the_inventory_is_not_taken_for_the_machine_that_the_module_runs_on(
+    got: dict[str, Any],
+) -> None:
+    args = got["from_one_that_left"]["got"]
+    assert (args["source_name"], args["source_gone"], args["source_connection"]) == ("nobody", True, None)
+    there = got["from_one_that_is_there"]["got"]
+    assert there["source_gone"] is None and there["source_connection"]["hostname"] == "192.0.2.2"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import hashlib
 import os
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,6 +155,44 @@ def test_a_source_that_is_gone_does_not_keep_its_key_alive(monkeypatch: pytest.M
     assert found == (None, None) and "esx7 cannot be reached" in warned[0]
     with pytest.raises(errors.SshClosed):
         manage._source({"state": "present", "source_connection": connection}, link, way, warned.append)
+
+
+def test_a_source_that_has_left_is_not_taken_for_this_machine(tmp_path: Path) -> None:
+    """Else the key that this machine has under that name would be removed."""
+    way, tried = reach(tmp_path)
+    link = Link(name="push", source="esx7", target="bk1", user="root", address="192.0.2.1")
+    assert manage._source({"state": "absent", "source_gone": True}, link, way, print) == (None, None) and tried == []
+    with pytest.raises(errors.BadLink, match="esx7 is said to be gone"):
+        manage._source({"state": "present", "source_gone": True}, link, way, print)
+
+
+def test_no_trial_closes_the_rule_set_under_another_one_of_that_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[bool] = [False]
+    found: list[bool] = []
+
+    def switch(_self: Any, _source: Any, is_open: bool, *, remember: bool) -> None:
+        assert not remember
+        opened[0] = is_open
+
+    monkeypatch.setattr(run.facts, "outgoing_open", lambda _session: opened[0])
+    monkeypatch.setattr(run.Runner, "_outgoing", switch)
+    there: Any = SimpleNamespace(esxi=True)
+
+    def trial(seconds: float) -> None:
+        runner = run.Runner(link_from_params(PARAMS), Trying([]), Trying([]))
+        with runner._open_for_now(there):
+            time.sleep(seconds)
+            found.append(opened[0])
+
+    trials = [threading.Thread(target=trial, args=(seconds,)) for seconds in (0.2, 0.3, 0.4)]
+    for one in trials:
+        one.start()
+    for one in trials:
+        one.join()
+    assert found == [True] * 3 and opened == [False]
+    opened[0] = True
+    trial(0.0)
+    assert opened == [True], "somebody else had opened it"
 
 
 # How authorized_keys is written

@@ -1,0 +1,100 @@
+# Copyright (c) 2026 Stowage contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who deals with which link of a matrix, and which links nobody names."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+from ansible_collections.stowage.esxi.plugins.filter.link_fleet_plan import link_fleet_plan
+from ansible_collections.stowage.esxi.plugins.plugin_utils.matrix import unlisted
+
+GROUPS = {"all": ["e1", "e2", "e3", "b1", "b2"], "esxi": ["e1", "e2", "e3"], "servers": ["b1", "b2"], "none": []}
+PUSH = {"name": "push", "from": ["esxi"], "to": ["b1"]}
+
+
+def plan(entries: list[dict[str, Any]], me: str, played: str = "e1 e2 e3 b1 b2") -> dict[str, Any]:
+    return link_fleet_plan(entries, GROUPS, me, played.split())
+
+
+def pairs(entries: list[dict[str, Any]], played: str) -> list[tuple[str, str]]:
+    """What all machines of a run do together."""
+    found = [entry["pairs"] for me in played.split() for entry in plan(entries, me, played)["entries"]]
+    return sorted((source, target) for some in found for source, target in some)
+
+
+def test_the_larger_side_shares_the_work_among_itself() -> None:
+    assert [entry["pairs"] for entry in plan([PUSH], "e2")["entries"]] == [[["e2", "b1"]]]
+    assert plan([PUSH], "b1")["entries"] == [] and plan([PUSH], "b2")["entries"] == []
+    assert plan([PUSH], "b1")["asked"] == ["e1", "e2", "e3"]
+    back = {"name": "pull", "from": ["b1"], "to": ["esxi"]}
+    assert [entry["pairs"] for entry in plan([back], "e2")["entries"]] == [[["b1", "e2"]]]
+    assert plan([back], "e2")["asked"] == []
+
+
+@pytest.mark.parametrize("played", ["e1 e2 e3 b1 b2", "b1", "e2", "e1 b2", "b2"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        PUSH,
+        {**PUSH, "both_ways": True},
+        {"name": "mesh", "from": ["all"], "to": ["all"]},
+        {"name": "mesh", "from": ["esxi", "b1"], "to": ["esxi", "b2"], "both_ways": True},
+        {"name": "some", "from": ["esxi:!e3"], "to": ["*"]},
+        {"name": "some", "from": ["none"], "to": ["none:e1"]},
+    ],
+    ids=str,
+)
+def test_each_link_with_a_machine_in_the_run_is_dealt_with_once(entry: dict[str, Any], played: str) -> None:
+    def hosts(words: list[str]) -> set[str]:
+        known = {"esxi:!e3": ["e1", "e2"], "*": GROUPS["all"], "none:e1": ["e1"]}
+        return {host for word in words for host in known.get(word, GROUPS.get(word, [word]))}
+
+    wanted = set(product(hosts(entry["from"]), hosts(entry["to"])))
+    if entry.get("both_ways"):
+        wanted |= {(target, source) for source, target in wanted}
+    here = set(played.split())
+    assert pairs([entry], played) == sorted(
+        (source, target) for source, target in wanted if source != target and {source, target} & here
+    )
+
+
+def test_a_name_that_nobody_has_is_a_problem_and_an_empty_group_or_pattern_is_none() -> None:
+    (problem,) = plan([{**PUSH, "to": ["b1", "b3"]}], "e1")["problems"]
+    assert problem.startswith("link 'push': 'b3' is no host and no group of the inventory")
+    assert plan([{**PUSH, "from": ["none"], "to": ["b3*"]}], "e1")["problems"] == []
+
+
+def test_a_source_that_has_left_is_revoked_at_its_targets_whoever_is_in_the_run() -> None:
+    gone = {"name": "control", "from": ["b0", "b2"], "to": ["esxi"], "state": "absent"}
+    assert pairs([gone], "e1 e2") == [("b0", "e1"), ("b0", "e2"), ("b2", "e1"), ("b2", "e2")]
+    found = plan([gone], "e1")
+    assert found["problems"] == [] and found["named"] == ["control:b0:e1", "control:b2:e1"]
+    # The other way round there is nobody to forget it.
+    found = plan([{**gone, "both_ways": True}], "e1")
+    assert [entry["pairs"] for entry in found["entries"]] == [[["b2", "e1"], ["b0", "e1"], ["e1", "b2"]]]
+    assert len(found["notes"]) == 1 and "b0 has left" in found["notes"][0]
+
+
+def test_what_is_named_does_not_depend_on_who_is_in_the_run() -> None:
+    both = {**PUSH, "both_ways": True}
+    for played in ("e1", "b1", "e1 e2 e3 b1 b2"):
+        assert plan([both], "e1", played)["named"] == ["push:b1:e1"]
+        assert plan([both], "b1", played)["named"] == ["push:e1:b1", "push:e2:b1", "push:e3:b1"]
+
+
+def test_links_that_nobody_names_are_told_once_each_with_the_account_that_they_open() -> None:
+    marks = ["stowage-link:control:b1:e1", "stowage-link:old:b0:e1", "stowage-link:push:e2:x"]
+    found: list[dict[str, Any]] = [
+        {"link": {"user": "root"}, "links_accepted": marks},
+        {"link": {"user": "root"}, "links_accepted": marks[:2]},
+        {"link": {"user": "stowage"}, "links_accepted": marks[1:2]},
+    ]
+    assert unlisted(found, ["control:b1:e1", "push:e2:e1"]) == [
+        {"name": "old", "source": "b0", "target": "e1", "user": "root"},
+        {"name": "push", "source": "e2", "target": "x", "user": "root"},
+        {"name": "old", "source": "b0", "target": "e1", "user": "stowage"},
+    ]
