@@ -290,6 +290,19 @@ def must_fit(opened: Sequence[OpenDisk], machine_name: str, reach: Reach) -> Non
             )
 
 
+def opening_of(path: str, reach: Reach) -> Callable[[], None]:
+    """Asked before each extent of a disk: a host that lets every one of thousands wait would hold us for ever."""
+    began = reach.clock.monotonic()
+
+    def going_on() -> None:
+        reach.alive()
+        seconds = reach.clock.monotonic() - began
+        if seconds >= reach.stall_seconds:
+            raise errors.NothingMoves(what=f"Opening {path} on {reach.host.name}", seconds=int(seconds))
+
+    return going_on
+
+
 @contextlib.contextmanager
 def opened_disks(sources: Sequence[Source], reach: Reach) -> Iterator[list[OpenDisk]]:
     """Every disk is opened and looked at before the first byte is read; all are closed, and proven so, at the end.
@@ -308,7 +321,7 @@ def opened_disks(sources: Sequence[Source], reach: Reach) -> Iterator[list[OpenD
     )
 
     def open_disk(path: str) -> RemoteDisk:
-        return RemoteDisk(starter, path, bandwidth_limit=reach.bandwidth_limit)
+        return RemoteDisk(starter, path, bandwidth_limit=reach.bandwidth_limit, opening=opening_of(path, reach))
 
     opened: list[OpenDisk] = []
     with contextlib.ExitStack() as stack:

@@ -12,7 +12,7 @@ import time
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,10 +33,12 @@ _EXPECTED_BYTES = 16 << 20
 
 
 class HostFiles(Files):
-    """`roots`: the folders, without links, that everything must lie in."""
+    """`roots`: the folders, without links, that everything must lie in. `opening` is called before each extent,
+    and raises what speaks against going on: a disk may have thousands."""
 
-    def __init__(self, line: Line, path: str, roots: Sequence[str]) -> None:
+    def __init__(self, line: Line, path: str, roots: Sequence[str], opening: Callable[[], None] = lambda: None) -> None:
         self.line = line
+        self._opening = opening
         self._top = path
         self._roots = tuple(root.rstrip("/") + "/" for root in roots)
         self.maps = Kept(_MAP_BYTES)
@@ -49,6 +51,8 @@ class HostFiles(Files):
         """One reading at a time: a shell knows no other way, and the answers of an agent come one after the other."""
 
     def open(self, path: str, follow: bool = False) -> HostFile:
+        if not follow:
+            self._opening()
         return self.take(path, probed=not follow)
 
     def take(self, path: str, *, writable: bool = False, probed: bool = False) -> HostFile:

@@ -85,7 +85,8 @@ class OnHost(Starter):
 class RemoteDisk(ChainDisk):
     """Opens every file of the chain and reads a little of each: `ExtentBusy` or `ExtentUnusable` names what cannot be.
 
-    Serves several threads; each lane serves one. `roots`: the folders that the chain may lead into.
+    Serves several threads; each lane serves one. `roots`: the folders that the chain may lead into. `opening` is called
+    before each extent is opened, and raises what speaks against going on.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class RemoteDisk(ChainDisk):
         path: str,
         *,
         roots: Sequence[str] = VOLUMES,
+        opening: Callable[[], None] = lambda: None,
         bandwidth_limit: int = 0,
         level: int | None = None,
         clock: Clock | None = None,
@@ -105,7 +107,7 @@ class RemoteDisk(ChainDisk):
         self.throttle = Throttle(bandwidth_limit, clock)
         self.codec = CodecChoice(starter.packs, level, bandwidth_limit, first=PACKED)
         self._line = Line(starter, self._opened, clock)
-        files = HostFiles(self._line, path, roots)
+        files = HostFiles(self._line, path, roots, opening)
         self._host_files = files
         try:
             super().__init__(files, path, ["/"])

@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import JournalFailed
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.dedup import opening_of
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import NothingMoves
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import AuthenticationFailed, HostUnreachable
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import ending, steady
@@ -34,6 +36,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.starting imp
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.storelink import StoreLink
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.fileerrors import ExtentUnusable, PathOutside
 from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.localdisk import LocalDisk
+from fakeclock import FakeClock
 from remotebench import LocalHost, LocalShell, remote
 
 from diskbench import MIB, chain, converted, image, stream  # isort: skip
@@ -70,6 +73,26 @@ def same(path: Path, step: int = MIB, host: LocalHost | None = None, **options: 
             assert next(chunks, None) is None
     local.close()
     return disk
+
+
+def test_who_has_waited_long_enough_opens_no_further_extent(tmp_path: Path) -> None:
+    top, _expected = chain(tmp_path, ["vmfssparse"] * 3)
+    host, clock, signs = LocalHost(), FakeClock(), [0]
+
+    def alive() -> None:
+        signs[0] += 1
+        clock.advance(20)
+
+    reach: Any = SimpleNamespace(host=SimpleNamespace(name="esx1"), alive=alive, clock=clock, stall_seconds=60.0)
+    with pytest.raises(NothingMoves, match=r"Opening /vmfs/volumes/ds/web01.vmdk on esx1.*60 seconds"):
+        remote(top, host, opening=opening_of("/vmfs/volumes/ds/web01.vmdk", reach))
+    assert signs == [3]
+    (link,) = host.links
+    with pytest.raises(ProcessLookupError):
+        os.kill(link.pid, 0)
+    reach.stall_seconds = 1e6
+    with remote(top, opening=opening_of("x", reach)) as disk:
+        assert disk.size > 0 and signs[0] >= 3 + 4
 
 
 @pytest.mark.parametrize(
