@@ -50,19 +50,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
         raise ValueError("a copy into a repository needs the options of a store")
     order = BorgOrder(host, frame.job, frame.journal, repository, request.dest, stores.access, tuple(sources))
     packed, archive = order.pack(
-        Reach(
-            host=host,
-            note=frame.journal.note,
-            progress=frame.progress,
-            alive=frame.waiting,
-            connections=settings.connections,
-            bandwidth_limit=settings.bandwidth_limit or 0,
-            stall_seconds=settings.stall_timeout,
-            minimum_rate=settings.minimum_rate,
-            label=settings.job_id or "by-hand",
-            lease=f"{frame.journal.folder}/lease",
-            reserve_percent=request.reserve_percent,
-        ),
+        frame.reach(host, settings),
         settings.verify,
         settings.limits_dir,
     )

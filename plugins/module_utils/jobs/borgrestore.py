@@ -16,9 +16,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import St
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.fromstream import bring
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import CopyPlan, Request, plan_target
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import no_note
 
 if TYPE_CHECKING:
     from ansible_collections.stowage.esxi.plugins.module_utils.jobs.copying import Frame, Settings
@@ -36,17 +34,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     plan = _plan(host, frame.request, stores)
     (task,) = plan.disks
     location, archive, name = parse_path(frame.request.src or "")
-    reach = Reach(
-        host=host,
-        note=frame.journal.note if frame.journal is not None else no_note,
-        progress=frame.progress,
-        alive=frame.waiting,
-        connections=settings.connections,
-        bandwidth_limit=settings.bandwidth_limit or 0,
-        stall_seconds=settings.stall_timeout,
-        minimum_rate=settings.minimum_rate,
-        label=settings.job_id or "by-hand",
-    )
+    reach = frame.reach(host, settings)
     with borgplace.repository(stores, location).stream(archive, name) as running:
 
         def read(count: int) -> bytes:

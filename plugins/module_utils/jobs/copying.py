@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.durable import write_text
@@ -33,6 +33,9 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface im
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import CopyPlan, Request, plan_copy
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import Vmkfstools, no_note
+
+if TYPE_CHECKING:
+    from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 
 # Each is a login of its own; a hypervisor refuses them long before they would make it faster.
 MOST_CONNECTIONS = 32
@@ -218,6 +221,25 @@ class Frame:
                 self.life.beat()
         if self.room is not None:
             self.room.check()
+
+    def reach(self, host: Host, settings: Settings, **more: Any) -> Reach:
+        """The way to the hypervisor's files for a program that moves their bytes over connections."""
+        # Inside: a copy between datastores needs none of it.
+        from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
+
+        words: dict[str, Any] = {
+            "note": self.journal.note if self.journal is not None else no_note,
+            "progress": self.progress,
+            "alive": self.waiting,
+            "connections": settings.connections,
+            "bandwidth_limit": settings.bandwidth_limit or 0,
+            "stall_seconds": settings.stall_timeout,
+            "minimum_rate": settings.minimum_rate,
+            "label": settings.job_id or "by-hand",
+            "lease": f"{self.journal.folder}/lease" if self.journal is not None else "",
+            "reserve_percent": self.request.reserve_percent,
+        }
+        return Reach(host, **{**words, **more})
 
     def waiting(self) -> None:
         """Where nothing on the hypervisor keeps the lease fresh.

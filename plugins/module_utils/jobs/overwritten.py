@@ -14,7 +14,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.overwriting impo
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import Request
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 
 if TYPE_CHECKING:
     from ansible_collections.stowage.esxi.plugins.module_utils.jobs.copying import Frame, Settings
@@ -43,17 +42,7 @@ def perform(host: Host, settings: Settings, frame: Frame, stores: Stores) -> dic
         disk,
         stores,
         settings.verify,
-        Reach(
-            host=host,
-            note=frame.journal.note,
-            progress=frame.progress,
-            alive=frame.waiting,
-            connections=settings.connections,
-            bandwidth_limit=settings.bandwidth_limit or 0,
-            stall_seconds=settings.stall_timeout,
-            minimum_rate=settings.minimum_rate,
-            label=settings.job_id or "by-hand",
-        ),
+        frame.reach(host, settings),
     )
     result = _result(
         {

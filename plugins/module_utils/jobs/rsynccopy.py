@@ -78,19 +78,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     order = RsyncOrder(host, frame.job, frame.journal, stores, str(place), stores.access, tuple(sources))
     filled, path = order.pack(
         place,
-        Reach(
-            host=host,
-            note=frame.journal.note,
-            progress=frame.progress,
-            alive=frame.waiting,
-            connections=settings.connections,
-            bandwidth_limit=settings.bandwidth_limit or 0,
-            stall_seconds=settings.stall_timeout,
-            minimum_rate=settings.minimum_rate,
-            label=settings.job_id or "by-hand",
-            lease=f"{frame.journal.folder}/lease",
-            reserve_percent=request.reserve_percent,
-        ),
+        frame.reach(host, settings),
         settings,
         warnings,
     )

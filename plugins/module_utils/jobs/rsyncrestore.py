@@ -21,7 +21,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import 
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.spot import Spot
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import no_note
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.keptlinks import KeptLinks
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import probe
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import OnHost, RemoteDisk
@@ -45,17 +44,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
 
     plan = _plan(host, frame.request, stores)
     (task,) = plan.disks
-    reach = Reach(
-        host=host,
-        note=frame.journal.note if frame.journal is not None else no_note,
-        progress=frame.progress,
-        alive=frame.waiting,
-        connections=settings.connections,
-        bandwidth_limit=settings.bandwidth_limit or 0,
-        stall_seconds=settings.stall_timeout,
-        minimum_rate=settings.minimum_rate,
-        label=settings.job_id or "by-hand",
-    )
+    reach = frame.reach(host, settings)
     with _opened(spot.parse(frame.request.src or ""), stores, reach) as (read, end):
         brought = bring(read, end, task, plan.folders, settings.verify, reach)
     result = result_of(frame.request, plan, [])

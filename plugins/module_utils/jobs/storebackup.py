@@ -22,7 +22,6 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import St
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.compare import ENCRYPTED
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import Request, sources_of
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 
 if TYPE_CHECKING:
@@ -68,21 +67,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
 
     job = safety_job(frame.job) if frame.job.kind == INPLACE else frame.job
     order = Order(host, job, frame.journal, store, request.dest, stores.access, tuple(sources))
-    fed, hint = order.run(
-        Reach(
-            host=host,
-            note=frame.journal.note,
-            progress=frame.progress,
-            alive=alive,
-            connections=settings.connections,
-            bandwidth_limit=settings.bandwidth_limit or 0,
-            stall_seconds=settings.stall_timeout,
-            minimum_rate=settings.minimum_rate,
-            label=settings.job_id or "by-hand",
-            lease=f"{frame.journal.folder}/lease",
-            reserve_percent=request.reserve_percent,
-        )
-    )
+    fed, hint = order.run(frame.reach(host, settings, alive=alive))
     if fed.left:
         warnings.append(f"the restore point is there, but: {fed.left}")
     warnings += filter(None, [hinting.words(frame.job.vm, hint)])

@@ -14,10 +14,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs import overwritt
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import CopyPlan, Request, plan_target
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.sources import Source
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.undedup import bring
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.vmkfstools import no_note
 
 if TYPE_CHECKING:
     from ansible_collections.stowage.esxi.plugins.module_utils.jobs.copying import Frame, Settings
@@ -48,17 +46,7 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
         task,
         plan.folders,
         settings.verify,
-        Reach(
-            host=host,
-            note=frame.journal.note if frame.journal is not None else no_note,
-            progress=frame.progress,
-            alive=frame.waiting,
-            connections=settings.connections,
-            bandwidth_limit=settings.bandwidth_limit or 0,
-            stall_seconds=settings.stall_timeout,
-            minimum_rate=settings.minimum_rate,
-            label=settings.job_id or "by-hand",
-        ),
+        frame.reach(host, settings),
     )
     result = result_of(frame.request, plan, [])
     result["disks"][0].update(
