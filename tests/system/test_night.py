@@ -109,7 +109,9 @@ class Fleet:
         lines = (self.lab.folder / "wires.log").read_text(encoding="ascii").splitlines()
         wires = [json.loads(line) for line in lines]
         return [
-            one for one in wires if one["machine"] in self.hosts and one["opened"] >= since and one["carried"] >= MIB
+            one
+            for one in wires
+            if one["machine"] in self.hosts and one["opened"] >= since and one["carried"] >= MIB // 2
         ]
 
     def machine_files(self) -> list[Path]:
@@ -369,9 +371,9 @@ def pace_of(fleet: Fleet, record: dict[str, Any], job: Job) -> Pace:
 
 @pytest.mark.soak
 def test_two_hundred_machines_take_no_longer_than_one_and_a_half_times_what_the_wires_need() -> None:
-    # Slow wires: two cores are all 50 hosts, the backup server and the controller, and a machine takes some sixteen
-    # seconds of them. Three times as many hosts are worked on as may copy: the next one is ready when a slot is free.
-    with fleet_of(50, 4, fill="10M", rate=28 << 10, slots=5, forks=15) as fleet:
+    # Slow wires: two cores are all 50 hosts, the backup server and the controller. Twice as many hosts are worked on as
+    # may copy: the next one is ready when a slot is free.
+    with fleet_of(50, 4, fill="10M", rate=14 << 10, slots=10, forks=20) as fleet:
         before, begun = fleet.state_of(), time.time()
         fleet.lab.fault(DEAD, "refuse")
         job = fleet.awx.run("backup", "backup", **fleet.survey).must_be("failed")
