@@ -116,6 +116,13 @@ options:
         type: str
         choices: [none, sample, full]
         default: sample
+      transfer_mode:
+        description:
+          - When what is copied is durable; see O(stowage.esxi.vmdk_copy#module:transfer_mode). V(sync) is for
+            O(policy.program=dedup).
+        type: str
+        choices: [async, sync]
+        default: async
       disks:
         description: Device keys to V(include) (all others are left out) and to V(exclude).
         type: dict

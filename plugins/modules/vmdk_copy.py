@@ -108,6 +108,18 @@ options:
         It may be from 1 to 32.
     type: int
     default: 4
+  transfer_mode:
+    description:
+      - When what crosses the wire is durable where it goes.
+      - With V(async) pieces follow each other in a window, and all of them are durable, and proven, before the copy
+        counts. What a power cut costs is read again by the next run, or in a restore found out and told.
+      - With V(sync) each piece is durable before the next one is asked for or sent. A backup (O(program=dedup) only)
+        then goes into packs of at most 16 MiB, and after whatever has gone down the next one finds all but the last
+        pack of each connection. Of a restore the hypervisor holds what it has acknowledged, chunk by chunk. Both take
+        longer, the more so the longer the way is.
+    type: str
+    choices: [async, sync]
+    default: async
   disk_format:
     description:
       - Format of the copies.
@@ -531,7 +543,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.arguments import
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.limiting import KINDS as LIMIT_KINDS
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import PROGRAMS
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Access, Stores
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import (
+    FORMATS,
+    TRANSFER_MODES,
+    VERIFY,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import open_session
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import (
@@ -554,6 +570,7 @@ def argument_spec() -> dict:
         "program": {"type": "str", "choices": list(PROGRAMS), "default": "vmkfstools"},
         "in_place": {"type": "bool", "default": False},
         "connections": {"type": "int", "default": 4},
+        "transfer_mode": {"type": "str", "choices": list(TRANSFER_MODES), "default": "async"},
         "disk_format": {"type": "str", "choices": list(FORMATS), "default": "thin"},
         "include_config": {"type": "bool", "default": True},
         "verify": {"type": "str", "choices": list(VERIFY), "default": "sample"},

@@ -22,6 +22,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import disks
@@ -265,6 +266,30 @@ def restoring(bench: Bench) -> None:
         bench.pair("restore in place, 1 % differs", over, new, 8.0, "our full restore")
 
 
+def modes(bench: Bench) -> None:
+    """What it costs that each piece is durable before the next one: the transfer mode sync beside async."""
+    source = bench.days()[0][0]
+    size, data = os.path.getsize(source), os.stat(source).st_blocks * 512
+    with bench.lab([size], 3 * data + (512 << 20)) as lab:
+        adopt_orphans()
+        reach = lab.past_the_wire()
+        Image(lab.flat(0), [source]).fill()
+        stores = [Ours(lab, reach, bench.work / f"store-{steps}", stepwise=steps) for steps in (True, False)]
+        flat, descriptor = lab.volume / "new-flat.vmdk", lab.volume / "new.vmdk"
+
+        def first_by(ours: Ours) -> Measured:
+            ours.clear()
+            return ours.backup([0])
+
+        def new_by(ours: Ours) -> Measured:
+            for path in (flat, descriptor):
+                path.unlink(missing_ok=True)
+            return ours.restore(0, lab.inside(descriptor))
+
+        for title, act in (("first full, sync", first_by), ("restore, sync", new_by)):
+            bench.pair(title, partial(act, stores[0]), partial(act, stores[1]), 0.0, "async")
+
+
 def capped(bench: Bench) -> None:
     """20 MB/s a connection by the lab's wire, bytes that cannot be packed: eight connections against one."""
     # So much that logging in and starting eight agents is a small part of it.
@@ -425,6 +450,7 @@ ROWS: dict[str, Callable[[Bench], None]] = {
     "second": second,
     "hinted": hinted,
     "restore": restoring,
+    "modes": modes,
     "capped": capped,
     "line": line,
     "huge": huge,

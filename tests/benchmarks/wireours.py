@@ -47,7 +47,8 @@ def _reach(given: argparse.Namespace) -> Iterator[Reach]:
         given.host, given.port, private_key_file=given.key, known_hosts_file=given.known_hosts, backend=given.backend
     )
     with open_session(endpoint) as session:
-        more = {"connections": given.connections} if given.connections else {}
+        more: dict[str, Any] = {"connections": given.connections} if given.connections else {}
+        more["stepwise"] = given.stepwise
         yield Reach(Host(session), lambda *_words, **_data: None, lambda _progress: None, lambda: None, **more)
 
 
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("--size", action="append", type=int, default=[], help="of each disk, for a backup")
     parser.add_argument("--hint", action="append", default=[], help="key and descriptor of what the newest point holds")
     parser.add_argument("--connections", type=int, default=0)
+    parser.add_argument("--stepwise", action="store_true", help="in the transfer mode sync")
     given = parser.parse_args()
     print(json.dumps(ACTS[given.act](given)))
 

@@ -40,9 +40,12 @@ class Ours:
 
     name = "stowage"
 
-    def __init__(self, lab: WireLab, reach: Reach, folder: Path, before: Sequence[str] = ()) -> None:
+    def __init__(
+        self, lab: WireLab, reach: Reach, folder: Path, before: Sequence[str] = (), stepwise: bool = False
+    ) -> None:
+        """`stepwise`: in the transfer mode sync."""
         self.lab, self.reach, self.folder = lab, reach, folder
-        self._before = list(before)
+        self._before, self._stepwise = list(before), stepwise
 
     def clear(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -85,6 +88,7 @@ class Ours:
         given = [*(word for disk in disks for word in ("--disk", disk)), *more]
         command = [sys.executable, OURS, act, str(self.folder), *self.reach.words(), *given]
         command += ["--connections", str(connections)] if connections else []
+        command += ["--stepwise"] if self._stepwise else []
         with own_connections() as settings:
             return wiremeasure.run([*self._before, *command], self.lab.pid, settings)
 

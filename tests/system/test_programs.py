@@ -119,6 +119,7 @@ def test_a_machine_goes_to_its_place_and_comes_back_as_it_was(
         backup_select=[f"name:{VM}"],
         backup_reserve_percent=0,
         **place.variables("backup"),
+        **(piecewise := {"backup_transfer_mode": "sync"} if place.program == "dedup" and how == "cold" else {}),
     ).must_end_with(0)
     (entry,) = house.record(run)["vms"]
     told = [entry[name] for name in ("vm", "program", "status", "effective_how", "proven", "error")]
@@ -139,6 +140,7 @@ def test_a_machine_goes_to_its_place_and_comes_back_as_it_was(
         restore_uuid="new",
         restore_mac="new",
         **place.variables("restore"),
+        **({"restore_transfer_mode": "sync"} if piecewise else {}),
     )
     try:
         run.must_end_with(0)

@@ -11,12 +11,12 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import HOWS, PROGRAMS, VmPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.record import DEFAULT_STATE_DIR
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, TRANSFER_MODES, VERIFY
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.spec import connection_argument_spec
 
 # Those that run for one VM.
 HOOK_NAMES = ("pre_vm", "post_vm", "on_success", "on_error")
-_CHOICES = {"how": HOWS, "program": PROGRAMS, "disk_format": FORMATS, "verify": VERIFY}
+_CHOICES = {"how": HOWS, "program": PROGRAMS, "disk_format": FORMATS, "verify": VERIFY, "transfer_mode": TRANSFER_MODES}
 _TYPES = {"bool": "bool", "int": "int", "str": "str"}
 
 

@@ -57,6 +57,7 @@ class Settings:
     verify: str = "sample"
     bandwidth_limit: int | None = None
     connections: int = 4
+    transfer_mode: str = "async"
     journal: str | None = None
     job_id: str = ""
     copy: int | None = None
@@ -110,6 +111,12 @@ def settings_from(params: Mapping[str, Any]) -> Settings:
             reason=f"minimum_rate is {settings.minimum_rate} and bandwidth_limit {settings.bandwidth_limit or 0}",
             way_out="Give 0 for none, or at most half of the limit (backup_minimum_rate, restore_minimum_rate)",
         )
+    if settings.transfer_mode == "sync" and settings.program != "dedup" and not params.get("src"):
+        raise errors.NotSupported(
+            program=settings.program,
+            reason="transfer_mode is sync, and only dedup makes its backups durable piece by piece",
+            way_out="Leave transfer_mode at async, or use program=dedup (backup_transfer_mode, backup_program)",
+        )
     return settings
 
 
@@ -120,6 +127,7 @@ def _settings(params: Mapping[str, Any]) -> Settings:
         verify=params["verify"],
         bandwidth_limit=params.get("bandwidth_limit"),
         connections=given if given is not None else Settings.connections,
+        transfer_mode=params.get("transfer_mode") or Settings.transfer_mode,
         journal=params.get("journal"),
         job_id=params.get("job_id") or "",
         copy=params.get("copy_number"),
@@ -235,6 +243,7 @@ class Frame:
             "bandwidth_limit": settings.bandwidth_limit or 0,
             "stall_seconds": settings.stall_timeout,
             "minimum_rate": settings.minimum_rate,
+            "stepwise": settings.transfer_mode == "sync",
             "label": settings.job_id or "by-hand",
             "lease": f"{self.journal.folder}/lease" if self.journal is not None else "",
             "reserve_percent": self.request.reserve_percent,
@@ -326,6 +335,12 @@ def choose(settings: Settings, journal: IntentLog | None = None) -> Program:
             program=settings.program,
             reason="there is no such program here",
             way_out="Use program=vmkfstools, rsync, dedup or borg",
+        )
+    if settings.transfer_mode == "sync":
+        raise errors.NotSupported(
+            program=settings.program,
+            reason="transfer_mode is sync, and vmkfstools writes as the hypervisor does",
+            way_out="Leave transfer_mode at async",
         )
     if settings.bandwidth_limit:
         raise errors.NotSupported(

@@ -18,7 +18,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.select import ke
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.window import Window, read_windows
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import BadPlace
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, VERIFY
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import FORMATS, TRANSFER_MODES, VERIFY
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.stall import DEFAULT_SECONDS
 
 HOWS = ("hot", "warm", "cold")
@@ -26,7 +26,7 @@ PROGRAMS = ("vmkfstools", "rsync", "dedup", "borg")
 #: What these move is read from the backup server, and goes into one place for many machines.
 STORING = ("rsync", "dedup", "borg")
 #: What each of several backup points may have of its own.
-OF_A_POINT = ("point", "program", "disk_format", "verify", "keep", "rotate", "reserve_percent")
+OF_A_POINT = ("point", "program", "disk_format", "verify", "transfer_mode", "keep", "rotate", "reserve_percent")
 # The address of a server may hold two colons.
 _AUTHORITY = re.compile(r"^ssh://[^/]*")
 _ON_DATASTORE = re.compile(r"/vmfs/volumes/[^/]+/.+")
@@ -47,6 +47,7 @@ class VmPolicy:
     program: str = "vmkfstools"
     disk_format: str = "thin"
     verify: str = "sample"
+    transfer_mode: str = "async"
     disks: DiskChoice = field(default_factory=DiskChoice)
     quiesce: bool = False
     memory: bool = False
@@ -185,6 +186,12 @@ def _for_each(base: VmPolicy, points: Sequence[Any], where: str) -> tuple[VmPoli
         if any((before.point, before.program) == (one.point, one.program) for before in found):
             raise BadPolicy(what=f"{name} is {one.point!r}, which is named twice")
         found.append(one)
+    for one in found or [base]:
+        if one.transfer_mode == "sync" and one.program != "dedup":
+            raise BadPolicy(
+                what=f"transfer_mode is sync for {one.point!r}, which {one.program} writes; only dedup makes a backup "
+                "durable piece by piece. Leave it at async there"
+            )
     return tuple(found) or (base,)
 
 
@@ -418,6 +425,7 @@ _READERS: dict[str, Callable[[Any, Any, str], Any]] = {
     "program": _choice(PROGRAMS),
     "disk_format": _choice(FORMATS),
     "verify": _choice(VERIFY),
+    "transfer_mode": _choice(TRANSFER_MODES),
     "disks": _disks,
     "quiesce": lambda _base, value, name: _flag(value, name),
     "memory": lambda _base, value, name: _flag(value, name),

@@ -244,6 +244,7 @@ def _fed(
             parent=feeding.parent,
             facts=feeding.facts,
             threads=reach.connections,
+            stepwise=reach.stepwise,
             scope=feeding.scope,
             before_commit=before_commit,
         )

@@ -45,7 +45,7 @@ def bring(
     with made(task, folders, reach):
         with (
             KeptLinks(host, reach.connections + 1) as starter,
-            RemoteTarget(starter, flat, bandwidth_limit=reach.bandwidth_limit) as target,
+            RemoteTarget(starter, flat, bandwidth_limit=reach.bandwidth_limit, durable=reach.stepwise) as target,
         ):
 
             def look() -> None:

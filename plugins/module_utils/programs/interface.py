@@ -14,6 +14,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 
 FORMATS = ("thin", "zeroedthick", "eagerzeroedthick", "2gbsparse")
 VERIFY = ("none", "sample", "full")
+TRANSFER_MODES = ("async", "sync")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ class Reach:
     stall_seconds: float = 900.0
     minimum_rate: int = 0
     """Bytes a second that must move; see `watching.Watch`."""
+    stepwise: bool = False
+    """Each piece is durable where it goes before the next one is asked for or sent."""
     label: str = "by-hand"
     """In the names of what is made on the hypervisor for the time of the copy: a job's id, where there is one."""
     lease: str = ""

@@ -142,7 +142,7 @@ def renew(
     verified = ""
     with (
         KeptLinks(host, reach.connections + 1) as starter,
-        opened_target(starter, task.flat, store, reach.bandwidth_limit) as target,
+        opened_target(starter, task.flat, store, reach) as target,
     ):
         count = [0]
 

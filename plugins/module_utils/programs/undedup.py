@@ -110,7 +110,7 @@ def bring(
     with made(task, folders, reach):
         with (
             KeptLinks(host, reach.connections + 1) as starter,
-            opened_target(starter, flat, store, reach.bandwidth_limit) as target,
+            opened_target(starter, flat, store, reach) as target,
         ):
             count = [0]
 

@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.hostbackend import HostBackend
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotetarget import RemoteTarget
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import Starter
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.unpacking import UnpackingTarget
 
 
-def opened_target(starter: Starter, flat: str, store: Store, bandwidth_limit: int) -> RemoteTarget:
+def opened_target(starter: Starter, flat: str, store: Store, reach: Reach) -> RemoteTarget:
     """The extent of a disk. The host proves what it takes out of a pack by sums that it can compute."""
     backend = store.backend
+    limit, durable = reach.bandwidth_limit, reach.stepwise
     if isinstance(backend, HostBackend) and backend.host == starter.host and store.identity.plain_checks:
-        return UnpackingTarget(starter, flat, backend.path_of, bandwidth_limit=bandwidth_limit)
-    return RemoteTarget(starter, flat, bandwidth_limit=bandwidth_limit)
+        return UnpackingTarget(starter, flat, backend.path_of, bandwidth_limit=limit, durable=durable)
+    return RemoteTarget(starter, flat, bandwidth_limit=limit, durable=durable)

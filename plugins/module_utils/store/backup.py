@@ -66,6 +66,7 @@ def run(
     like: Point | None = None,
     tally: Tally | None = None,
     scope: str = "host",
+    stepwise: bool = False,
     before_commit: BeforeCommit | None = None,
 ) -> tuple[Point, Told]:
     """One restore point, or with `like` the copy of another store's, with its time.
@@ -77,10 +78,13 @@ def run(
     its bytes as far as the `scope` goes: `host`, `group` (restore points with the same hypervisor or group in their
     facts as `facts` has) or `store`. Of a parent that lies outside of it such a disk is told nothing.
 
+    With `stepwise` nothing more is asked for before what came is durable, in packs of at most `PIECE_BYTES`: whatever
+    goes down, a backup that comes after finds all but one pack of each thread.
+
     `before_commit` is called with the point's id, when every byte is durable and nothing else is: by raising it
     prevents the restore point; what it returns is added to its facts."""
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(Writer(store, machine_id, machine_name, like))
+        writer = stack.enter_context(Writer(store, machine_id, machine_name, like, stepwise))
         if any(not isinstance(disk.source, DiskSource) for disk in disks):
             writer.tell_of(facts or {})
         within = Scope.of(scope, facts or {})

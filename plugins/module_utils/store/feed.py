@@ -115,7 +115,7 @@ class Feed:
             return
         line = self._connect(source)
         self._way.append(_Entry(span, asked=line.ask([span.piece(slot) for slot in span.slots])))
-        while len(self._way) >= SPANS_AHEAD:
+        while len(self._way) >= (1 if self._writer.stepwise else SPANS_AHEAD):
             self.step()
 
     def _connect(self, source: HashedSource) -> HashedLane:

@@ -58,10 +58,10 @@ class Teller:
         """Packs that are not ours alone any more."""
         self._last = store.clock.monotonic()
 
-    def whole(self, pack: str) -> None:
+    def whole(self, pack: str, at_once: bool = False) -> None:
         """A pack that is durable."""
         self._whole.append(pack)
-        if self._store.clock.monotonic() - self._last >= TELL_SECONDS:
+        if at_once or self._store.clock.monotonic() - self._last >= TELL_SECONDS:
             self.tell()
 
     def tell(self) -> None:

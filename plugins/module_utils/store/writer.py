@@ -41,6 +41,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.store import St
 from ansible_collections.stowage.esxi.plugins.module_utils.store.unfinished import Teller
 
 BEAT_SECONDS = 10.0
+# Of a writer that goes step by step: what is durable before anything more is asked for.
+PIECE_BYTES = 16 << 20
 
 
 def _packs(segment: Segment) -> list[str]:
@@ -54,8 +56,8 @@ def _packs(segment: Segment) -> list[str]:
 class Registered:
     """Registered from its making to its end. `lane()` gives each thread a pack of its own to fill."""
 
-    def __init__(self, store: Store, point: str | None) -> None:
-        self.store = store
+    def __init__(self, store: Store, point: str | None, stepwise: bool = False) -> None:
+        self.store, self.stepwise = store, stepwise
         self.id = secrets.token_hex(8)
         self.created_at = iso(store.clock.now())
         self._packs = 0
@@ -141,10 +143,13 @@ class Registered:
         with self._guard:
             self.entries[pack.name] = pack.entries
             self.stored_bytes += pack.size
-            self._sealed.append(self._sealing.submit(self._commit, pack))
+            sealed = self._sealing.submit(self._commit, pack)
+            self._sealed.append(sealed)
             waiting = [one for one in self._sealed if not one.done()]
+        if self.stepwise:
+            sealed.result()
         # Not more than a few at a time: what is not synced yet is memory of somebody's.
-        if len(waiting) > 3:
+        elif len(waiting) > 3:
             waiting[0].result()
 
     def _commit(self, pack: PackWriter) -> None:
@@ -202,12 +207,15 @@ class Registered:
 class Writer(Registered):
     """The writer of one restore point, to its `commit` or `abort`."""
 
-    def __init__(self, store: Store, machine_id: str, machine_name: str, like: Point | None = None) -> None:
-        """`like`: a restore point of another store, whose copy this is to be; it has its time."""
+    def __init__(
+        self, store: Store, machine_id: str, machine_name: str, like: Point | None = None, stepwise: bool = False
+    ) -> None:
+        """`like`: a restore point of another store, whose copy this is to be; it has its time. `stepwise`: a full pack
+        is durable before its thread goes on."""
         self.machine_id, self.machine_name = machine_id, machine_name
         moment = like.point.partition("-")[0] if like else store.clock.now().strftime("%Y%m%dT%H%M%S.%fZ")
         self.point = f"{moment}-{secrets.token_hex(3)}"
-        super().__init__(store, points.object_name(machine_id, self.point))
+        super().__init__(store, points.object_name(machine_id, self.point), stepwise)
         if like is not None:
             self.created_at = like.created_at
         self._quota = Quota(store, self.id)
@@ -228,7 +236,7 @@ class Writer(Registered):
 
     def whole(self, pack: str) -> None:
         if self._teller is not None:
-            self._teller.whole(pack)
+            self._teller.whole(pack, self.stepwise)
 
     def adopt(self, identity: bytes, place: Place) -> None:
         """A chunk of a writer that came to no end: it is in our index, too."""
@@ -315,7 +323,7 @@ class Lane:
     def __init__(self, writer: Registered) -> None:
         self._writer = writer
         self._pack: PackWriter | None = None
-        self._limit = min(writer.store.settings["pack_bytes"], LONGEST_PACK)
+        self._limit = min(writer.store.settings["pack_bytes"], PIECE_BYTES if writer.stepwise else LONGEST_PACK)
         # A record was written in part, or there was no room for it: this pack is not to be made whole.
         self._broken = False
 

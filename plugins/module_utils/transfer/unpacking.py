@@ -54,6 +54,7 @@ class Unpacked:
                     continue
                 found[number] = digest
                 self._lane.took(places, length, digest)
+        self._lane.sync_if_due()
         for number in lost:
             found[number] = None
         return found
@@ -98,7 +99,6 @@ class UnpackingLane(TargetLane):
         self._taken += [(place, length, digest) for place in places]
         self._unsynced += length * len(places)
         self.written_bytes += length * len(places)
-        self.sync_if_due()
 
 
 def _parts(records: Sequence[Record]) -> Iterator[tuple[list[int], list[Record]]]:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import fcntl
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import JournalLost
@@ -85,6 +86,42 @@ def test_a_copy_may_not_be_slower_than_its_own_limit_lets_it_be() -> None:
     # Of the least limit that can be asked for, the floor that nobody has asked for is no hindrance.
     least = copying.settings_from({**params, "bandwidth_limit": copying.LEAST_BANDWIDTH})
     assert least.minimum_rate == copying.MINIMUM_RATE
+
+
+@pytest.mark.parametrize(
+    ("program", "src", "refused"),
+    [
+        ("dedup", None, ""),
+        ("dedup", "/srv/s::p/scsi0:0", ""),
+        ("borg", "/srv/b::a/scsi0:0", ""),
+        ("rsync", "/srv/r/a/scsi0:0", ""),
+        ("borg", None, "only dedup makes its backups durable piece by piece"),
+        ("rsync", None, "only dedup makes its backups durable piece by piece"),
+        ("vmkfstools", "/vmfs/volumes/a/b.vmdk", "vmkfstools writes as the hypervisor does"),
+    ],
+)
+def test_piece_by_piece_goes_what_crosses_a_wire_into_something_that_can(
+    program: str, src: str | None, refused: str
+) -> None:
+    params = {
+        "program": program,
+        "src": src,
+        "verify": "none",
+        "limits_dir": "/x",
+        "limits_timeout": 5,
+        "snapshot_reserve_percent": 5,
+        "transfer_mode": "sync",
+    }
+    if refused:
+        with pytest.raises(NotSupported, match=refused):
+            copying.choose(copying.settings_from(params))
+        return
+    settings, beat = copying.settings_from(params), SimpleNamespace(note=print, beat=print, folder="/j")
+    request: Any = SimpleNamespace(vm=None, reserve_percent=5)
+    frame = copying.Frame(request, None, cast(Any, beat), print)
+    nobody: Any = None
+    assert frame.reach(nobody, settings).stepwise
+    assert not frame.reach(nobody, replace(settings, transfer_mode="async")).stepwise
 
 
 def test_a_connection_that_is_cut_for_a_moment_ends_no_copy() -> None:

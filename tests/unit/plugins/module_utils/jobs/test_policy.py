@@ -71,6 +71,21 @@ def test_a_slip_is_an_error_that_names_the_variable(raw: dict[str, Any], names: 
     assert names in caught.value.message
 
 
+def test_a_backup_is_made_durable_piece_by_piece_where_dedup_writes_it_and_nowhere_else() -> None:
+    sync: dict[str, Any] = {"program": "dedup", "transfer_mode": "sync", "select": "all"}
+    assert parse_policy({**sync, "point": "/srv/s"}).common.transfer_mode == "sync"
+    also = {"point": "/vmfs/volumes/b", "program": "vmkfstools"}
+    for raw in (
+        {**sync, "point": "/srv/r", "program": "rsync"},
+        {**sync, "points": ["/srv/s", also]},
+        {**sync, "point": "/srv/s", "vms": {"db01": also}},
+    ):
+        with pytest.raises(BadPolicy, match=r"transfer_mode is sync for '/\S+', which (rsync|vmkfstools) writes"):
+            parse_policy(raw)
+    both = parse_policy({**sync, "points": ["/srv/s", {**also, "transfer_mode": "async"}]})
+    assert [one.transfer_mode for one in both.all_for_vm(["db01"])] == ["sync", "async"]
+
+
 def test_text_from_a_survey_counts_as_what_it_says() -> None:
     value = vm_policy_from_dict({**POINT, "quiesce": "yes", "shutdown_timeout": "30", "keep": {"last": "2"}})
     assert (value.quiesce, value.shutdown_timeout, value.keep.last) == (True, 30, 2)

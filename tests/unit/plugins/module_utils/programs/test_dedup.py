@@ -45,6 +45,7 @@ def reach_of(**more: Any) -> Any:
         "clock": SystemClock(),
         "stall_seconds": 60.0,
         "minimum_rate": 0,
+        "stepwise": False,
         "connections": 1,
         "alive": lambda: None,
         "progress": lambda progress: None,

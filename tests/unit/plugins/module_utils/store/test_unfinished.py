@@ -260,7 +260,7 @@ def test_while_its_writer_lives_others_may_lean_on_what_it_has_told(
     sound(opened)
 
 
-def killed(root: Path, disk: Path, secret: str | None) -> None:
+def killed(root: Path, disk: Path, secret: str | None, stepwise: bool) -> None:
     """A process that backs up until it is killed: its source gives a chunk now and then."""
 
     class Slow(HashedFile):
@@ -269,18 +269,70 @@ def killed(root: Path, disk: Path, secret: str | None) -> None:
                 time.sleep(0.01)
                 yield data
 
-    unfinished.TELL_SECONDS = 0.0
     store = Store.open(local(root), secret)
-    store.settings["pack_bytes"] = 3 * CHUNK
-    feed(store, Slow(disk))
+    if stepwise:
+        writer.PIECE_BYTES = 3 * CHUNK
+    else:
+        unfinished.TELL_SECONDS = 0.0
+        store.settings["pack_bytes"] = 3 * CHUNK
+    feed(store, Slow(disk), stepwise=stepwise)
+
+
+class Durable(LocalBackend):
+    """Knows of each pack when it is durable."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.whole: set[str] = set()
+
+    def upload(self, name: str) -> Any:
+        upload = super().upload(name)
+        commit = upload.commit
+
+        def committed() -> None:
+            # A disk that takes its time.
+            time.sleep(0.02)
+            commit()
+            self.whole.add(name)
+
+        upload.commit = committed  # type: ignore[method-assign]
+        return upload
+
+
+def test_step_by_step_nothing_is_asked_for_before_what_came_is_durable_and_told(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "PIECE_BYTES", 16 * CHUNK)
+    new_store(local(root), codec="none")
+    backend = Durable(str(root))
+    store = Store.open(backend)
+    behind: list[int] = []
+
+    class Looking(HashedFile):
+        """Looks at each question how much has come that would not outlive a power cut."""
+
+        def hashes(self, pieces: Sequence[Piece]) -> Sequence[Any]:
+            words = [word for _name, word in unfinished.words(store)]
+            told = set().union(*(word.packs for word in words if isinstance(word, unfinished.Word)))
+            behind.append(len(self.fetched) - 16 * min(len(told), len(backend.whole)))
+            return super().hashes(pieces)
+
+    disk = image(tmp_path / "disk", list(range(1, 161)))
+    source = Looking(disk)
+    feed(store, source, threads=1, stepwise=True)
+    assert source.most_due == 1 and len(behind) == 10 and max(behind) <= 16
+    ahead = HashedFile(image(tmp_path / "other", list(range(201, 361))))
+    feed(store, ahead, threads=1)
+    assert ahead.most_due > 1
 
 
 @pytest.mark.folder
+@pytest.mark.parametrize("stepwise", [False, True], ids=["async", "sync"])
 def test_what_a_killed_backup_had_stored_is_not_sent_again(
-    store: Store, again: Callable[[], Store], root: Path, tmp_path: Path, secret: str | None
+    store: Store, again: Callable[[], Store], root: Path, tmp_path: Path, secret: str | None, stepwise: bool
 ) -> None:
     disk = image(tmp_path / "disk", list(range(1, 301)))
-    process = multiprocessing.get_context("fork").Process(target=killed, args=(root, disk, secret))
+    process = multiprocessing.get_context("fork").Process(target=killed, args=(root, disk, secret, stepwise))
     process.start()
     deadline = time.monotonic() + 60
     while len(left(store, "packs/")) < 20 and time.monotonic() < deadline:
