@@ -109,9 +109,7 @@ class Fleet:
         lines = (self.lab.folder / "wires.log").read_text(encoding="ascii").splitlines()
         wires = [json.loads(line) for line in lines]
         return [
-            one
-            for one in wires
-            if one["machine"] in self.hosts and one["opened"] >= since and one["carried"] >= MIB // 2
+            one for one in wires if one["machine"] in self.hosts and one["opened"] >= since and one["carried"] >= MIB
         ]
 
     def machine_files(self) -> list[Path]:
