@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.stowage.esxi.plugins.plugin_utils import resolve
 from ansible_collections.stowage.esxi.plugins.plugin_utils.connection import (
     EsxiActionBase,
@@ -45,14 +46,14 @@ class ActionModule(EsxiActionBase):
         else:
             target = str(wanted or host)
             filled = self._with_target(given, self._variables(target, given, task_vars), runner)
-            if target == source:
+            if target == source and not boolean(given.get("source_gone", False)):
                 raise AnsibleActionFail(f"The link {filled.get('name')!r} would lead from {source} to {source} itself")
         if not filled.get("source_connection"):
             filled.setdefault("source_name", source)
             if given.get("state") == "absent" and source not in (runner, *task_vars["groups"]["all"]):
                 # It has left; that its target forgets the key is what counts.
                 filled["source_gone"] = True
-            elif source != runner:
+            if source != runner and not boolean(filled.get("source_gone", False)):
                 filled["source_connection"] = self._resolve({}, self._variables(source, given, task_vars))
         return filled
 

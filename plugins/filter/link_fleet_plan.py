@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from ansible.inventory.manager import InventoryManager
+from ansible.errors import AnsibleError, AnsibleFilterError
+from ansible.inventory.manager import InventoryManager, split_host_pattern
 from ansible.parsing.dataloader import DataLoader
 from ansible_collections.stowage.esxi.plugins.plugin_utils.matrix import lay_out
 
@@ -51,26 +52,37 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description: >-
-    Lists under C(entries) (those with work for this host, each with its C(pairs) of source and target), C(named) (every
-    link to this host in the matrix), C(asked) (the hosts that make the others of these), C(problems) and C(notes)
-    (sentences).
+    Lists under C(pairs) (for each entry those of source and target that this host deals with), C(named) (every link to
+    this host in the matrix), C(asked) (the hosts that make the others of these), C(problems) and C(notes) (sentences).
   type: dict
 """
+
+
+class _Hosts:
+    """The inventory, as the lookup `inventory_hostnames` has it: the hosts of the run or not."""
+
+    def __init__(self, groups: Mapping[str, Collection[str]]) -> None:
+        self.groups = groups
+        self._manager = InventoryManager(DataLoader(), parse=False)
+        for group, members in groups.items():
+            self._manager.add_group(group)
+            for member in members:
+                self._manager.add_host(member, group=group)
+
+    def split(self, words: Any) -> list[str]:
+        return [str(word) for word in split_host_pattern([words] if isinstance(words, str) else list(words))]
+
+    def hosts(self, patterns: Sequence[str]) -> list[str]:
+        try:
+            return [found.name for found in self._manager.get_hosts(pattern=list(patterns))] if patterns else []
+        except AnsibleError as error:
+            raise AnsibleFilterError(f"link_fleet_links, {', '.join(patterns)}: {error}") from error
 
 
 def link_fleet_plan(
     entries: Sequence[Mapping[str, Any]], groups: Mapping[str, Collection[str]], host: str, played: Collection[str]
 ) -> dict[str, Any]:
-    manager = InventoryManager(DataLoader(), parse=False)
-    for group, members in groups.items():
-        manager.add_group(group)
-        for member in members:
-            manager.add_host(member, group=group)
-
-    def resolve(patterns: Sequence[str]) -> list[str]:
-        return [found.name for found in manager.get_hosts(pattern=list(patterns))] if patterns else []
-
-    return lay_out(entries, resolve, groups, host, played)
+    return lay_out(entries, _Hosts(groups), host, played)
 
 
 class FilterModule:

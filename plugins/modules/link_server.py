@@ -140,7 +140,7 @@ options:
   source_gone:
     description:
       - With O(state=absent), whether the source is not asked for its half of the key, because there is no such machine
-        any more. Set by itself where O(source) is no host of the inventory.
+        any more, or another one of that name. Set by itself where O(source) is no host of the inventory.
     type: bool
     default: false
   target_name:

@@ -115,8 +115,8 @@ options:
         counts. What a power cut costs is read again by the next run, or in a restore found out and told.
       - With V(sync) each piece is durable before the next one is asked for or sent. A backup (O(program=dedup) only)
         then goes into packs of at most 16 MiB, and after whatever has gone down the next one finds all but the last
-        pack of each connection. Of a restore the hypervisor holds what it has acknowledged, chunk by chunk. Both take
-        longer, the more so the longer the way is.
+        pack of each connection (of a very large disk, all but what came within half a minute). Of a restore the
+        hypervisor holds what it has acknowledged, chunk by chunk. Both take longer, the more so the longer the way is.
     type: str
     choices: [async, sync]
     default: async

@@ -9,50 +9,55 @@ Plain data in, plain data out; nothing here reaches a machine.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 # What makes a word more than a name: a pattern may fit nothing today and something tomorrow, a name may not.
-_PATTERN = re.compile(r"[*?\[\]!&:,~]")
-Resolve = Callable[[Sequence[str]], Sequence[str]]
+_PATTERN = re.compile(r"[*?\[\]~]")
+# Ansible has these without an inventory.
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+class Inventory(Protocol):
+    """The hosts and groups that there are."""
+
+    groups: Mapping[str, Collection[str]]
+
+    def split(self, words: Any) -> list[str]:
+        """Hosts, groups and patterns, one in each."""
+
+    def hosts(self, patterns: Sequence[str]) -> Sequence[str]:
+        """The hosts that they come to."""
 
 
 def lay_out(
-    entries: Sequence[Mapping[str, Any]],
-    resolve: Resolve,
-    groups: Mapping[str, Collection[str]],
-    me: str,
-    played: Collection[str],
+    entries: Sequence[Mapping[str, Any]], inventory: Inventory, me: str, played: Collection[str]
 ) -> dict[str, Any]:
-    """What machine `me` does about the links that `entries` name.
+    """What machine `me` does about the links that `entries` name, in a run with the hosts `played`.
 
-    `resolve` gives the inventory hosts that patterns fit; `groups` are the inventory's, with `all`; `played` are the
-    hosts of the run. Returned:
-
-    * `entries`: those with work for `me`, each with `pairs` of source and target. Each pair is dealt with by one of
-      the two: by that of the larger side, so that forks share the work; by the other one where that one is not in the
-      run. A source that has left the inventory is in pairs of links to revoke only: its target forgets its key;
+    * `pairs`: for each entry a list of sources and targets. Each pair is dealt with by one of the two: by that of the
+      larger side, so that forks share the work; by the other one where that one is not in the run. A source that has
+      left the inventory is in pairs of links to revoke only: its target forgets its key;
     * `named`: `NAME:SOURCE:TARGET` of every link to `me` in the matrix, whoever deals with it;
     * `asked`: the other machines that deal with links to `me`;
     * `problems`: a sentence for each name that no host and no group has. Where there is one, the rest must not be used;
     * `notes`: a sentence for each machine that has left and has nothing to forget.
     """
-    laid: list[dict[str, Any]] = []
+    laid: list[list[list[str]]] = []
     named: set[str] = set()
     asked: set[str] = set()
     problems: list[str] = []
     notes: list[str] = []
     for entry in entries:
         absent = entry.get("state", "present") == "absent"
-        sides = [_Side.of(entry[side], resolve, groups) for side in ("from", "to")]
-        if not absent:
-            problems += [
-                f"link {entry['name']!r}: {word!r} is no host and no group of the inventory. Correct it; the links of "
-                "a machine that has left are revoked by an entry of their own with state: absent"
-                for side in sides
-                for word in side.gone
-            ]
+        sides = [_Side.of(entry[side], inventory) for side in ("from", "to")]
+        problems += [
+            f"link {entry['name']!r}: {word!r} is no host and no group of the inventory. Correct it; the links of a "
+            "machine that has left are revoked by an entry of their own with state: absent"
+            for side in sides
+            for word in (*side.wrong, *(() if absent else side.gone))
+        ]
         pairs: list[tuple[str, str]] = []
         for sources, targets in [sides, sides[::-1]] if entry.get("both_ways") else [sides]:
             for source, target in _pairs_of(me, sources, targets):
@@ -73,29 +78,30 @@ def lay_out(
                     f"{me}. Where it still stands, revoke the key there"
                     for target in targets.gone
                 ]
-        if pairs:
-            laid.append({**entry, "pairs": [list(pair) for pair in dict.fromkeys(pairs)]})
-    return {
-        "entries": laid,
-        "named": sorted(named),
-        "asked": sorted(asked),
-        "problems": problems,
-        "notes": notes,
-    }
+        laid.append([list(pair) for pair in dict.fromkeys(pairs)])
+    return {"pairs": laid, "named": sorted(named), "asked": sorted(asked), "problems": problems, "notes": notes}
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a link: inventory hosts, and names that nobody has (any more)."""
+    """One side of a link: inventory hosts; names that nobody has (any more); and such behind `!` or `&`."""
 
     hosts: tuple[str, ...]
     gone: tuple[str, ...]
+    wrong: tuple[str, ...]
 
     @classmethod
-    def of(cls, words: Sequence[Any], resolve: Resolve, groups: Mapping[str, Collection[str]]) -> _Side:
-        names = [str(word) for word in words]
-        gone = tuple(name for name in names if _unknown(name, groups))
-        return cls(tuple(resolve([name for name in names if name not in gone])), gone)
+    def of(cls, words: Any, inventory: Inventory) -> _Side:
+        names = inventory.split(words)
+        unknown = [name for name in names if _unknown(name.lstrip("!&"), inventory.groups)]
+        wrong = tuple(name for name in unknown if name[0] in "!&")
+        gone = tuple(name for name in unknown if name not in wrong)
+        # With the names that are gone: of "gone, but not this one" nothing is left, and not all but this one.
+        return cls(tuple(inventory.hosts(names)), gone, wrong)
+
+
+def _unknown(name: str, groups: Mapping[str, Collection[str]]) -> bool:
+    return not _PATTERN.search(name) and name not in (*groups, *groups["all"], *_LOCAL)
 
 
 def _pairs_of(me: str, sources: _Side, targets: _Side) -> Iterator[tuple[str, str]]:
@@ -106,22 +112,22 @@ def _pairs_of(me: str, sources: _Side, targets: _Side) -> Iterator[tuple[str, st
         yield from ((source, me) for source in sources.hosts if source != me)
 
 
-def _unknown(word: str, groups: Mapping[str, Collection[str]]) -> bool:
-    return not _PATTERN.search(word) and word not in groups and word not in groups["all"]
-
-
 def unlisted(found: Sequence[Mapping[str, Any]], named: Collection[str]) -> list[dict[str, str]]:
     """Links that a machine accepts and nobody named, each with `name`, `source` and `target`, and the `user`.
 
     `found` are results of module `link_server` for links to that machine; each tells which marks the file of its user
-    had. `named` are links as `NAME:SOURCE:TARGET`.
+    had. `named` are links as `NAME:SOURCE:TARGET`. One of these that was dealt with for another account is not meant.
     """
+    users: dict[str, set[str]] = {}
+    for result in found:
+        link = result["link"]
+        users.setdefault(f"{link['name']}:{link['source']}:{link['target']}", set()).add(str(link["user"]))
     known = set(named)
     seen: dict[tuple[str, str], dict[str, str]] = {}
     for result in found:
         user = str(result["link"]["user"])
         for mark in result.get("links_accepted") or ():
             link = str(mark).removeprefix("stowage-link:")
-            if link not in known:
+            if link not in known or user not in users.get(link, {user}):
                 seen[user, link] = dict(zip(("name", "source", "target"), link.split(":")), user=user)
     return [seen[key] for key in sorted(seen)]

@@ -109,8 +109,7 @@ class Runner:
         if target.esxi and (plan.edit_keys or plan.tighten):
             self._save(self._target)
         if plan.verify:
-            with self._open_for_now(source) if plan.open_for_now else contextlib.nullcontext():
-                self._try(plan, key_file, target)
+            self._prove(plan, source, target)
         if plan.make_key:
             self._source.check(["mv", "-f", f"{key_file}.new", key_file])
         if plan.keep_old_line:
@@ -120,6 +119,17 @@ class Runner:
         if source.esxi and (plan.make_key or plan.pins is not None or plan.open_outgoing):
             self._save(self._source)
         return key
+
+    def _prove(self, plan: Plan, source: Source, target: Target) -> None:
+        """Tries the link; of one that could not be tried, or does not work, nothing stays that calls it made."""
+        key_file = source.key_file.path
+        try:
+            with self._open_for_now(source) if plan.open_for_now else contextlib.nullcontext():
+                self._try(plan, key_file, target)
+        except StowageError:
+            # The source's lock is free again: another link may hold the target's, and wait for this one.
+            self._give_up(plan, key_file, target)
+            raise
 
     @contextlib.contextmanager
     def _open_for_now(self, source: Source) -> Iterator[None]:
@@ -158,8 +168,11 @@ class Runner:
             if pause is None or any(word in result.output for word in _LASTING):
                 break
             time.sleep(pause)
-        # The next run must see that it has to try again: without the pins, the link is not as it is wanted. One that
-        # worked before, with another key or as it is, keeps them.
+        raise self._does_not_work(result, target)
+
+    def _give_up(self, plan: Plan, key_file: str, target: Target) -> None:
+        """The next run must see that it has to try again: without the pins, the link is not as it is wanted. One that
+        worked before, with another key or as it is, keeps them."""
         made = plan.pins is not None or (plan.edit_keys and not plan.keep_old_line)
         gone = [f"{key_file}.new", *([f"{key_file}.known_hosts"] if made else [])]
         with contextlib.suppress(StowageError):
@@ -167,7 +180,6 @@ class Runner:
         if plan.keep_old_line:
             with contextlib.suppress(StowageError):
                 self._edit(target, authorized.ours(target.keys_text, self._link.mark))
-        raise self._does_not_work(result, target)
 
     def _does_not_work(self, result: Result, target: Target) -> errors.LinkDoesNotWork:
         link, said = self._link, quoting.shorten(result.output, 400)

@@ -10,6 +10,7 @@ raises only where there is no restore point.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -292,14 +293,17 @@ def must_fit(opened: Sequence[OpenDisk], machine_name: str, reach: Reach) -> Non
 
 
 def opening_of(path: str, reach: Reach) -> Callable[[], None]:
-    """Asked before each extent of a disk: a host that lets every one of thousands wait would hold us for ever."""
+    """Asked before each extent of a disk: a host that lets every one of thousands wait would hold us for ever.
+
+    Beside the stall time each has a second, which is more than the longest way takes."""
     began = reach.clock.monotonic()
+    asked = itertools.count()
 
     def going_on() -> None:
         reach.alive()
-        seconds = reach.clock.monotonic() - began
-        if seconds >= reach.stall_seconds:
-            raise errors.NothingMoves(what=f"Opening {path} on {reach.host.name}", seconds=int(seconds))
+        count, seconds = next(asked), reach.clock.monotonic() - began
+        if seconds >= reach.stall_seconds + count:
+            raise errors.OpensTooSlowly(host=reach.host.name, count=count, path=path, seconds=int(seconds))
 
     return going_on
 

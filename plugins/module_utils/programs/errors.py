@@ -198,6 +198,13 @@ class NothingMoves(ProgramError):
     exit_code = 45
 
 
+class OpensTooSlowly(ProgramError):
+    id = "copy-opens-too-slowly"
+    template = "{host} has opened {count} extents of {path} within {seconds} seconds, and it was ended"
+    hint = "Look at the host's storage and at the network to it; a longer stall_timeout lets it wait longer"
+    exit_code = 45
+
+
 class MovesTooSlowly(ProgramError):
     id = "copy-moves-too-slowly"
     template = (

@@ -30,6 +30,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.store import St
 FOLDER = "unfinished/"
 # Between two words of one writer: what is sent in this time may have to be sent again.
 TELL_SECONDS = 30.0
+MANY_PACKS = 512
 MOST_CHUNKS = 2_000_000
 # Packs whose tables of contents are in memory at a time.
 _PACKS = 4
@@ -61,7 +62,9 @@ class Teller:
     def whole(self, pack: str, at_once: bool = False) -> None:
         """A pack that is durable."""
         self._whole.append(pack)
-        if at_once or self._store.clock.monotonic() - self._last >= TELL_SECONDS:
+        # Each word has all packs: of many it is not written again for every one.
+        least = min(TELL_SECONDS, len(self._whole) // MANY_PACKS) if at_once else TELL_SECONDS
+        if self._store.clock.monotonic() - self._last >= least:
             self.tell()
 
     def tell(self) -> None:

@@ -82,7 +82,7 @@ SYNC_SECONDS = 600.0
 BYE_SECONDS = 10.0
 WINDOW_BYTES = 64 << 20
 # Who moves so many bytes a second is slow, and not silent: a frame may take longer than the stall time.
-SLOWEST_RATE = 2048
+SLOWEST_RATE = 4096
 _SLICE = 1 << 17
 
 _BUFFER = 1 << 16
@@ -377,7 +377,9 @@ class AgentLink:
 
     def _answer(self, asked: Pending[Any]) -> None:
         """Reads one frame, which must be the next one that is owed."""
-        self._deadline = time.monotonic() + (asked.patience or self.stall_seconds)
+        # What was sent may still be on its way, behind nothing else: all that came before it has been answered.
+        patience = (asked.patience or self.stall_seconds) + asked.sent / SLOWEST_RATE
+        self._deadline = time.monotonic() + patience
         mark, kind, flags, number, length = agent.FRAME.unpack(self.body(agent.FRAME.size))
         if mark != agent.MARK:
             raise self.lie(f"a frame begins with {mark!r}")
@@ -461,7 +463,8 @@ class AgentLink:
         if count == 0:
             raise self._break(AgentLost(host=self.host, reason=self._why("its output ended")))
         self.received_bytes += count
-        self._deadline = min(self._deadline + count / SLOWEST_RATE, time.monotonic() + patience)
+        # Never less than it was: an answer may have been given longer, for what had to be sent first.
+        self._deadline = max(self._deadline, min(self._deadline + count / SLOWEST_RATE, time.monotonic() + patience))
         return count
 
     def keep(self, count: int, what: str) -> None:

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleFilterError
 from ansible_collections.stowage.esxi.plugins.filter.link_fleet_plan import link_fleet_plan
 from ansible_collections.stowage.esxi.plugins.plugin_utils.matrix import unlisted
 
@@ -22,16 +23,16 @@ def plan(entries: list[dict[str, Any]], me: str, played: str = "e1 e2 e3 b1 b2")
 
 def pairs(entries: list[dict[str, Any]], played: str) -> list[tuple[str, str]]:
     """What all machines of a run do together."""
-    found = [entry["pairs"] for me in played.split() for entry in plan(entries, me, played)["entries"]]
-    return sorted((source, target) for some in found for source, target in some)
+    found = [pair for me in played.split() for some in plan(entries, me, played)["pairs"] for pair in some]
+    return sorted((source, target) for source, target in found)
 
 
 def test_the_larger_side_shares_the_work_among_itself() -> None:
-    assert [entry["pairs"] for entry in plan([PUSH], "e2")["entries"]] == [[["e2", "b1"]]]
-    assert plan([PUSH], "b1")["entries"] == [] and plan([PUSH], "b2")["entries"] == []
+    assert plan([PUSH], "e2")["pairs"] == [[["e2", "b1"]]]
+    assert plan([PUSH], "b1")["pairs"] == [[]] and plan([PUSH], "b2")["pairs"] == [[]]
     assert plan([PUSH], "b1")["asked"] == ["e1", "e2", "e3"]
     back = {"name": "pull", "from": ["b1"], "to": ["esxi"]}
-    assert [entry["pairs"] for entry in plan([back], "e2")["entries"]] == [[["b1", "e2"]]]
+    assert plan([back, PUSH], "e2")["pairs"] == [[["b1", "e2"]], [["e2", "b1"]]]
     assert plan([back], "e2")["asked"] == []
 
 
@@ -62,10 +63,33 @@ def test_each_link_with_a_machine_in_the_run_is_dealt_with_once(entry: dict[str,
     )
 
 
-def test_a_name_that_nobody_has_is_a_problem_and_an_empty_group_or_pattern_is_none() -> None:
-    (problem,) = plan([{**PUSH, "to": ["b1", "b3"]}], "e1")["problems"]
-    assert problem.startswith("link 'push': 'b3' is no host and no group of the inventory")
-    assert plan([{**PUSH, "from": ["none"], "to": ["b3*"]}], "e1")["problems"] == []
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (["b1", "b3"], "b3"),
+        (["b1,b3"], "b3"),
+        ("b3", "b3"),
+        (["esxi", "!e9"], "!e9"),
+        (["all:&nobody"], "&nobody"),
+    ],
+)
+def test_a_name_that_nobody_has_is_a_problem(words: Any, wrong: str) -> None:
+    (problem,) = plan([{**PUSH, "to": words}], "e1")["problems"]
+    assert problem.startswith(f"link 'push': {wrong!r} is no host and no group of the inventory")
+
+
+def test_an_empty_group_a_pattern_and_this_very_machine_are_none() -> None:
+    for words in (["none"], ["b3*"], ["b[3:5]"], "b1", ["localhost"], ["esxi:!e1", "b1"]):
+        assert plan([{**PUSH, "to": words}], "e1")["problems"] == [], words
+    assert plan([{**PUSH, "from": ["localhost"]}], "b1")["pairs"] == [[["localhost", "b1"]]]
+    with pytest.raises(AnsibleFilterError, match=r"link_fleet_links, esxi\[9\]"):
+        plan([{**PUSH, "to": ["esxi[9]"]}], "e1")
+
+
+def test_of_what_is_gone_but_for_one_machine_nothing_is_left() -> None:
+    """And not everything but for that machine, as Ansible has it of an exclusion alone."""
+    gone = {"name": "push", "from": ["b0", "!e2"], "to": ["esxi"], "state": "absent"}
+    assert pairs([gone], "e1 e2 e3 b1 b2") == [("b0", "e1"), ("b0", "e2"), ("b0", "e3")]
 
 
 def test_a_source_that_has_left_is_revoked_at_its_targets_whoever_is_in_the_run() -> None:
@@ -75,7 +99,7 @@ def test_a_source_that_has_left_is_revoked_at_its_targets_whoever_is_in_the_run(
     assert found["problems"] == [] and found["named"] == ["control:b0:e1", "control:b2:e1"]
     # The other way round there is nobody to forget it.
     found = plan([{**gone, "both_ways": True}], "e1")
-    assert [entry["pairs"] for entry in found["entries"]] == [[["b2", "e1"], ["b0", "e1"], ["e1", "b2"]]]
+    assert found["pairs"] == [[["b2", "e1"], ["b0", "e1"], ["e1", "b2"]]]
     assert len(found["notes"]) == 1 and "b0 has left" in found["notes"][0]
 
 
@@ -86,12 +110,24 @@ def test_what_is_named_does_not_depend_on_who_is_in_the_run() -> None:
         assert plan([both], "b1", played)["named"] == ["push:e1:b1", "push:e2:b1", "push:e3:b1"]
 
 
+def test_a_named_link_for_another_account_than_it_was_made_for_is_one_that_nobody_names() -> None:
+    made = {"name": "push", "source": "e1", "target": "b1"}
+    marks = ["stowage-link:push:e1:b1", "stowage-link:push:e2:b1"]
+    found: list[dict[str, Any]] = [
+        {"link": {**made, "user": "stowage"}, "links_accepted": marks},
+        {"link": {**made, "name": "control", "source": "b2", "user": "root"}, "links_accepted": marks},
+    ]
+    # Of the link of e2, which this run has nothing to do with, nobody knows for which account it is meant.
+    assert unlisted(found, ["push:e1:b1", "push:e2:b1"]) == [{**made, "user": "root"}]
+
+
 def test_links_that_nobody_names_are_told_once_each_with_the_account_that_they_open() -> None:
     marks = ["stowage-link:control:b1:e1", "stowage-link:old:b0:e1", "stowage-link:push:e2:x"]
+    own = {"name": "control", "source": "b1", "target": "e1"}
     found: list[dict[str, Any]] = [
-        {"link": {"user": "root"}, "links_accepted": marks},
-        {"link": {"user": "root"}, "links_accepted": marks[:2]},
-        {"link": {"user": "stowage"}, "links_accepted": marks[1:2]},
+        {"link": {**own, "user": "root"}, "links_accepted": marks},
+        {"link": {**own, "user": "root"}, "links_accepted": marks[:2]},
+        {"link": {**own, "name": "look", "user": "stowage"}, "links_accepted": marks[1:2]},
     ]
     assert unlisted(found, ["control:b1:e1", "push:e2:e1"]) == [
         {"name": "old", "source": "b0", "target": "e1", "user": "root"},

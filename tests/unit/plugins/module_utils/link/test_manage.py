@@ -24,7 +24,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.link.plan import Plan
 from ansible_collections.stowage.esxi.plugins.module_utils.link.restriction import ANSWER
 from ansible_collections.stowage.esxi.plugins.module_utils.link.wanted import Link
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
-from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import AuthenticationFailed, HostUnreachable
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import (
+    AuthenticationFailed,
+    HostBusy,
+    HostUnreachable,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session
 
 PASSWORD = Endpoint(host="192.0.2.1", port=22, password="s3cret", host_key_policy="accept_new")
@@ -166,6 +170,20 @@ def test_a_source_that_has_left_is_not_taken_for_this_machine(tmp_path: Path) ->
         manage._source({"state": "present", "source_gone": True}, link, way, print)
 
 
+def test_a_link_that_could_not_be_tried_is_not_taken_for_one_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(_session: Any) -> bool:
+        raise HostBusy(host="esx1", port=22, seconds=600)
+
+    monkeypatch.setattr(run.facts, "outgoing_open", busy)
+    source = Trying([])
+    target: Any = SimpleNamespace(keys_file=File("/etc/ssh/keys"), keys_text="", old=False, esxi=False, root=False)
+    there: Any = SimpleNamespace(key_file=File("/k"))
+    runner = run.Runner(link_from_params(PARAMS), source, Trying([]))
+    with pytest.raises(HostBusy):
+        runner._prove(Plan(pins="new", verify=True, open_for_now=True), there, target)
+    assert source.removed == ["/k.new", "/k.known_hosts"]
+
+
 def test_no_trial_closes_the_rule_set_under_another_one_of_that_source(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[bool] = [False]
     found: list[bool] = []
@@ -279,10 +297,11 @@ def test_a_trial_is_made_again_and_what_worked_before_keeps_its_pins(
     monkeypatch.setattr(run, "_PAUSES", (0.0, 0.0))
     source = Trying(says)
     target: Any = SimpleNamespace(keys_file=File("/etc/ssh/keys"), keys_text="", old=False, esxi=False, root=False)
+    there: Any = SimpleNamespace(key_file=File("/k"))
     runner = run.Runner(link_from_params(PARAMS), source, Fake(PASSWORD, [], lambda endpoint: None))
     if works:
-        runner._try(plan, "/k", target)
+        runner._prove(plan, there, target)
     else:
         with pytest.raises(errors.LinkDoesNotWork):
-            runner._try(plan, "/k", target)
+            runner._prove(plan, there, target)
     assert says == [] and source.removed == (removed or ["/k.new", "/k.known_hosts"])

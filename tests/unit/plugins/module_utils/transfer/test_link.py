@@ -315,6 +315,30 @@ def test_a_peer_that_reads_slowly_is_written_to_for_longer_than_the_stall_time()
         link.abandon()
 
 
+def test_what_was_written_is_answered_for_when_it_has_crossed_the_line() -> None:
+    """A megabyte vanishes into what lies between at once; the peer has read it, slowly, long after."""
+    code = (
+        "greet()\nkind, n, body = request()\n"
+        "put(frame(DONE, 0, n, json.dumps({'size': 1 << 30, 'mtime_ns': 1, 'allocated': 0, 'device': 1, 'inode': 1, "
+        "'real': '/disk'}).encode()))\n"
+        "mark, kind, flags, n, length = FRAME.unpack(take(FRAME.size))\n"
+        "while length: length -= len(os.read(0, min(length, 20000))); time.sleep(0.1)\n"
+        "put(frame(DONE, 0, n))\ntime.sleep(60)"
+    )
+    link = AgentLink(peer(code), "esx1", stall_seconds=20)
+    try:
+        link.greet(interpreter(PYTHONS[-1]))
+        file = link.open("/disk", writable=True).result()
+        link.stall_seconds = STALL
+        begun = time.monotonic()
+        asked = link.write(file, 0, random.Random(1).randbytes(MIB))
+        assert time.monotonic() - begun < STALL
+        asked.result()
+        assert time.monotonic() - begun > 2 * STALL
+    finally:
+        link.abandon()
+
+
 def test_an_error_names_only_files_that_were_opened(tmp_path: Path) -> None:
     words = "json.dumps({'errno': 5, 'name': '\\x1b[2J' * 999, 'reason': 'x\\x1b[1m', 'path': '/etc/shadow'}).encode()"
     link = AgentLink(peer(f"kind, n, body = opened()\nput(frame(FAILED, 0, n, {words}))\ntime.sleep(0.1)"), "esx1")
