@@ -167,8 +167,12 @@ def perform(host: Host, params: Mapping[str, Any], stores: Stores | None = None)
         way = _by_store(params)
         if settings.program == "borg" and not params.get("src"):
             settings = replace(settings, limits=(*settings.limits, way.turn(params["dest"])))
+        stores = stores or Stores()
+        if settings.program == "dedup" and not params.get("src") and limiting.is_here(params["dest"]):
+            # Its key takes a second of a processor to derive: not while others wait for the slot.
+            stores.open(params["dest"])
         with around(host, params, settings, journal) as frame:
-            done: dict[str, Any] = way.perform(host, params, settings, frame, stores or Stores())
+            done: dict[str, Any] = way.perform(host, params, settings, frame, stores)
         return {**done, **frame.waited}
     program = choose(settings, journal)
     with around(host, params, settings, journal) as frame:

@@ -145,6 +145,11 @@ def _on_host(place: str) -> bool:
     return place.startswith((VOLUMES + "/", "["))
 
 
+def is_here(place: str) -> bool:
+    """Whether it is a path of this machine."""
+    return place.startswith("/") and not _on_host(place)
+
+
 def _one_store(host: Host, store: str) -> str:
     if not _on_host(store):
         return place_of(store)
