@@ -39,7 +39,8 @@ def lay_out(
     * `pairs`: for each entry a list of sources and targets. Each pair is dealt with by one of the two: by that of the
       larger side, so that forks share the work; by the other one where that one is not in the run. A source that has
       left the inventory is in pairs of links to revoke only: its target forgets its key;
-    * `named`: `NAME:SOURCE:TARGET` of every link to `me` in the matrix, whoever deals with it;
+    * `named`: `NAME:SOURCE:TARGET` of every link to `me` in the matrix, whoever deals with it, with `:USER` where the
+      entry names the account;
     * `asked`: the other machines that deal with links to `me`;
     * `problems`: a sentence for each name that no host and no group has. Where there is one, the rest must not be used;
     * `notes`: a sentence for each machine that has left and has nothing to forget.
@@ -51,6 +52,7 @@ def lay_out(
     notes: list[str] = []
     for entry in entries:
         absent = entry.get("state", "present") == "absent"
+        account = f":{entry['user']}" if entry.get("user") else ""
         sides = [_Side.of(entry[side], inventory) for side in ("from", "to")]
         problems += [
             f"link {entry['name']!r}: {word!r} is no host and no group of the inventory. Correct it; the links of a "
@@ -68,10 +70,10 @@ def lay_out(
                 elif target == me and doing in played:
                     asked.add(doing)
                 if target == me:
-                    named.add(f"{entry['name']}:{source}:{target}")
+                    named.add(f"{entry['name']}:{source}:{target}{account}")
             if absent and me in targets.hosts:
                 pairs += [(source, me) for source in sources.gone]
-                named.update(f"{entry['name']}:{source}:{me}" for source in sources.gone)
+                named.update(f"{entry['name']}:{source}:{me}{account}" for source in sources.gone)
             if absent and me in sources.hosts:
                 notes += [
                     f"link {entry['name']!r}: {target} has left the inventory and was not asked to forget the key of "
@@ -96,8 +98,10 @@ class _Side:
         unknown = [name for name in names if _unknown(name.lstrip("!&"), inventory.groups)]
         wrong = tuple(name for name in unknown if name[0] in "!&")
         gone = tuple(name for name in unknown if name not in wrong)
-        # With the names that are gone: of "gone, but not this one" nothing is left, and not all but this one.
-        return cls(tuple(inventory.hosts(names)), gone, wrong)
+        there = [name for name in names if name not in unknown]
+        # Of "gone, but not this one" nothing is left; an exclusion alone would mean all but this one.
+        some = any(name[0] not in "!&" for name in there)
+        return cls(tuple(inventory.hosts(there)) if some or not gone else (), gone, wrong)
 
 
 def _unknown(name: str, groups: Mapping[str, Collection[str]]) -> bool:
@@ -116,18 +120,14 @@ def unlisted(found: Sequence[Mapping[str, Any]], named: Collection[str]) -> list
     """Links that a machine accepts and nobody named, each with `name`, `source` and `target`, and the `user`.
 
     `found` are results of module `link_server` for links to that machine; each tells which marks the file of its user
-    had. `named` are links as `NAME:SOURCE:TARGET`. One of these that was dealt with for another account is not meant.
+    had. `named` are links as `NAME:SOURCE:TARGET`, or with `:USER` where they are meant for that account alone.
     """
-    users: dict[str, set[str]] = {}
-    for result in found:
-        link = result["link"]
-        users.setdefault(f"{link['name']}:{link['source']}:{link['target']}", set()).add(str(link["user"]))
     known = set(named)
     seen: dict[tuple[str, str], dict[str, str]] = {}
     for result in found:
         user = str(result["link"]["user"])
         for mark in result.get("links_accepted") or ():
             link = str(mark).removeprefix("stowage-link:")
-            if link not in known or user not in users.get(link, {user}):
+            if not known & {link, f"{link}:{user}"}:
                 seen[user, link] = dict(zip(("name", "source", "target"), link.split(":")), user=user)
     return [seen[key] for key in sorted(seen)]

@@ -168,10 +168,13 @@ def perform(host: Host, params: Mapping[str, Any], stores: Stores | None = None)
         if settings.program == "borg" and not params.get("src"):
             settings = replace(settings, limits=(*settings.limits, way.turn(params["dest"])))
         stores = stores or Stores()
-        if settings.program == "dedup" and not params.get("src") and limiting.is_here(params["dest"]):
-            # Its key takes a second of a processor to derive: not while others wait for the slot.
-            stores.open(params["dest"])
-        with around(host, params, settings, journal) as frame:
+
+        def ready(frame: Frame) -> None:
+            if settings.program == "dedup" and not params.get("src") and limiting.is_here(frame.request.dest):
+                # Its key takes a second of a processor to derive: not while others wait for the slot.
+                stores.open(frame.request.dest)
+
+        with around(host, params, settings, journal, ready) as frame:
             done: dict[str, Any] = way.perform(host, params, settings, frame, stores)
         return {**done, **frame.waited}
     program = choose(settings, journal)
@@ -274,8 +277,14 @@ class Frame:
 
 
 @contextlib.contextmanager
-def around(host: Host, params: Mapping[str, Any], settings: Settings, journal: IntentLog | None) -> Iterator[Frame]:
-    """Looks up who is meant, proves that the lock is still his, and waits for the limits."""
+def around(
+    host: Host,
+    params: Mapping[str, Any],
+    settings: Settings,
+    journal: IntentLog | None,
+    ready: Callable[[Frame], None] = lambda frame: None,
+) -> Iterator[Frame]:
+    """Looks up who is meant, proves that the lock is still his, and waits for the limits. `ready` is called before."""
     sink = _sink(settings.progress_file)
     beat = CallerBeat(settings.beat_file) if settings.beat_file else None
     job = _job(host, settings)
@@ -289,6 +298,7 @@ def around(host: Host, params: Mapping[str, Any], settings: Settings, journal: I
             IntentLog.of_job(request.vm, journal.folder, settings.job_id)
     if request.vm is not None and request.snapshot_id:
         frame.room = RoomWatch.of_vm(host, request.vm, settings.snapshot_reserve_percent)
+    ready(frame)
     what = f"copy of {frame.name or request.src} on {job.host if job is not None else host.name}"
     waiter = Waiter(settings.limits_timeout, beat=frame.waiting)
     wanted, begun = _limits(host, settings, request, job), waiter.clock.monotonic()

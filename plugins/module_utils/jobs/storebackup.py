@@ -47,6 +47,8 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
     from ansible_collections.stowage.esxi.plugins.module_utils.store import quota
 
     store = stores.open(request.dest)
+    # It may have waited for its slot for hours.
+    store.renew_settings()
     quota.must_have_room(store)
     warnings: list[str] = []
     sources, left_out = sources_of(host, request, False, warnings)

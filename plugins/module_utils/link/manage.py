@@ -140,8 +140,6 @@ def manage(
                 key = runner.present(decided, source, target)
         else:
             decided, key = plan.plan_absent(link, source, target), None
-            if params.get("source_gone") and not decided.changed:
-                warn(f"{link.target} has no line for the key of {link.source}, which is not asked: was it another one?")
             if decided.changed and not check_mode:
                 runner.absent(decided, source, target)
                 _forget(params, link, reach)

@@ -58,8 +58,7 @@ class Store:
         self.identity = Identity(config["hash"], seed, vault.id_key if vault else None, config.get("check", XXH3))
         self.settings_problems: dict[str, str] = {}
         """Settings that are damaged and would count, by the names of their files: those before them count instead."""
-        self.settings = self.newest_settings()
-        self.codec = Codec(self.settings["codec"], self.settings["level"])
+        self.renew_settings()
         self._index: Index | None = None
         self._from_packs: Index | None = None
         self._index_names: frozenset[str] | None = None
@@ -101,6 +100,11 @@ class Store:
         if config.get("encryption"):
             vault = _unlocked(backend, secret, config["id"])
         return Store(backend, config, vault, clock or SystemClock())
+
+    def renew_settings(self) -> None:
+        """Of a store that was opened a while ago: what counts now."""
+        self.settings = self.newest_settings()
+        self.codec = Codec(self.settings["codec"], self.settings["level"])
 
     def newest_settings(self) -> dict[str, Any]:
         """The last ones that can be had: what is stored is to be read whatever has become of them."""

@@ -92,24 +92,43 @@ class Teller:
 
 def words(store: Store) -> Iterator[tuple[str, Word | StoreError]]:
     """The last one of every writer, the newest writers in no order, or why it cannot be read."""
-    last: dict[str, str] = {}
-    for name, _size in store.backend.list(FOLDER):
-        writer, _dash, rest = name[len(FOLDER) :].partition("-")
-        if is_number(rest.partition(".")[0]):
-            last[writer] = max(name, last.get(writer, ""))
-    for writer, name in sorted(last.items()):
+    for writer, name in sorted(_last(store, FOLDER).items()):
         try:
-            value = textfile.parse(store.unseal(store.backend.read(name), name), name, store.name)
+            found = _read(store, writer, name)
+            if found is None:
+                continue
+            name, data = found
+            value = textfile.parse(store.unseal(data, name), name, store.name)
             packs = names_in(value.get("packs"), is_pack_name)
             machine_id, facts = value.get("machine"), value.get("facts")
             if packs is None or not isinstance(machine_id, str) or not isinstance(facts, dict):
                 raise Damaged(name=name, store=store.name, reason="it is no word of an unfinished backup")
             yield name, Word(name, writer, machine_id, facts, packs)
-        except ObjectMissing:
-            # Its writer has told more, or has ended.
-            continue
         except StoreError as error:
             yield name, error
+
+
+def _last(store: Store, prefix: str) -> dict[str, str]:
+    """The name of the last word of each writer."""
+    last: dict[str, str] = {}
+    for name, _size in store.backend.list(prefix):
+        writer, _dash, rest = name[len(FOLDER) :].partition("-")
+        if is_number(rest.partition(".")[0]):
+            last[writer] = max(name, last.get(writer, ""))
+    return last
+
+
+def _read(store: Store, writer: str, name: str) -> tuple[str, bytes] | None:
+    """The last word of a writer, who may tell more meanwhile; None where it has ended."""
+    while True:
+        try:
+            return name, store.backend.read(name)
+        except ObjectMissing:
+            newer = _last(store, f"{FOLDER}{writer}-").get(writer, "")
+            # Each is later than the one before: this comes to an end with its writer.
+            if newer <= name:
+                return None
+            name = newer
 
 
 def packs(store: Store) -> frozenset[str]:

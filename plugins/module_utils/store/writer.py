@@ -276,8 +276,8 @@ class Writer(Registered):
 
     def _leave(self, teller: Teller) -> None:
         """Whatever was cut, it was not the store: what has come is made durable, and told."""
-        with contextlib.suppress(StoreError):
-            for lane in self._lanes:
+        for lane in self._lanes:
+            with contextlib.suppress(StoreError):
                 lane.leave()
         for one in self._sealed:
             with contextlib.suppress(StoreError):

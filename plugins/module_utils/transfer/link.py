@@ -22,8 +22,8 @@ requests. ``result()`` takes what comes before out of the way: small answers are
 and ``chunks()``. Calls from several threads are safe, and take turns.
 
 The other side may be anything. No frame is read that is longer than what was asked for, or that is not the next one
-owed; an answer that does not come within ``stall_seconds``, or at less than ``SLOWEST_RATE``, ends the link. A link
-that has failed stays failed.
+owed; an answer that does not come within ``stall_seconds``, or at less than ``SLOWEST_RATE``, ends the link; what was
+sent before it has the time that it takes at that rate. A link that has failed stays failed.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class AgentLink:
         self._files: dict[int, str] = {}
         self._buffer = memoryview(bytearray(_BUFFER))
         self._begin = self._end = 0
-        self._deadline = 0.0
+        self._deadline, self._patience = 0.0, stall_seconds
         self._broken: TransferError | None = None
         self._closed = threading.Event()
         self._sent_at = time.monotonic()
@@ -160,7 +160,8 @@ class AgentLink:
 
     def greet(self, interpreter: starting.Interpreter) -> None:
         """Sends the agent's source and takes its greeting."""
-        self._deadline = time.monotonic() + self.stall_seconds
+        self._patience = self.stall_seconds
+        self._deadline = time.monotonic() + self._patience
         try:
             if interpreter.way == "stdin":
                 self._pipe.write(starting.line(), self.stall_seconds)
@@ -378,8 +379,8 @@ class AgentLink:
     def _answer(self, asked: Pending[Any]) -> None:
         """Reads one frame, which must be the next one that is owed."""
         # What was sent may still be on its way, behind nothing else: all that came before it has been answered.
-        patience = (asked.patience or self.stall_seconds) + asked.sent / SLOWEST_RATE
-        self._deadline = time.monotonic() + patience
+        self._patience = (asked.patience or self.stall_seconds) + asked.sent / SLOWEST_RATE
+        self._deadline = time.monotonic() + self._patience
         mark, kind, flags, number, length = agent.FRAME.unpack(self.body(agent.FRAME.size))
         if mark != agent.MARK:
             raise self.lie(f"a frame begins with {mark!r}")
@@ -452,19 +453,17 @@ class AgentLink:
 
     def _read(self, view: memoryview) -> int:
         left = self._deadline - time.monotonic()
-        patience = (self._owed[0].patience if self._owed else None) or self.stall_seconds
         try:
             if left <= 0:
                 raise TimeoutError
             count = self._pipe.readinto(view, left)
         except TimeoutError:
             what = self._owed[0].what if self._owed else "its greeting"
-            raise self._break(AgentSilent(host=self.host, seconds=patience, what=what)) from None
+            raise self._break(AgentSilent(host=self.host, seconds=round(self._patience, 1), what=what)) from None
         if count == 0:
             raise self._break(AgentLost(host=self.host, reason=self._why("its output ended")))
         self.received_bytes += count
-        # Never less than it was: an answer may have been given longer, for what had to be sent first.
-        self._deadline = max(self._deadline, min(self._deadline + count / SLOWEST_RATE, time.monotonic() + patience))
+        self._deadline = min(self._deadline + count / SLOWEST_RATE, time.monotonic() + self._patience)
         return count
 
     def keep(self, count: int, what: str) -> None:

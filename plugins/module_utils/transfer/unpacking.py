@@ -54,7 +54,7 @@ class Unpacked:
                     continue
                 found[number] = digest
                 self._lane.took(places, length, digest)
-        self._lane.sync_if_due()
+            self._lane.sync_if_due()
         for number in lost:
             found[number] = None
         return found

@@ -110,15 +110,16 @@ def test_what_is_named_does_not_depend_on_who_is_in_the_run() -> None:
         assert plan([both], "b1", played)["named"] == ["push:e1:b1", "push:e2:b1", "push:e3:b1"]
 
 
-def test_a_named_link_for_another_account_than_it_was_made_for_is_one_that_nobody_names() -> None:
-    made = {"name": "push", "source": "e1", "target": "b1"}
-    marks = ["stowage-link:push:e1:b1", "stowage-link:push:e2:b1"]
-    found: list[dict[str, Any]] = [
-        {"link": {**made, "user": "stowage"}, "links_accepted": marks},
-        {"link": {**made, "name": "control", "source": "b2", "user": "root"}, "links_accepted": marks},
-    ]
-    # Of the link of e2, which this run has nothing to do with, nobody knows for which account it is meant.
-    assert unlisted(found, ["push:e1:b1", "push:e2:b1"]) == [{**made, "user": "root"}]
+def test_a_link_that_is_named_for_one_account_is_a_strangers_in_another_ones_file() -> None:
+    for_one = {**PUSH, "user": "stowage"}
+    assert plan([for_one], "b1")["named"] == [f"push:e{number}:b1:stowage" for number in (1, 2, 3)]
+    marks = ["stowage-link:push:e1:b1"]
+    found: list[dict[str, Any]] = [{"link": {"user": user}, "links_accepted": marks} for user in ("stowage", "root")]
+    old = [{"name": "push", "source": "e1", "target": "b1", "user": "root"}]
+    assert unlisted(found, plan([for_one], "b1")["named"]) == old
+    # Of one without an account it is not known which is meant; and both may be.
+    for entries in ([PUSH], [for_one, PUSH], [for_one, {**PUSH, "user": "root"}]):
+        assert unlisted(found, plan(entries, "b1")["named"]) == []
 
 
 def test_links_that_nobody_names_are_told_once_each_with_the_account_that_they_open() -> None:
