@@ -25,7 +25,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Wa
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limits, names
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import limits, names, rotation
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadManifest, StoreNotGiven
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
@@ -150,7 +150,9 @@ class BorgPlace(StorePlace):
         read = {str(other.extra["restore_point"]["path"]) for other in others if other.kind == "restore"}
         going: list[dict[str, Any]] = []
         aged = [retention.Aged(one.path, one.moment, False) for one in mine]
-        for decision in retention.decide(aged, policy.keep, SystemClock().now()):
+        now = SystemClock().now()
+        other = rotation.second_clock(host, policy, now, result)
+        for decision in retention.decide(aged, policy.keep, now, other):
             line = {"path": decision.path, "reasons": list(decision.reasons)}
             if decision.keep or decision.path == events.made or not policy.rotate:
                 result["kept"].append(line)

@@ -46,6 +46,7 @@ def start(context: Context) -> tuple[Job, bool]:
     config = configfiles.files_of(vm) if job.extra["safety_point"] else []
     if context.check:
         return job, True
+    _let_go(context, vm)
     if not lock.acquire(session, vm.directory):
         raise _locked(context, None)
     # First here: what has no mirror is nobody's that this backup server has begun.
@@ -74,7 +75,7 @@ def _vm(context: Context) -> VirtualMachine:
 
 def _clear(context: Context, vm: VirtualMachine) -> Job | None:
     """Our own job when this step is repeated; a live one of others raises; a dead one is undone. What a dead one has
-    torn this one makes whole, so that its journal may go: the mark beside the VM stays."""
+    torn this one makes whole: see `_let_go`; the mark beside the VM stays."""
     session = context.host.session
     for found in lock.look(session, [vm.directory], touch=not context.check):
         if found.job is not None and found.job.job == context.job_id and found.path == context.folder:
@@ -85,8 +86,13 @@ def _clear(context: Context, vm: VirtualMachine) -> Job | None:
             continue
         if not _left(found):
             recover_found(context.host, found, context.state_dir, vm)
-    if context.check:
-        return None
+    return None
+
+
+def _let_go(context: Context, vm: VirtualMachine) -> None:
+    """The journal of a dead one that has left the VM torn goes only when nothing speaks against this one any more: it
+    is all that recover could finish by."""
+    session = context.host.session
     for found in lock.look(session, [vm.directory]):
         if not _left(found) or found.job is None:
             raise _locked(context, found)
@@ -95,7 +101,6 @@ def _clear(context: Context, vm: VirtualMachine) -> Job | None:
             raise _locked(context, found)
         lock.release(session, folder, found.job.job)
         jobs.remove_mirror(context.state_dir, found.job.job)
-    return None
 
 
 def _left(found: lock.Found) -> bool:

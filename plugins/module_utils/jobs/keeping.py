@@ -153,6 +153,11 @@ def decide(
     return sorted(made, key=lambda one: (one.time, one.path), reverse=True)
 
 
+def newest_of(found: Iterable[RestorePoint]) -> datetime:
+    """A second clock, where there is none but this machine's: what was made last was made by now."""
+    return max(one.moment for one in found)
+
+
 def _told(found: Iterable[RestorePoint]) -> list[Mapping[str, Any]]:
     return [one.manifest for one in sorted(found, key=lambda one: (one.time, one.path), reverse=True)]
 
@@ -220,7 +225,7 @@ def in_images(stores: Stores, location: str, rules: Rules) -> Pruned:
         for group in sorted(groups):
             by_path = {str(place.at(one.path)): one for one in groups[group]}
             named = [replace(one, path=path) for path, one in by_path.items()]
-            verdicts = decide(named, rules, now, None, lambda path: rotation.tail(path) in read)
+            verdicts = decide(named, rules, now, newest_of(named), lambda path: rotation.tail(path) in read)
             report.verdicts += verdicts
             going = [verdict.path for verdict in verdicts if not verdict.keep]
             report.removed += [path for path in going if rules.check or _removed(there, by_path[path], report)]
@@ -248,7 +253,7 @@ def in_repository(stores: Stores, location: str, rules: Rules, limits_dir: str) 
         groups.setdefault((one.host, one.identity), []).append(one)
     read, now = _sources(rules.others), SystemClock().now()
     for group in sorted(groups):
-        report.verdicts += decide(groups[group], rules, now, None, read.__contains__)
+        report.verdicts += decide(groups[group], rules, now, newest_of(groups[group]), read.__contains__)
     report.removed = [one.path for one in report.verdicts if not one.keep]
     if report.removed and not rules.check:
         going = [storeplace.parse_path(path)[1] for path in report.removed]

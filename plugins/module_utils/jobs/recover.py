@@ -158,7 +158,7 @@ def recover_host(
     outcomes += _torn_alone(host, label, vms, {one.directory for one in found})
     for job in mirrored:
         if job.job not in seen:
-            outcomes.append(_without_folder(host, job, state_dir, vms, check))
+            outcomes.append(_without_folder(host, job, state_dir, vms, found, check))
     return outcomes
 
 
@@ -446,18 +446,29 @@ def _drop_nameless(host: Host, found: lock.Found) -> None:
             lock.release(host.session, one.path, "")
 
 
-def _without_folder(host: Host, job: Job, state_dir: str, vms: Sequence[VirtualMachine], check: bool) -> Outcome:
+def _without_folder(
+    host: Host, job: Job, state_dir: str, vms: Sequence[VirtualMachine], found: Sequence[lock.Found], check: bool
+) -> Outcome:
     """The mirror tells of a job whose folder this host cannot see (any more)."""
-    there = any(vm.directory == job.directory for vm in vms)
     if job.kind == "restore":
         return _unnamed(host, job, state_dir, check)
-    if not there:
+    what = (job.job, job.vm, job.kind, job.directory)
+    vm = next((vm for vm in vms if vm.directory == job.directory), None)
+    if vm is None:
         left = (f"VM {job.vm!r} ({job.identity}) and its folder {job.directory} are not on this host any more",)
-        return Outcome(job.job, job.vm, job.kind, job.directory, "vanished", left=left)
+        return Outcome(*what, "vanished", left=left)
+    if runlife.lives(state_dir, job.run, job.lease_seconds):
+        return Outcome(*what, "live")
+    # A host knows its machines before it has mounted their datastores: that nothing is seen there means nothing then.
+    if survey.existing(host.session, [vm.vmx_path]) != (vm.vmx_path,):
+        return Outcome(*what, "vanished", left=(f"{vm.vmx_path} cannot be seen: its datastore is not there",))
+    for one in found:
+        if one.directory == job.directory and one.job is None:
+            return Outcome(*what, "vanished", left=(f"{one.path} names no job that can be read: it may be this one",))
     # The folder is gone although the VM is there: the job was ended, or undone by another backup server.
     if not check:
         jobs.forget(state_dir, job)
-    return Outcome(job.job, job.vm, job.kind, job.directory, "recovered", done=("forgot a job that left no trace",))
+    return Outcome(*what, "recovered", done=("forgot a job that left no trace",))
 
 
 def _unnamed(host: Host, job: Job, state_dir: str, check: bool) -> Outcome:

@@ -23,32 +23,42 @@ CLOCKS_DIFFER = timedelta(hours=12)
 
 
 def rotate(
-    host: Host, job: Job, policy: VmPolicy, others: Iterable[Job] = (), only_of: str | None = None
+    host: Host,
+    job: Job,
+    policy: VmPolicy,
+    others: Iterable[Job] = (),
+    only_of: str | None = None,
+    clock: Host | None = None,
 ) -> dict[str, Any]:
     """Removes what no rule keeps. A problem here never turns the fresh restore point into a failure; it is reported.
 
     `others` are the jobs that go on meanwhile: what a restore reads from stays until the next rotation. `only_of` is
-    the hypervisor whose points are meant, where several use one backup point.
+    the hypervisor whose points are meant, where several use one backup point. `clock`: whose clock is asked beside this
+    machine's own, where `host` has the same.
     """
     result: dict[str, Any] = {"kept": [], "removed": [], "problems": []}
     try:
-        _rotate(host, job, policy, others, only_of, result)
+        _rotate(host, job, policy, others, only_of, clock or host, result)
     except StowageError as error:
         result["problems"].append(error.message)
     return result
 
 
 def _rotate(
-    host: Host, job: Job, policy: VmPolicy, others: Iterable[Job], only_of: str | None, result: dict[str, Any]
+    host: Host,
+    job: Job,
+    policy: VmPolicy,
+    others: Iterable[Job],
+    only_of: str | None,
+    clock: Host,
+    result: dict[str, Any],
 ) -> None:
     folder = posixpath.dirname(job.final)
     found, bad = points.list_points(host, posixpath.dirname(folder), job.identity)
     result["problems"].extend(error.message for error in bad)
     mine = [point for point in found if posixpath.dirname(point.path) == folder and only_of in (None, point.host)]
     aged = [retention.Aged(point.path, point.moment, point.held) for point in mine]
-    now, other = host.clock.now(), clock_of(host) if policy.keep.within_days else None
-    if other is not None and abs(now - other) > CLOCKS_DIFFER:
-        result["problems"].append(clocks_differ(host, now, other))
+    now, other = host.clock.now(), second_clock(clock, policy, host.clock.now(), result)
     decisions = retention.decide(aged, policy.keep, now, other)
     by_path = {point.path: point for point in mine}
     read = {tail(str(other.extra["restore_point"]["path"])) for other in others if other.kind == "restore"}
@@ -65,6 +75,14 @@ def _rotate(
         for point in points.half_removed(host, folder):
             if point.identity == job.identity and only_of in (None, point.host) and _remove(host, point, result):
                 result["removed"].append({"path": point.path, "reasons": ["its removal had been cut short"]})
+
+
+def second_clock(host: Host, policy: VmPolicy, now: datetime, result: dict[str, Any]) -> datetime | None:
+    """What the hypervisor says that it is now, where a rule goes by ages; a problem where the two are far apart."""
+    other = clock_of(host) if policy.keep.within_days else None
+    if other is not None and abs(now - other) > CLOCKS_DIFFER:
+        result["problems"].append(clocks_differ(host, now, other))
+    return other
 
 
 def clocks_differ(host: Host, now: datetime, other: datetime) -> str:

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgplace, names, places, storeroom
+from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Keep
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import borgplace, keeping, names, places, storeroom
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadManifest
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
@@ -110,6 +112,26 @@ def test_points_are_found_read_told_and_rotated_and_what_a_killed_job_left_goes(
     )
     left = {one.name for one in repository.archives()}
     assert left == {made[0], made[2], made[3], other, foreign} and half not in left
+
+
+def test_a_backup_server_whose_clock_jumped_ahead_makes_no_archive_old(repository: Repository, stores: Stores) -> None:
+    days = [datetime.now(timezone.utc) - timedelta(days=number) for number in (400, 399)]
+    jobs = [job_at(repository, day.strftime("%Y%m%dT%H%M%SZ")) for day in days]
+    made = [fill(repository, job) for job in jobs]
+
+    def clock_at(moment: datetime) -> Any:
+        said = SimpleNamespace(stdout=f"{int(moment.timestamp())}\n")
+        return SimpleNamespace(name="esx1", session=SimpleNamespace(run=lambda argv: said))
+
+    begun = Events(({"event": INTENT, "point": made[1]},))
+    policy = vm_policy_from_dict({**jobs[1].policy, "keep": {"last": 0, "within_days": 7}})
+    place = places.of("borg", stores)
+    turned = place.rotate(clock_at(days[1]), jobs[1], begun, policy, [])
+    assert turned["removed"] == [] and "the clock of esx1 says" in turned["problems"][0]
+    rules = keeping.Rules(Keep(last=0, within_days=7), check=True)
+    assert keeping.in_repository(stores, repository.location, rules, "/nowhere").removed == []
+    turned = place.rotate(clock_at(datetime.now(timezone.utc)), jobs[1], begun, policy, [])
+    assert [line["path"] for line in turned["removed"]] == [repository.named(made[0])]
 
 
 @pytest.mark.parametrize(

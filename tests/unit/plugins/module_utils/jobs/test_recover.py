@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import backup, ending, record, recover
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import job as jobs
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.backup import Context
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import UndoIncomplete
@@ -26,6 +27,39 @@ ENTRY = {"vm": "web01", "identity": "id-1", "directory": "/v/web01", "vmx_path":
 
 def found_of(job: Job | None, directory: str = "/vmfs/volumes/ds/web01", text: bool = True) -> lock.Found:
     return lock.Found(f"{directory}/.stowage-job", directory, Sign(1, 1000), "1", job, text and job is None)
+
+
+@pytest.mark.parametrize(
+    ("seen", "found", "lives", "outcome", "said"),
+    [
+        (True, None, False, "recovered", ""),
+        (False, None, False, "vanished", "its datastore is not there"),
+        (True, found_of(None), False, "vanished", "it may be this one"),
+        (True, found_of(None, text=False), False, "vanished", "it may be this one"),
+        (True, found_of(None, "/vmfs/volumes/ds/other"), False, "recovered", ""),
+        (True, None, True, "live", ""),
+    ],
+    ids=["gone", "not mounted", "unreadable", "nameless", "another's", "under way"],
+)
+def test_a_job_whose_folder_is_not_seen_is_forgotten_only_where_it_would_be_seen(
+    seen: bool,
+    found: lock.Found | None,
+    lives: bool,
+    outcome: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A host knows its machines before it has mounted their datastores."""
+    job, state = make_job(), str(tmp_path / "state")
+    jobs.write_mirror(state, job)
+    vm: Any = SimpleNamespace(directory=job.directory, vmx_path=job.vmx_path)
+    monkeypatch.setattr(recover.survey, "existing", lambda _session, paths: tuple(paths) if seen else ())
+    monkeypatch.setattr(recover.runlife, "lives", lambda *_words: lives)
+    there = [] if found is None else [found]
+    told = recover._without_folder(HOST, job, state, [vm], there, False)
+    assert (told.outcome, len(jobs.mirrors(state))) == (outcome, 0 if outcome == "recovered" else 1)
+    assert said in "".join(told.left)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def beside(context: Context) -> list[str]:
 
 def recovered(context: Context, check: bool = False) -> recover.Outcome:
     (job,) = jobs.mirrors(context.state_dir)
-    return recover._without_folder(context.host, job, context.state_dir, [], check)
+    return recover._without_folder(context.host, job, context.state_dir, [], [], check)
 
 
 def dies_at(monkeypatch: pytest.MonkeyPatch, context: Context, name: str, after: bool = False) -> None:

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.stowage.esxi.plugins.module_utils.base.retention import Keep
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     imagefolder,
+    keeping,
     names,
     places,
     rsynccopy,
@@ -125,6 +128,33 @@ def test_points_are_found_read_told_and_rotated_and_what_a_killed_job_left_goes(
     assert (turned["problems"], [line["path"] for line in turned["removed"]]) == ([], [made[1]])
     left = {path.name for path in folder.iterdir()}
     assert left == {times[0], times[2], times[3], twin.name, foreign.name} and other.is_dir()
+
+
+def clock_at(moment: str) -> Any:
+    """A hypervisor, of which nothing is asked but the time."""
+    seconds = int(datetime.fromisoformat(moment).timestamp())
+    session = SimpleNamespace(
+        run=lambda argv: SimpleNamespace(stdout=f"{seconds}\n" if argv == ["date", "+%s"] else "")
+    )
+    return SimpleNamespace(name="esx1", session=session)
+
+
+def test_a_backup_server_whose_clock_jumped_ahead_makes_no_image_old(
+    place: rsyncplace.RsyncPlace, tmp_path: Path
+) -> None:
+    """All of 2026 is old by a clock that stands a year later; the hypervisor's is the second one."""
+    days = [datetime.now(timezone.utc) - timedelta(days=number) for number in (400, 399, 398)]
+    jobs = [job_at(tmp_path, day.strftime("%Y%m%dT%H%M%SZ")) for day in days]
+    made = [str(fill(tmp_path, job)) for job in jobs]
+    begun = Events(({"event": INTENT, "point": made[2]}, {"event": "commit-done", "final": made[2]}))
+    policy = vm_policy_from_dict({**jobs[2].policy, "keep": {"last": 0, "within_days": 7}})
+    turned = place.rotate(clock_at(days[2].isoformat()), jobs[2], begun, policy, [])
+    assert turned["removed"] == [] and "the clock of esx1 says" in turned["problems"][0]
+    # Prune has no hypervisor: what was made last was made by now.
+    report = keeping.in_images(place.stores, str(tmp_path), keeping.Rules(Keep(last=0, within_days=7)))
+    assert report.removed == []
+    turned = place.rotate(clock_at(datetime.now(timezone.utc).isoformat()), jobs[2], begun, policy, [])
+    assert [line["path"] for line in turned["removed"]] == made[1::-1] and turned["problems"] == []
 
 
 def test_an_image_that_is_cut_is_no_readable_point(place: rsyncplace.RsyncPlace, tmp_path: Path) -> None:
