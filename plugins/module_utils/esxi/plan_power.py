@@ -111,8 +111,13 @@ def is_the_jobs_to_start(vm: VirtualMachine, decided: PowerPlan, journal: Intent
     """A job starts only what it has stopped, and nobody has started since."""
     if "power_on" not in decided.steps:
         return True
-    stops = [entry for entry in journal.read() if entry["event"] == "power-off-intent"]
-    return decided.before == OFF and bool(stops) and stops[-1].get("boot_id") == vm.boot_id()
+    entries = journal.read()
+    last = max((at for at, entry in enumerate(entries) if entry["event"] == "power-off-intent"), default=None)
+    if decided.before != OFF or last is None:
+        return False
+    # As its log began when we asked, or when we had seen it go off.
+    seen = [one["boot_id"] for one in entries[last:] if one["event"] == "power-off-done" and one.get("boot_id")]
+    return vm.boot_id() in (entries[last].get("boot_id"), *seen)
 
 
 def predicted(decided: PowerPlan) -> PowerResult:

@@ -296,7 +296,10 @@ def _power(job: Job, events: Events, now: Situation, left: list[str]) -> tuple[b
     if now.power_state != "poweredOff":
         left.append(f"the VM is {now.power_state}; it stays so")
         return False, ""
-    if not noted or now.boot_id != noted:
+    # What its log began with when we had seen it go off: it may have been rotated by its size meanwhile.
+    ours = events.index("power-off-done") > events.index("power-off-intent")
+    seen = str((events.last("power-off-done") or {}).get("boot_id") or "") if ours else ""
+    if now.boot_id not in {noted, seen} - {""}:
         left.append("the VM is off, but it was started since we stopped it: somebody else's decision")
         return False, ""
     return True, ""

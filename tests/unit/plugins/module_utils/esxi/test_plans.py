@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -151,6 +152,29 @@ def test_what_cannot_be_or_is_not_allowed_is_said_before_anything_happens(
 ) -> None:
     with pytest.raises(error):
         plan_power.plan(StandIn(now, tools), state, False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("noted", "boot_id", "ours"),
+    [
+        ([("intent", "a"), ("done", "a")], "a", True),
+        ([("intent", "a"), ("done", "rotated")], "rotated", True),
+        ([("intent", "a"), ("done", "rotated")], "a", True),
+        ([("intent", "a")], "a", True),
+        ([("intent", "a"), ("done", "a")], "b", False),
+        ([("intent", "a"), ("done", "b"), ("intent", "c")], "b", False),
+        ([("intent", "a"), ("done", None)], None, False),
+        ([], "a", False),
+    ],
+)
+def test_a_job_starts_what_it_has_stopped_and_nobody_has_started_since(
+    noted: list[tuple[str, str | None]], boot_id: str | None, ours: bool
+) -> None:
+    entries = [{"event": f"power-off-{word}", "boot_id": boot} for word, boot in noted]
+    journal: Any = SimpleNamespace(read=lambda: entries)
+    vm: Any = SimpleNamespace(boot_id=lambda: boot_id)
+    decided = plan_power.PowerPlan(before=power.OFF, after=power.ON, steps=("power_on",))
+    assert plan_power.is_the_jobs_to_start(vm, decided, journal) is ours
 
 
 # -- when is a removal complete ----------------------------------------------------------------------------------

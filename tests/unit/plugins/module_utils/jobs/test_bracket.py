@@ -38,6 +38,15 @@ def test_a_machine_that_we_stopped_is_started_again() -> None:
     assert undo(STOPPED, power_state="poweredOff").power_on is True
 
 
+def test_a_machine_whose_log_was_rotated_while_it_went_off_is_started_again() -> None:
+    seen = [STOPPED[0], {"event": "power-off-done", "boot_id": "rotated"}]
+    for boot_id, started in (("boot-1", True), ("rotated", True), ("boot-2", False), ("", False)):
+        assert undo(seen, power_state="poweredOff", boot_id=boot_id).power_on is started
+    # That of an earlier stop says nothing of this one.
+    again = [*seen, {"event": "power-off-intent", "boot_id": "boot-2"}]
+    assert undo(again, power_state="poweredOff", boot_id="rotated").power_on is False
+
+
 def test_a_machine_that_went_off_after_we_asked_and_before_we_saw_it_is_started_again() -> None:
     assert undo(STOPPED[:1], power_state="poweredOff").power_on is True
 
