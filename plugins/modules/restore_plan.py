@@ -64,6 +64,11 @@ options:
       - The newest restore point at or before this time is taken, ISO 8601, in UTC where it names no zone, or the name
         of a restore point's folder. Without it, the newest of all.
     type: str
+  made_by:
+    description:
+      - Inventory name of the hypervisor whose restore points are meant, where several have backed up machines of one
+        name or UUID. Without it, all.
+    type: str
   datastore:
     description:
       - The datastore to restore to. The VM gets a folder after its name there. Needed unless O(directory) is given.

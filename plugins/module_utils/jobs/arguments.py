@@ -132,6 +132,7 @@ def restore_spec() -> dict[str, dict[str, Any]]:
         "point": {"type": "str", "required": True},
         "vm": {"type": "str"},
         "at": {"type": "str"},
+        "made_by": {"type": "str"},
         "datastore": {"type": "str"},
         "directory": {"type": "str"},
         "name": {"type": "str"},

@@ -241,7 +241,10 @@ class NoRestorePoint(JobError):
 class AmbiguousRestorePoint(JobError):
     id = "ambiguous-restore-point"
     template = "{wanted!r} names {count} different VMs under {point}: {candidates}"
-    hint = "Give the UUID of the VM in restore_vm, or the folder of one restore point in restore_point."
+    hint = (
+        "Give the UUID of the VM in restore_vm, its hypervisor in restore_made_by, or the folder of one restore point "
+        "in restore_point."
+    )
     exit_code = 53
 
 

@@ -227,7 +227,7 @@ def answer(host: Host, params: Mapping[str, Any], stores: Stores) -> dict[str, A
     place = places.of("dedup", stores)
     found, bad = place.find(host, params["point"])
     at = restore.parse_at(params["at"]) if params.get("at") else None
-    point = restore.choose(found, params["point"], params.get("vm"), at)
+    point = restore.choose(found, params["point"], params.get("vm"), at, params.get("made_by"))
     vmx = restore.read_vmx(host, place, point)
     vm = meant(host, params, point, label)
     now = present.read(host, vm, host.vms())

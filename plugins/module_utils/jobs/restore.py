@@ -149,8 +149,21 @@ class RestorePlan:
         }
 
 
-def choose(found: Sequence[RestorePoint], place: str, vm: str | None, at: datetime | None) -> RestorePoint:
-    """The newest restore point of that VM, at or before that time. A name that two VMs share is ambiguous."""
+def choose(
+    found: Sequence[RestorePoint], place: str, vm: str | None, at: datetime | None, made_by: str | None = None
+) -> RestorePoint:
+    """The newest restore point of that VM, at or before that time, of those that one hypervisor has made where it is
+    named. A name that two VMs share is ambiguous."""
+    if made_by:
+        theirs = [point for point in found if point.host == made_by]
+        if found and not theirs:
+            hosts = ", ".join(sorted({point.host for point in found}))
+            raise NoRestorePoint(
+                wanted=f"made by {made_by!r}",
+                point=place,
+                found=f"Those there were made by {hosts}. Correct restore_made_by.",
+            )
+        found = theirs
     mine = [point for point in found if vm is None or vm in (point.vm, point.identity) or vm.lower() == point.uuid]
     if not mine:
         names = ", ".join(sorted({point.vm for point in found})) or "nothing"
@@ -482,7 +495,7 @@ def answer(host: Host, params: Mapping[str, Any], stores: Stores | None = None) 
     place = places.of(params.get("program") or places.DEFAULT, stores or Stores())
     found, bad = place.find(host, params["point"])
     at = parse_at(params["at"]) if params.get("at") else None
-    point = choose(found, params["point"], params.get("vm"), at)
+    point = choose(found, params["point"], params.get("vm"), at, params.get("made_by"))
     vmx = read_vmx(host, place, point)
     name = params.get("name") or point.vm
     wish = Wish(

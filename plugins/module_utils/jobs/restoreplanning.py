@@ -29,7 +29,7 @@ _OWN_MAC = {
 _SAFETY = "safety    what its disks hold now becomes a restore point of the same store first"
 _NO_SAFETY = "safety    no restore point is made of what its disks hold now"
 # What tells one request from another where there is no plan to tell them apart.
-_ASKED = ("point", "vm", "at", "datastore", "directory", "name")
+_ASKED = ("point", "vm", "at", "made_by", "datastore", "directory", "name")
 
 
 def text(plan: Mapping[str, Any]) -> str:

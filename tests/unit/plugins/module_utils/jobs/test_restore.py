@@ -168,6 +168,12 @@ def test_hosts_that_take_turns_with_files_of_their_own_have_a_machine_each() -> 
     # One of them is meant by its path, or by a time at which there were no others.
     assert choose(turns[1:2], "/p", "web01", None) == turns[1]
     assert choose(turns, "/p", "web01", parse_at("2026-11-01T23:00:00Z")) == turns[0]
+    # Or by who has made it.
+    assert choose(turns, "/p", "web01", None, "esx1") == turns[2]
+    assert choose(turns, "/p", "web01", parse_at("2026-11-03T19:00:00Z"), "esx2") == turns[1]
+    with pytest.raises(NoRestorePoint, match="made by 'esx3'") as nobody:
+        choose(turns, "/p", "web01", None, "esx3")
+    assert "made by esx1, esx2. Correct restore_made_by" in nobody.value.hint_text
     # One that moved, also to and fro with its datastore, is one machine.
     moved = [made_by("esx1", 1, "esx1"), made_by("esx1", 2, "esx1"), made_by("esx2", 3, "esx2")]
     assert choose(moved, "/p", "web01", None) == moved[-1]
