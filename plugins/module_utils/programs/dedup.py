@@ -10,7 +10,6 @@ raises only where there is no restore point.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -295,13 +294,14 @@ def must_fit(opened: Sequence[OpenDisk], machine_name: str, reach: Reach) -> Non
 def opening_of(path: str, reach: Reach) -> Callable[[], None]:
     """Asked before each extent of a disk: a host that lets every one of thousands wait would hold us for ever.
 
-    Beside the stall time each has a second, which is more than the longest way takes."""
-    began = reach.clock.monotonic()
-    asked = itertools.count()
+    Beside the stall time each has a second, which is more than the longest way takes. What comes before the first, a
+    login for example, has time limits of its own."""
+    times: list[float] = []
 
     def going_on() -> None:
         reach.alive()
-        count, seconds = next(asked), reach.clock.monotonic() - began
+        times.append(reach.clock.monotonic())
+        count, seconds = len(times) - 1, times[-1] - times[0]
         if seconds >= reach.stall_seconds + count:
             raise errors.OpensTooSlowly(host=reach.host.name, count=count, path=path, seconds=int(seconds))
 
