@@ -231,15 +231,22 @@ def hinted(bench: Bench) -> None:
         bench.pair("second day, hinted", mine, lambda: synced(best), 15.0, f"{Rsync.name}, {best}")
 
 
-def restoring(bench: Bench) -> None:
-    """A disk out of the store to a new one of the host; and over one of which 1 % differs."""
+@contextlib.contextmanager
+def one_disk(bench: Bench) -> Iterator[tuple[WireLab, Reach, str, Image]]:
+    """The first disk in a host, past the lab's wire, with room for another one; and the file that filled it."""
     source = bench.days()[0][0]
-    size, data = os.path.getsize(source), os.stat(source).st_blocks * 512
-    with bench.lab([size], 3 * data + (512 << 20)) as lab:
+    data = os.stat(source).st_blocks * 512
+    with bench.lab([os.path.getsize(source)], 3 * data + (512 << 20)) as lab:
         adopt_orphans()
-        reach = lab.past_the_wire()
         image = Image(lab.flat(0), [source])
         image.fill()
+        yield lab, lab.past_the_wire(), source, image
+
+
+def restoring(bench: Bench) -> None:
+    """A disk out of the store to a new one of the host; and over one of which 1 % differs."""
+    with one_disk(bench) as (lab, reach, source, image):
+        size = os.path.getsize(source)
         ours = Ours(lab, reach, bench.work / "store")
         ours.clear()
         ours.backup([0])
@@ -268,12 +275,7 @@ def restoring(bench: Bench) -> None:
 
 def modes(bench: Bench) -> None:
     """What it costs that each piece is durable before the next one: the transfer mode sync beside async."""
-    source = bench.days()[0][0]
-    size, data = os.path.getsize(source), os.stat(source).st_blocks * 512
-    with bench.lab([size], 3 * data + (512 << 20)) as lab:
-        adopt_orphans()
-        reach = lab.past_the_wire()
-        Image(lab.flat(0), [source]).fill()
+    with one_disk(bench) as (lab, reach, _source, _image):
         stores = [Ours(lab, reach, bench.work / f"store-{steps}", stepwise=steps) for steps in (True, False)]
         flat, descriptor = lab.volume / "new-flat.vmdk", lab.volume / "new.vmdk"
 

@@ -113,13 +113,14 @@ def cases(can_be: bool) -> list[Any]:
 def test_a_machine_goes_to_its_place_and_comes_back_as_it_was(
     house: House, place: Place, how: str, tmp_path: Path
 ) -> None:
+    mode = "sync" if place.program == "dedup" and how == "cold" else "async"
     run = house.controller.play(
         f"backup_{how}",
         *("--limit", HOST),
         backup_select=[f"name:{VM}"],
         backup_reserve_percent=0,
         **place.variables("backup"),
-        **(piecewise := {"backup_transfer_mode": "sync"} if place.program == "dedup" and how == "cold" else {}),
+        backup_transfer_mode=mode,
     ).must_end_with(0)
     (entry,) = house.record(run)["vms"]
     told = [entry[name] for name in ("vm", "program", "status", "effective_how", "proven", "error")]
@@ -140,7 +141,7 @@ def test_a_machine_goes_to_its_place_and_comes_back_as_it_was(
         restore_uuid="new",
         restore_mac="new",
         **place.variables("restore"),
-        **({"restore_transfer_mode": "sync"} if piecewise else {}),
+        restore_transfer_mode=mode,
     )
     try:
         run.must_end_with(0)

@@ -159,7 +159,8 @@ def _change(
         ) from error
     at = clock.now()
     if journal is not None:
-        # A log that is rotated by its size begins anew while the VM runs: what it begins with now is of the same start.
+        # vmware.log may be rotated by its size (log.rotateSize, as vSphere's hardening guide asks for), so that it
+        # begins anew while the VM runs: what it begins with now is of the same start.
         seen = {"boot_id": vm.boot_id()} if wanted == OFF else {}
         journal.note(_INTENTS[operation][1], **seen)
     return PowerChange(before, wanted, True, at, clock.monotonic() - started, (operation,))

@@ -237,25 +237,26 @@ class Frame:
         if self.room is not None:
             self.room.check()
 
-    def reach(self, host: Host, settings: Settings, **more: Any) -> Reach:
-        """The way to the hypervisor's files for a program that moves their bytes over connections."""
+    def reach(self, host: Host, settings: Settings, alive: Callable[[], None] | None = None) -> Reach:
+        """The way to the hypervisor's files for a program that moves their bytes over connections. `alive`: in the
+        place of `waiting`."""
         # Inside: a copy between datastores needs none of it.
         from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 
-        words: dict[str, Any] = {
-            "note": self.journal.note if self.journal is not None else no_note,
-            "progress": self.progress,
-            "alive": self.waiting,
-            "connections": settings.connections,
-            "bandwidth_limit": settings.bandwidth_limit or 0,
-            "stall_seconds": settings.stall_timeout,
-            "minimum_rate": settings.minimum_rate,
-            "stepwise": settings.transfer_mode == "sync",
-            "label": settings.job_id or "by-hand",
-            "lease": f"{self.journal.folder}/lease" if self.journal is not None else "",
-            "reserve_percent": self.request.reserve_percent,
-        }
-        return Reach(host, **{**words, **more})
+        return Reach(
+            host=host,
+            note=self.journal.note if self.journal is not None else no_note,
+            progress=self.progress,
+            alive=alive or self.waiting,
+            connections=settings.connections,
+            bandwidth_limit=settings.bandwidth_limit or 0,
+            stall_seconds=settings.stall_timeout,
+            minimum_rate=settings.minimum_rate,
+            stepwise=settings.transfer_mode == "sync",
+            label=settings.job_id or "by-hand",
+            lease=f"{self.journal.folder}/lease" if self.journal is not None else "",
+            reserve_percent=self.request.reserve_percent,
+        )
 
     def waiting(self) -> None:
         """Where nothing on the hypervisor keeps the lease fresh.

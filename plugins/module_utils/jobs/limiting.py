@@ -97,7 +97,7 @@ def _means(wish: Wish, key: str, names: Sequence[str]) -> bool:
 
 def place_of(location: str) -> str:
     """One spelling of a store's place on the backup server or in a bucket."""
-    if "://" in location or not location.startswith("/") or location.startswith(VOLUMES + "/"):
+    if not is_here(location):
         return location.rstrip("/")
     return os.path.realpath(location)
 

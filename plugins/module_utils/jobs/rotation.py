@@ -28,17 +28,17 @@ def rotate(
     policy: VmPolicy,
     others: Iterable[Job] = (),
     only_of: str | None = None,
-    clock: Host | None = None,
+    hypervisor: Host | None = None,
 ) -> dict[str, Any]:
     """Removes what no rule keeps. A problem here never turns the fresh restore point into a failure; it is reported.
 
     `others` are the jobs that go on meanwhile: what a restore reads from stays until the next rotation. `only_of` is
-    the hypervisor whose points are meant, where several use one backup point. `clock`: whose clock is asked beside this
-    machine's own, where `host` has the same.
+    the hypervisor whose points are meant, where several use one backup point. `hypervisor`: whose clock is asked beside
+    this machine's own, where `host` is none.
     """
     result: dict[str, Any] = {"kept": [], "removed": [], "problems": []}
     try:
-        _rotate(host, job, policy, others, only_of, clock or host, result)
+        _rotate(host, job, policy, others, only_of, hypervisor or host, result)
     except StowageError as error:
         result["problems"].append(error.message)
     return result
@@ -50,7 +50,7 @@ def _rotate(
     policy: VmPolicy,
     others: Iterable[Job],
     only_of: str | None,
-    clock: Host,
+    hypervisor: Host,
     result: dict[str, Any],
 ) -> None:
     folder = posixpath.dirname(job.final)
@@ -58,7 +58,8 @@ def _rotate(
     result["problems"].extend(error.message for error in bad)
     mine = [point for point in found if posixpath.dirname(point.path) == folder and only_of in (None, point.host)]
     aged = [retention.Aged(point.path, point.moment, point.held) for point in mine]
-    now, other = host.clock.now(), second_clock(clock, policy, host.clock.now(), result)
+    now = host.clock.now()
+    other = second_clock(hypervisor, policy, now, result)
     decisions = retention.decide(aged, policy.keep, now, other)
     by_path = {point.path: point for point in mine}
     read = {tail(str(other.extra["restore_point"]["path"])) for other in others if other.kind == "restore"}

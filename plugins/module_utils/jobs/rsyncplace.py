@@ -192,7 +192,7 @@ class RsyncPlace(StorePlace):
             raise BadManifest(path=events.made, reason=f"the journal names it, and it is not in {job.final}")
         with machine_of(self.stores, made) as there:
             # Of two hypervisors whose VMs have one identity, none may push out what the other has made.
-            turned = rotation.rotate(there, replace(job, final=made.path), policy, others, job.host, clock=host)
+            turned = rotation.rotate(there, replace(job, final=made.path), policy, others, job.host, hypervisor=host)
             for name in ("kept", "removed"):
                 result[name] += [{**line, "path": str(made.at(line["path"]))} for line in turned[name]]
             result["problems"] += turned["problems"]

@@ -30,6 +30,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.store import St
 FOLDER = "unfinished/"
 # Between two words of one writer: what is sent in this time may have to be sent again.
 TELL_SECONDS = 30.0
+# Step by step a word is said for each pack; of so many packs a second later, of twice as many two.
 MANY_PACKS = 512
 MOST_CHUNKS = 2_000_000
 # Packs whose tables of contents are in memory at a time.
