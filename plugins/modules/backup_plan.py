@@ -48,6 +48,8 @@ options:
             V(pattern:web*), V(tag:nightly), or an exact VM name. The items add up.
           - V(query) is a JMESPath expression over the list of VMs as M(stowage.esxi.esxi_vm_info) returns it; it
             returns VMs, their ids or their names.
+          - A replica that M(stowage.esxi.vm_replica) calls ready, and that is off, is meant only by its exact name or
+            UUID. A host on which nothing else would be selected is fine.
         type: list
         elements: raw
         default: []
@@ -408,7 +410,8 @@ plan:
           elements: dict
           returned: success
     excluded:
-      description: Names of the VMs that O(policy.select) means and O(policy.exclude) takes out.
+      description:
+        - Names of the VMs that O(policy.select) means and O(policy.exclude) takes out.
       type: list
       elements: str
       returned: success

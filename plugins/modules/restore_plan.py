@@ -132,6 +132,13 @@ options:
       - Make it a replica of the VM on the hypervisor of this name. It is marked as one, and M(stowage.esxi.vm_replica)
         tells when somebody has touched it. The role P(stowage.esxi.replicate#role) sets it.
     type: str
+  replica_touched:
+    description:
+      - Whether a replica that is not as it was left is written over, and what was done to it given up. Judged when the
+        plan is made; from then on its start is watched.
+    type: str
+    choices: [refuse, resync]
+    default: refuse
   run_id:
     description:
       - Name of the run. Without it, no entry of a record is written.

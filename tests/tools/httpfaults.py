@@ -18,8 +18,14 @@ SLOW_DOWN = b"""<?xml version="1.0" encoding="UTF-8"?>
 <Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"""
 BROKEN = b"""<?xml version="1.0" encoding="UTF-8"?>
 <Error><Code>InternalError</Code><Message>We encountered an internal error. Please try again.</Message></Error>"""
+CONFLICT = b"""<?xml version="1.0" encoding="UTF-8"?>
+<Error><Code>ConditionalRequestConflict</Code><Message>The conditional request cannot succeed due to a conflicting
+operation against this resource.</Message></Error>"""
 
-#: What can happen to a request. `lost`: the server has done it, and its answer is thrown away.
+_REFUSALS = {"slow-down": (503, SLOW_DOWN), "error": (500, BROKEN), "conflict": (409, CONFLICT)}
+
+#: What can happen to any request. `lost`: the server has done it, and its answer is thrown away. To a put also a
+#: `conflict`, with what another client does to that name.
 FAULTS = ("slow-down", "error", "silence", "refused", "cut-upload", "cut-answer", "lost")
 
 
@@ -90,8 +96,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up()
             return
         body = self.rfile.read(length)
-        if fault in ("slow-down", "error"):
-            self._answer(503 if fault == "slow-down" else 500, [], SLOW_DOWN if fault == "slow-down" else BROKEN)
+        if fault in _REFUSALS:
+            status, text = _REFUSALS[fault]
+            self._answer(status, [], text)
             return
         if fault == "silence":
             threading.Event().wait(self.line.silence_seconds)

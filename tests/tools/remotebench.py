@@ -17,7 +17,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.pipe import Proce
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import AgentLink
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import RemoteDisk
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.shellway import ShellLink
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.starting import Interpreter, source
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.starting import Interpreter
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import Starter
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -60,7 +60,7 @@ class LocalHost(Starter):
         if self.refuse is not None:
             raise self.refuse
         interpreter = Interpreter(self.python, sys.version_info[:3])
-        argv = interpreter.argv(len(source()), "stowage-agent-0123456789abcdef", 60)
+        argv = interpreter.argv("stowage-agent-0123456789abcdef", 60)
         pipe = CuttingPipe(argv, "agent", self.host, 0, dict(os.environ))
         link = AgentLink(pipe, self.host, **self.options)
         link.greet(interpreter)

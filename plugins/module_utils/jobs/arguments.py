@@ -145,6 +145,7 @@ def restore_spec() -> dict[str, dict[str, Any]]:
         "in_place": {"type": "bool", "default": False},
         "safety_point": {"type": "bool", "default": True},
         "replica_of": {"type": "str"},
+        "replica_touched": {"type": "str", "choices": ["refuse", "resync"], "default": "refuse"},
     }
 
 

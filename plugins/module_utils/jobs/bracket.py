@@ -64,6 +64,8 @@ class Situation:
     asked_seconds_ago: float = 0.0
     #: Half copies at the job's other backup points.
     other_partials: tuple[str, ...] = ()
+    #: Whether the VM is still marked as torn by this job, which has made it whole.
+    marked_torn: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Undo:
     left: tuple[str, ...] = ()
     wait: str = ""
     torn: bool = False
+    remove_mark: bool = False
 
     @property
     def half_copies(self) -> tuple[str, ...]:
@@ -101,6 +104,7 @@ class Undo:
         words += [f"unregister vmid {self.unregister}"] if self.unregister is not None else []
         words += ["remove the half restored VM's files"] if self.remove_restored else []
         words += ["finish the restore in place"] if self.torn else []
+        words += ["take away the mark of a torn VM"] if self.remove_mark else []
         return tuple(words)
 
 
@@ -186,7 +190,7 @@ def plan_undo(job: Job, events: Events, now: Situation, spare: bool = False) -> 
 
     `spare`: our snapshot stays for the moment, as it is about to become a reference."""
     if job.kind == INPLACE:
-        return Undo(kill=_our_processes(job, events, now), torn=events.torn)
+        return Undo(kill=_our_processes(job, events, now), torn=events.torn, remove_mark=now.marked_torn)
     undo = _undo_restore(job, events, now) if job.kind == "restore" else _undo_backup(job, events, now, spare)
     return replace(undo, unload_module=events.module_loaded)
 

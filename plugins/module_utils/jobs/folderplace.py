@@ -87,7 +87,8 @@ class FolderPlace:
         return points.read_point(host, path)
 
     def rotate(self, host: Host, job: Job, events: Events, policy: VmPolicy, others: Iterable[Job]) -> dict[str, Any]:
-        return rotation.rotate(host, job, policy, others)
+        # Of hosts that share a datastore none may push out what the other has made of a VM with the same identity.
+        return rotation.rotate(host, job, policy, others, job.host)
 
     def find(self, host: Host, point: str) -> tuple[list[RestorePoint], list[BadManifest]]:
         """`point` is a backup point, one VM's folder in it, or one restore point."""

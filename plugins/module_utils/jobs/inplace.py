@@ -102,6 +102,7 @@ def plan_in_place(
             "safety_point": safety_point and now.torn is None,
             "identity": now.identity,
             "boot_id": now.boot_id,
+            "replica_state": replica.state_of(now.vmx),
             "torn": now.torn is not None,
             "safety_before": now.torn.safety_point if now.torn else "",
         },
@@ -176,6 +177,8 @@ def _problems(
     if target.open_job:
         reason = f"a job that has not ended holds {now.directory} ({target.open_job})"
         found.append(problem("job-open", reason, "wait for it to end; if it is dead, run recover, then restore again"))
+    if wish.replica_of and wish.replica_touched == "refuse" and not found:
+        found.extend(replica.obstacles(now, target.host))
     for disk in point.disks:
         there = now.disks.get(disk.key)
         if there is None:
@@ -240,11 +243,13 @@ def answer(host: Host, params: Mapping[str, Any], stores: Stores) -> dict[str, A
         connect_networks=params["connect_networks"],
         reserve_percent=params["reserve_percent"],
         replica_of=params.get("replica_of") or "",
+        replica_touched=params["replica_touched"],
     )
     volumes = survey.volumes(host)
     plan = plan_in_place(
         point, vmx, wish, now, _target(host, label, now, vmx, volumes), volumes, params["safety_point"]
     )
+    plan = replace(plan, notes=(*plan.notes, *restore.passed_over(found, point, at, params.get("made_by"))))
     if plan.problems:
         raise restore.refuse(plan)
     return {

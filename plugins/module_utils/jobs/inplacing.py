@@ -154,6 +154,7 @@ def _new_job(context: Context, vm: VirtualMachine) -> Job:
             "restore_point": dict(plan["restore_point"]),
             "vmx_text": plan["vmx_text"],
             "identity": asked["identity"],
+            "replica_state": str(asked["replica_state"]),
             "safety_point": bool(asked["safety_point"]),
             "safety_before": str(asked["safety_before"]),
         },
@@ -168,6 +169,9 @@ def commit(context: Context) -> tuple[dict[str, Any], bool]:
     changed = not Events(tuple(log.read())).committed
     if changed:
         work.commit(context.place)
+    else:
+        # The first time it may have failed at this.
+        torn.remove(context.host.session, job.directory, job.job)
     vm = _vm(context)
     view = {
         "vmid": vm.vmid,

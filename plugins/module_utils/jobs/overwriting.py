@@ -19,7 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import present, storeplace, torn
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import present, replica, storeplace, torn
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import TEAR, Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import NotAtRest, RemoteStepFailed, VmGone
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
@@ -57,6 +57,8 @@ class Overwriting:
         reasons = [(one["message"], one["hint"]) for one in present.obstacles(now, job.disk_keys, job.host)]
         if now.boot_id != job.boot_id:
             reasons.append(("somebody has started it since", "restore it in place again, with a plan of its own"))
+        if self._took_over(now):
+            reasons.append(("it is a replica that has taken over since", "bring its changes back, or restore it again"))
         for disk in job.disks:
             there = now.disks.get(str(disk["key"]))
             seen = None if there is None else (there.path, there.flat, there.capacity_bytes)
@@ -70,6 +72,12 @@ class Overwriting:
                 way_out=". ".join(dict.fromkeys(way[0].upper() + way[1:] for _reason, way in reasons)),
             )
         return now
+
+    def _took_over(self, now: Present) -> bool:
+        """Whether it is neither what the plan has seen, nor what this job makes of it at its end."""
+        planned = self.job.extra.get("replica_state")
+        made = parse_vmx(str(self.job.extra["vmx_text"]), self.job.vmx_path)
+        return planned is not None and replica.state_of(now.vmx) not in (planned, replica.state_of(made))
 
     def tear(self) -> Present:
         """Looks once more, then marks the VM, durably, in the journal and beside it: from here on it is written to."""
@@ -147,8 +155,10 @@ class Overwriting:
             raise RemoteStepFailed(what=f"Setting the mode of {job.vmx_path}", rc=mode.rc, stderr=mode.output)
         host.vim("vmsvc/reload", str(now.vmid))
         session.check(["sync"], timeout_seconds=300)
-        torn.remove(session, job.directory, job.job)
+        # In this order: whoever dies between the two leaves a mark that is known to be over, and not a VM that is whole
+        # and taken for torn.
         self.log.note("commit-done", final=job.directory)
+        torn.remove(session, job.directory, job.job)
 
     def _new_content(self, disk: Mapping[str, Any]) -> str:
         """Other content has another content id, and no table of changes that does not know of it."""

@@ -15,6 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.info import desc
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import (
     places,
     record,
+    replica,
     storeroom,
     storetwins,
     survey,
@@ -43,9 +44,10 @@ def plan_backup(
     policy, stores = parse_policy(raw_policy), stores or Stores()
     vms = host.vms()
     infos = {vm.vmid: info for vm, info in zip(vms, describe_vms(host, vms))}
-    found = survey.candidates(vms, infos, host_tags)
+    found = survey.candidates(vms, infos, host_tags, {vm.vmid for vm in vms if replica.stands_by(vm)})
     selection = select(policy.select, policy.exclude, found, label, policy.unknown_names)
-    if not selection.chosen and not selection.problems and not policy.allow_none:
+    none_is_right = policy.allow_none or any(one.standby for one in selection.left_out)
+    if not selection.chosen and not selection.problems and not none_is_right:
         wishes = ", ".join(str(wish) for wish in policy.select) or "an empty selection"
         raise NothingSelected(host=label, select=wishes, count=len(vms))
     by_id = {vm.vmid: vm for vm in vms}

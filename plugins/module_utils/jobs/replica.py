@@ -92,7 +92,7 @@ def marked(
                     _HOST: source,
                     _STATE: state,
                     _PATH: vmx_path,
-                    _BOOT: hashlib.sha256(boot_id.encode()).hexdigest()[:16] if boot_id else "",
+                    _BOOT: _start(boot_id),
                 }
             )
         )
@@ -111,14 +111,27 @@ def is_replica(vm: VirtualMachine) -> bool:
     return vm.readable and bool(vm.vmx.get(_OF))
 
 
+def stands_by(vm: VirtualMachine) -> bool:
+    """Whether it has not taken over, and was not started since a run has left it: then it holds nothing of its own."""
+    return is_replica(vm) and state_of(vm.vmx) == READY and vm.vmx.get(_BOOT, "") == _start(vm.boot_id() or "")
+
+
+def state_of(vmx: Vmx) -> str:
+    """Of a replica; empty for any other VM."""
+    return (vmx.get(_STATE) or READY) if vmx.get(_OF) else ""
+
+
+def _start(boot_id: str) -> str:
+    return hashlib.sha256(boot_id.encode()).hexdigest()[:16] if boot_id else ""
+
+
 def judge(now: Present, host: str) -> Replica:
     """Pure: what of the VM is not as the last sync has left it."""
     vmx, touched = now.vmx, []
     state = vmx.get(_STATE) or READY
     if now.power_state != "poweredOff":
         touched.append(f"it is {now.power_state}")
-    boot = hashlib.sha256(now.boot_id.encode()).hexdigest()[:16] if now.boot_id else ""
-    if vmx.get(_BOOT, "") != boot:
+    if vmx.get(_BOOT, "") != _start(now.boot_id):
         touched.append("it was started")
     if now.snapshots:
         touched.append(f"it has snapshots: {', '.join(now.snapshots)}")
@@ -199,21 +212,35 @@ def answer(host: Host, params: Mapping[str, Any], check: bool) -> dict[str, Any]
 
 
 def refuse_touched(found: Replica, vm: str, host: str) -> None:
+    speaks = _against(found)
+    if speaks is not None:
+        raise ReplicaTouched(vm=vm, host=host, reason=speaks[0], way_out=speaks[1])
+
+
+def obstacles(now: Present, host: str) -> list[present.Problem]:
+    """The same for a plan: a copy may have taken over since somebody looked."""
+    speaks = _against(judge(now, host))
+    if speaks is None:
+        return []
+    reason, way_out = speaks
+    hint = way_out[0].lower() + way_out[1:]
+    return [present.problem("replica-touched", f"VM {now.name!r}, a replica: {reason}", hint)]
+
+
+def _against(found: Replica) -> tuple[str, str] | None:
+    """Why it is not to be written over, and the way out; None where it stands by as a sync has left it."""
     if found.state == ACTIVE:
-        raise ReplicaTouched(
-            vm=vm,
-            host=host,
-            reason="it has taken over, and what it has done since would be lost",
-            way_out="Bring its changes back with replicate_action=failback, or give them up: replicate_touched=resync",
+        return (
+            "it has taken over, and what it has done since would be lost",
+            "Bring its changes back with replicate_action=failback, or give them up: replicate_touched=resync",
         )
     if found.touched:
-        raise ReplicaTouched(
-            vm=vm,
-            host=host,
-            reason="; ".join(found.touched),
-            way_out="Power it off and remove its snapshots. Then set replicate_touched=resync, which gives up whatever "
+        return (
+            "; ".join(found.touched),
+            "Power it off and remove its snapshots. Then set replicate_touched=resync, which gives up whatever "
             "was done to it; or remove the copy, and the next run makes it anew",
         )
+    return None
 
 
 def _must_be_free(host: Host, now: Present) -> None:

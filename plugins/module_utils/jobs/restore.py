@@ -62,6 +62,7 @@ class Wish:
     connect_networks: bool = True
     reserve_percent: int = 5
     replica_of: str = ""
+    replica_touched: str = "refuse"
 
 
 @dataclass(frozen=True)
@@ -200,14 +201,24 @@ def _one_vm(points: Sequence[RestorePoint], place: str, vm: str | None) -> None:
         )
 
 
-def _of_others(found: Sequence[RestorePoint], chosen: RestorePoint) -> tuple[str, ...]:
-    """That other hosts have made restore points of the same identity, for whoever expects theirs."""
+def passed_over(
+    found: Sequence[RestorePoint], chosen: RestorePoint, at: datetime | None, made_by: str | None = None
+) -> tuple[str, ...]:
+    """What else there is of the same identity, for whoever expects that: of other hosts, and under a newer name."""
     mine = sorted((point for point in found if point.identity == chosen.identity), key=lambda point: point.time)
+    notes = []
     others = {point.host: point.path for point in mine if point.host != chosen.host}
-    if not others:
-        return ()
-    listed = "; ".join(f"{host}, the newest {path}" for host, path in sorted(others.items()))
-    return (f"this restore point was made by {chosen.host}; of the same identity there are others, made by {listed}",)
+    if others and not made_by:
+        listed = "; ".join(f"{host}, the newest {path}" for host, path in sorted(others.items()))
+        notes.append(
+            f"this restore point was made by {chosen.host}; of the same identity there are others, made by {listed}"
+        )
+    last = next((one for one in reversed(mine) if one.host == chosen.host and not one.safety), chosen)
+    if at is None and last.vm != chosen.vm and last.time > chosen.time:
+        notes.append(
+            f"VM {chosen.vm!r} has been renamed {last.vm!r} since: under that name there is a newer one, {last.path}"
+        )
+    return tuple(notes)
 
 
 def parse_at(text: str) -> datetime:
@@ -512,7 +523,7 @@ def answer(host: Host, params: Mapping[str, Any], stores: Stores | None = None) 
     program = params.get("program") or places.DEFAULT
     target = read_target(host, label, wish, vmx, point.identity)
     plan = plan_restore(point, vmx, wish, replace(target, no_way=no_way(host, program)))
-    plan = replace(plan, program=program, notes=(*plan.notes, *_of_others(found, point)))
+    plan = replace(plan, program=program, notes=(*plan.notes, *passed_over(found, point, at, params.get("made_by"))))
     if plan.problems:
         raise refuse(plan)
     return {

@@ -32,7 +32,8 @@ _WORDS = ("name", "uuid", "pattern", "regex", "tag", "datastore", "query")
 class Candidate:
     """One registered VM, as far as choosing needs it. `info` is its esxi_vm_info entry, for queries.
 
-    `unknown` says why the host could not tell its configuration or its state this time.
+    `unknown` says why the host could not tell its configuration or its state this time. `standby`: a replica that waits
+    for its turn; it holds what its machine's own restore points hold.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Candidate:
     tags: tuple[str, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     unknown: str = ""
+    standby: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,11 @@ def select(
     """Chooses by `wishes` minus `unwanted`. A name that is unknown or means several VMs is a problem of that name."""
     problems: list[Problem] = []
     wanted: set[int] = set()
+    waiting = {candidate.vmid for candidate in candidates if candidate.standby}
     for wish in wishes:
-        wanted |= _matches(_terms(wish), candidates, host, problems, unknown_names)
+        terms = _terms(wish)
+        found = _matches(terms, candidates, host, problems, unknown_names)
+        wanted |= found if {"name", "uuid"} & set(terms) else found - waiting
     excluded: set[int] = set()
     for wish in unwanted:
         # Excluding a VM that is not there is already done; excluding by a name of several excludes them all.
@@ -120,11 +125,11 @@ def select(
             chosen.append(candidate)
     chosen.sort(key=lambda candidate: (candidate.name, candidate.vmid))
     # A VM that could not be chosen because of its name is a problem, not one that was left out on purpose.
-    named = {problem.vm for problem in problems}
+    faulty = {problem.vm for problem in problems}
     others = [
         candidate
         for candidate in sorted(candidates, key=lambda candidate: (candidate.name, candidate.vmid))
-        if candidate not in chosen and candidate.name not in named
+        if candidate not in chosen and candidate.name not in faulty
     ]
     left_out = tuple(candidate for candidate in others if candidate.vmid not in taken_out)
     removed = tuple(candidate for candidate in others if candidate.vmid in taken_out)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi import snapshots
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events, Process, Situation
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import torn
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import INPLACE, Events, Process, Situation
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import RemoteStepFailed, VmUnusable
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import DiskFacts, VmFacts, Volume
@@ -46,9 +47,12 @@ def uuids_of(vm: VirtualMachine) -> tuple[str, ...]:
 
 
 def candidates(
-    vms: Sequence[VirtualMachine], infos: Mapping[int, Mapping[str, Any]], host_tags: Mapping[str, Any]
+    vms: Sequence[VirtualMachine],
+    infos: Mapping[int, Mapping[str, Any]],
+    host_tags: Mapping[str, Any],
+    replicas: Collection[int] = (),
 ) -> list[Candidate]:
-    """What choosing needs. `infos` maps vmid to the VM's esxi_vm_info entry."""
+    """What choosing needs. `infos` maps vmid to the VM's esxi_vm_info entry; `replicas` have not taken over."""
     found = []
     for vm in vms:
         info = infos[vm.vmid]
@@ -65,6 +69,7 @@ def candidates(
                 tags=tags_of(host_tags, vm.name, uuids),
                 info=info,
                 unknown=_unknown(vm, info),
+                standby=vm.vmid in replicas and info.get("power_state") == "poweredOff",
             )
         )
     return found
@@ -174,6 +179,7 @@ def situation(
         "temps": tuple(path for path in there if path not in partials),
         "processes": processes(host.session),
         "asked_seconds_ago": asked_seconds_ago,
+        "marked_torn": job.kind == INPLACE and events.committed and _marked(host, job),
     }
     if vm is None:
         return Situation(vmid=None, **found)
@@ -185,6 +191,11 @@ def situation(
         vmx_path=vm.vmx_path,
         **found,
     )
+
+
+def _marked(host: Host, job: Job) -> bool:
+    mark = torn.look(host.session, [job.directory]).get(job.directory)
+    return mark is not None and mark.job == job.job
 
 
 def runs_elsewhere(host: Host, vm: VirtualMachine) -> str:

@@ -19,7 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.vm import VirtualMachine
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import journal as lock
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, places, references, survey
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import names, places, references, survey, torn
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
     REFERENCE_REMOVE_DONE,
@@ -201,6 +201,9 @@ class Undoer:
             self._step(f"unregistered the half restored VM (vmid {number})", lambda: self.host.unregister(number))
         if undo.remove_restored and not self.failed:
             self._step("removed the half restored files", self._remove_restored)
+        if undo.remove_mark:
+            where = self.job.directory
+            self._step(f"took away {where}/{torn.NAME}", lambda: torn.remove(self.host.session, where, self.job.job))
         self._tell_half_copies(events)
         return Undone(tuple(self.done), (*undo.left, *self.left), tuple(self.failed), undo.wait, undo.torn)
 

@@ -141,7 +141,7 @@ class AgentLink:
     ) -> _Own:
         """Runs the agent on the session's host over a connection of its own, and waits for its greeting."""
         token = starting.mark(secrets.token_hex(8))
-        argv = interpreter.argv(len(starting.source()), token, lease_seconds)
+        argv = interpreter.argv(token, lease_seconds)
         pipe = open_pipe(session, argv)
         link = cls(
             pipe,
@@ -166,7 +166,7 @@ class AgentLink:
             if interpreter.way == "stdin":
                 self._pipe.write(starting.line(), self.stall_seconds)
                 self._expect(starting.READY, interpreter)
-            self._pipe.write(starting.source(), self.stall_seconds)
+            self._pipe.write(interpreter.program(), self.stall_seconds)
             self._expect(agent.MAGIC % agent.VERSION, interpreter)
             _mark, kind, _flags, number, length = agent.FRAME.unpack(self.body(agent.FRAME.size))
             if (kind, number) != (agent.DONE, 0) or length > _MAX_GREETING:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+import zlib
 from dataclasses import dataclass
 
 READY = b"\nSTOWAGE READY\n"
@@ -23,6 +25,9 @@ try:
         if not d:
             os._exit(3)
         b += d
+    if b[:1] == b"x":
+        import zlib
+        b = zlib.decompress(b)
     exec(compile(b, "agent", "exec"), {"__name__": "__main__"})
 except BaseException:
     import traceback
@@ -41,14 +46,18 @@ class Interpreter:
     way: str = "command"
     zlib: bool = True
 
-    def argv(self, size: int, token: str, lease_seconds: int) -> list[str]:
+    def argv(self, token: str, lease_seconds: int) -> list[str]:
         """The command: nobody's environment or site folder counts, and no compiled file is left on the host."""
         words = [self.path, "-E", "-s", "-B"]
         # Only the interactive way runs a line before the input has ended. Its prompts go to standard error.
         # One line, with the mark at its head: process lists are read line by line.
         program = f"'{token}'; {_one_line()}"
         words += ["-c", program] if self.way == "command" else ["-q", "-i", "-"]
-        return [*words, str(size), token, str(lease_seconds)]
+        return [*words, str(len(self.program())), token, str(lease_seconds)]
+
+    def program(self) -> bytes:
+        """The agent as it is sent to it: packed where it can unpack, as a slow line needs seconds for all of it."""
+        return _packed(source()) if self.zlib else source()
 
     def __str__(self) -> str:
         return f"{self.path} ({'.'.join(map(str, self.version))})"
@@ -60,7 +69,7 @@ def mark(token: str) -> str:
 
 
 def source() -> bytes:
-    """The agent, as it is sent. The loader knows it also inside the zip file that Ansible makes of a module."""
+    """The agent. The loader knows it also inside the zip file that Ansible makes of a module."""
     # What only looks for agents that were left does not carry it.
     from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent
 
@@ -69,6 +78,12 @@ def source() -> bytes:
     if text is None:
         raise RuntimeError("the source of the agent is not where this was installed")
     return str(text).encode("utf-8")
+
+
+@functools.lru_cache(maxsize=1)
+def _packed(text: bytes) -> bytes:
+    # A stream of zlib begins with an "x" (its first byte is 0x78), and the agent's source does not.
+    return zlib.compress(text, 9)
 
 
 def line() -> bytes:

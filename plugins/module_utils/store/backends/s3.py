@@ -65,7 +65,6 @@ class S3Upload(Upload):
 
     def commit(self) -> None:
         with self._file:
-            self._file.seek(0)
             self._backend.put(self._name, self._file)
 
     def abort(self) -> None:
@@ -125,7 +124,7 @@ class S3Backend(Backend):
                 raise ObjectMissing(name=name, store=self.name) from error
             if code in ("InvalidRange", "416"):
                 raise Damaged(name=name, store=self.name, reason="it ends before the bytes that are due") from error
-            if code in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409"):
+            if code in ("PreconditionFailed", "412"):
                 raise ObjectExists(name=name, store=self.name) from error
             raise BackendFailed(name=name, store=self.name, done=done, reason=str(error)) from error
         except self._failed as error:
@@ -198,16 +197,33 @@ class S3Backend(Backend):
         self.put(name, data)
 
     def put(self, name: str, body: Any) -> None:
+        """`body`: bytes, or a file at its begin."""
         token = secrets.token_hex(16)
         try:
             with self.told(name, "written"):
-                self._client.put_object(**self._key(name), Body=body, IfNoneMatch="*", Metadata={_TOKEN: token})
+                self._put(name, body, token)
         except ObjectExists:
             # A put whose answer was lost is sent again by the client, and meets itself.
             with self.told(name, "read"):
                 there = self._client.head_object(**self._key(name))
             if there.get("Metadata", {}).get(_TOKEN) != token:
                 raise
+
+    def _put(self, name: str, body: Any, token: str) -> None:
+        """Amazon answers 409 where something else goes on with that name, a deletion for one, and says nothing of
+        whether the name is taken; the client does not ask again by itself."""
+        for attempt in range(_ATTEMPTS):
+            if hasattr(body, "seek"):
+                body.seek(0)
+            try:
+                self._client.put_object(**self._key(name), Body=body, IfNoneMatch="*", Metadata={_TOKEN: token})
+            except self._errors.ClientError as error:
+                code = str(error.response.get("Error", {}).get("Code"))
+                if code not in ("ConditionalRequestConflict", "409") or attempt == _ATTEMPTS - 1:
+                    raise
+                self._clock.sleep(min(_LONGEST_PAUSE, _PAUSE * 2**attempt))
+            else:
+                return
 
     def upload(self, name: str) -> Upload:
         return S3Upload(self, name)

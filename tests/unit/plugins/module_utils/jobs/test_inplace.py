@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import restoreplanning, torn
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import replica, restoreplanning, torn
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import (
     INPLACE,
     TEAR,
@@ -182,6 +182,23 @@ def test_a_host_that_cannot_have_it_and_a_full_datastore_refuse_too() -> None:
     assert [one["id"] for one in planned(target=replace(TARGET, open_job="run1-x")).problems] == ["job-open"]
 
 
+def test_a_replica_that_took_over_after_somebody_looked_is_written_over_only_where_that_is_asked_for() -> None:
+    """Failed over and shut down again between the look at it and the plan: off, without snapshots, and another boot."""
+    left = replica.marked(NOW, "id-1", "web01", "esx0", f"{HOME}/web01.vmx", "boot-1")
+    left = Vmx(dict(left.changed({"stowage.restoredDisks": sealed({"scsi0:0": disk().seal})})))
+    asked = {"replica_of": "esx0"}
+    assert planned(present(left), **asked).problems == ()
+    took_over = Vmx(dict(left.changed({"stowage.replicaState": replica.ACTIVE})))
+    for now, reason in (
+        (present(took_over, boot_id="boot-2"), "it has taken over"),
+        (present(left, boot_id="boot-2"), "it was started"),
+        (present(left, disks={"scsi0:0": disk(seal="0000000b@8")}), "its disk scsi0:0 was written to"),
+    ):
+        (found,) = planned(now, **asked).problems
+        assert found["id"] == "replica-touched" and reason in found["message"]
+        assert planned(now, replica_touched="resync", **asked).problems == ()
+
+
 def restored(**changes: Any) -> Present:
     seals = sealed({"scsi0:0": disk().seal})
     vmx = Vmx({**NOW, "stowage.restoredFrom": mark_of(point()), "stowage.restoredDisks": seals})
@@ -276,7 +293,9 @@ def test_nothing_of_a_machine_that_is_written_over_is_ever_taken_back() -> None:
     assert (before.kill, before.steps(), before.torn) == ((5,), ("end process 5",), False)
     meanwhile = plan_undo(job, Events((noted, {"event": TEAR})), now)
     assert meanwhile.torn and meanwhile.steps() == ("end process 5", "finish the restore in place")
-    assert plan_undo(job, Events(({"event": TEAR}, {"event": "commit-done"})), now).steps() == ()
+    whole = Events(({"event": TEAR}, {"event": "commit-done"}))
+    assert plan_undo(job, whole, now).steps() == ()
+    assert plan_undo(job, whole, replace(now, marked_torn=True)).steps() == ("take away the mark of a torn VM",)
 
 
 def test_other_content_has_another_id_and_no_table_of_changes() -> None:

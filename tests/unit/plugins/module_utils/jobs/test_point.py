@@ -16,12 +16,14 @@ from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import rotation
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     ConfigNotCopied,
     NotReadable,
     PointExists,
     RemoteStepFailed,
 )
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.folderplace import FolderPlace
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import identity_hash, partial_name
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import vm_policy_from_dict
@@ -79,13 +81,14 @@ def prove(host: Host, partial: Path, **disk: Any) -> Any:
     return points.prove_disks(host, "web01", str(partial), disks, "thin")
 
 
-def make_point(host: Host, folder: Path, time: str) -> Path:
+def make_point(host: Host, folder: Path, time: str, made_on: str = "") -> Path:
     job = job_at(folder, time)
     write_disk(Path(job.partial))
     (Path(job.partial) / "web01.vmx").write_text("x", encoding="utf-8")
     disks = prove(host, Path(job.partial))
     value = {
         "time": time,
+        "host": made_on,
         "vm": {"name": "web01", "identity": IDENTITY},
         "disks": [vars(disk) for disk in disks],
         "files": [vars(file) for file in points.list_files(host.session, job.partial)],
@@ -263,6 +266,16 @@ def test_a_removal_that_was_cut_at_its_last_step_leaves_no_empty_folder(host: Ho
     (folder / ".removing-20261120T200000Z").mkdir()
     rotation.rotate(host, job_at(folder), vm_policy_from_dict({"point": str(folder.parent)}))
     assert os.listdir(folder) == [newest.name]
+
+
+def test_of_two_hosts_that_share_a_datastore_none_pushes_out_what_the_other_has_made(host: Host, folder: Path) -> None:
+    """A VM that was copied without a new UUID, and both are backed up."""
+    for day in range(17, 23):
+        make_point(host, folder, f"202611{day}T200000Z", made_on="esx1" if day % 2 else "esx2")
+    policy = vm_policy_from_dict({"point": str(folder.parent), "keep": {"last": 2}})
+    job = job_at(folder, "20261121T200000Z", host="esx1")
+    FolderPlace().rotate(host, job, Events(), policy, [])
+    assert sorted(os.listdir(folder)) == [f"202611{day}T200000Z" for day in (18, 19, 20, 21, 22)]
 
 
 def test_what_a_restore_reads_is_not_rotated_away(host: Host, folder: Path) -> None:

@@ -26,11 +26,11 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.restore import (
     RestorePlan,
     Target,
     Wish,
-    _of_others,
     check_request,
     choose,
     mark_of,
     parse_at,
+    passed_over,
     plan_restore,
     refuse,
 )
@@ -179,11 +179,21 @@ def test_hosts_that_take_turns_with_files_of_their_own_have_a_machine_each() -> 
     assert choose(moved, "/p", "web01", None) == moved[-1]
     shared = [made_by(host, day, "nfs") for day, host in enumerate(("esx1", "esx2", "esx1"), start=1)]
     assert choose(shared, "/p", "web01", None) == shared[-1]
-    assert _of_others(moved, moved[-1]) == (
+    assert passed_over(moved, moved[-1], None) == (
         f"this restore point was made by esx2; of the same identity there are others, made by esx1, the newest "
         f"{moved[1].path}",
     )
-    assert _of_others(POINTS, POINTS[0]) == ()
+    assert passed_over(moved, moved[-1], None, "esx2") == passed_over(POINTS, POINTS[0], None) == ()
+
+
+def test_an_old_name_means_what_had_it_and_the_plan_tells_of_the_new_one() -> None:
+    renamed = [point(), point(name="shop01", time="20261123T200000Z")]
+    chosen = choose(renamed, "/p", "web01", None)
+    assert chosen == renamed[0]
+    (note,) = passed_over(renamed, chosen, None)
+    assert "renamed 'shop01' since" in note and renamed[1].path in note
+    # Who names a time, or the new name, knows.
+    assert passed_over(renamed, chosen, chosen.moment) == passed_over(renamed, renamed[1], None) == ()
 
 
 def test_what_is_not_there_is_told_with_what_is() -> None:

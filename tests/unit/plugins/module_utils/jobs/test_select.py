@@ -58,6 +58,20 @@ def test_each_form_of_selection_names_exactly_its_machines(wish: Any, names: lis
     assert chosen(wish) == (names, [])
 
 
+def test_a_replica_that_stands_by_is_meant_only_by_its_own_name() -> None:
+    """All machines of the host that has the copies are not the copies of another host's machines."""
+    fleet = [vm(1, "db02"), vm(2, "web01", "poweredOff", standby=True, uuids=("aaaa",), datastores=("ds1",))]
+
+    def names(*wishes: Any, exclude: tuple[Any, ...] = ()) -> list[str]:
+        return [one.name for one in select(wishes, exclude, fleet, "esx2").chosen]
+
+    for wish in ("all", {"running": False}, "pattern:web*", "datastore:ds1", "query:[].name"):
+        assert "web01" not in names(wish, "db02")
+    assert names("web01") == names({"uuid": "AAAA"}) == ["web01"]
+    assert names("all", "web01") == ["db02", "web01"] and names("all", "web01", exclude=("pattern:w*",)) == ["db02"]
+    assert [one.name for one in select(["all"], [], fleet, "esx2").left_out] == ["web01"]
+
+
 def test_several_wishes_add_up_and_exclusions_win() -> None:
     assert chosen("tag:nightly", "web02", exclude=("pattern:db*",)) == (["web01", "web02"], [])
 

@@ -47,7 +47,7 @@ class Here(Starter):
         self._guard = threading.Lock()
 
     def start(self) -> StoreLink:
-        words = self._made.argv(len(starting.source()), starting.mark("test"), 60)
+        words = self._made.argv(starting.mark("test"), 60)
         pipe = Pipe(words, words[0], "here", 0, {"PATH": os.environ["PATH"]})
         link = StoreLink(pipe, "here", stall_seconds=30.0)
         try:
@@ -65,7 +65,7 @@ class Here(Starter):
 
     def traffic(self) -> int:
         """Bytes both ways, without the agents' own source."""
-        size = len(starting.source())
+        size = len(self._made.program())
         return sum(pipe.sent - size for pipe in self.pipes) + sum(link.received_bytes for link in self.links)
 
 

@@ -86,6 +86,20 @@ def test_a_line_that_never_gets_better_is_told_by_the_objects_name(
         assert dict(backend.list("x/")) == {"x/here": 25_600}
 
 
+def test_a_conflict_of_two_clients_says_nothing_of_the_name_and_is_asked_again(line: Line, backend: S3Backend) -> None:
+    line.plan = once("conflict", "PUT")
+    backend.create("x/one", b"1" * 1000)
+    upload = backend.upload("x/two")
+    upload.append([b"2" * 1000])
+    upload.commit()
+    assert (backend.read("x/one"), backend.read("x/two")) == (b"1" * 1000, b"2" * 1000)
+    with pytest.raises(ObjectExists):
+        backend.create("x/one", b"another's")
+    line.plan = lambda _number, method, _path: "conflict" if method == "PUT" else None
+    with pytest.raises(BackendFailed, match="x/three.*conflicting"):
+        backend.create("x/three", b"3")
+
+
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 30))])
 def test_backup_restore_verify_and_collection_through_a_bad_line(
     line: Line, backend: S3Backend, tmp_path: Path, seed: int

@@ -23,17 +23,17 @@ from esxilab import interpreters  # noqa: E402  the lab knows how to find them
 PYTHONS = [found for found in interpreters.found() if found.version >= (3, 5)]
 
 
-def interpreter(found: Any, way: str = "command") -> starting.Interpreter:
-    return starting.Interpreter(found.executable, found.version, way)
+def interpreter(found: Any, way: str = "command", *, zlib: bool = True) -> starting.Interpreter:
+    return starting.Interpreter(found.executable, found.version, way, zlib)
 
 
 def local_pipe(words: list[str]) -> ProcessPipe:
     return ProcessPipe(words, words[0], "here", 0, {"PATH": os.environ["PATH"]})
 
 
-def local_agent(found: Any, way: str = "command", *, lease: int = 60, **settings: Any) -> AgentLink:
-    made = interpreter(found, way)
-    pipe = local_pipe(made.argv(len(starting.source()), starting.mark("test"), lease))
+def local_agent(found: Any, way: str = "command", *, lease: int = 60, zlib: bool = True, **settings: Any) -> AgentLink:
+    made = interpreter(found, way, zlib=zlib)
+    pipe = local_pipe(made.argv(starting.mark("test"), lease))
     link = AgentLink(pipe, "here", lease_seconds=lease, **{"stall_seconds": 20.0, **settings})
     try:
         link.greet(made)

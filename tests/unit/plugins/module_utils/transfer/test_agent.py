@@ -326,10 +326,11 @@ def test_a_failed_open_gives_its_number_back(start: Start, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("found", PYTHONS, ids=lambda found: found.text)
-def test_it_also_starts_where_an_interpreter_takes_its_program_on_standard_input(
-    found: Any, start: Start, disk: tuple[str, bytes]
+@pytest.mark.parametrize(("way", "zlib"), [("stdin", True), ("stdin", False), ("command", False)])
+def test_it_also_starts_where_its_program_comes_on_standard_input_or_is_not_packed(
+    found: Any, way: str, zlib: bool, start: Start, disk: tuple[str, bytes]
 ) -> None:
-    link = start(found, "stdin")
+    link = start(found, way, zlib=zlib)
     path, whole = disk
     assert link.read(link.open(path).result(), 5, 500).result() == whole[5:505]
 
@@ -415,7 +416,7 @@ def test_it_ends_when_the_process_of_the_other_side_is_killed(disk: tuple[str, b
 
 def test_it_ends_when_nothing_is_heard_for_the_time_of_its_lease(tmp_path: Path) -> None:
     made = interpreter(PYTHONS[-1])
-    pipe = local_pipe(made.argv(len(starting.source()), starting.mark("test"), 1))
+    pipe = local_pipe(made.argv(starting.mark("test"), 1))
     link = AgentLink(pipe, "here", stall_seconds=20, lease_seconds=3600)
     link.greet(made)
     try:

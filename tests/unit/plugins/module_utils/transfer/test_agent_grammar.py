@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,13 @@ def test_every_interpreter_compiles_it_and_the_bootstrap(found: Any) -> None:
         assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_what_is_sent_is_the_file() -> None:
+def test_what_is_sent_is_the_file_packed_where_the_interpreter_can_unpack() -> None:
     assert starting.source().decode("utf-8") == SOURCE
+    plain = starting.Interpreter("/bin/python3", (3, 8, 1), zlib=False)
+    assert plain.program() == starting.source() and not plain.program().startswith(b"x")
+    packed = starting.Interpreter("/bin/python3", (3, 8, 1)).program()
+    assert packed.startswith(b"x") and zlib.decompress(packed) == plain.program()
+    assert len(packed) < len(plain.program()) / 3
 
 
 def test_it_is_also_found_in_the_zip_file_that_ansible_makes_of_a_module(tmp_path: Path) -> None:
@@ -133,6 +139,6 @@ def test_it_is_also_found_in_the_zip_file_that_ansible_makes_of_a_module(tmp_pat
 
 def test_process_lists_show_its_mark_in_the_one_line_of_its_command() -> None:
     for way in ("command", "stdin"):
-        words = starting.Interpreter("/bin/python3", (3, 8, 0), way).argv(10, starting.mark("abc"), 60)
+        words = starting.Interpreter("/bin/python3", (3, 8, 0), way).argv(starting.mark("abc"), 60)
         assert not any("\n" in word for word in words)
         assert "stowage-agent-abc" in " ".join(words)

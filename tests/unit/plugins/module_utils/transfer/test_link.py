@@ -42,7 +42,7 @@ def put(data):
     while data:
         data = data[os.write(1, data):]
 source = {"__name__": "agent"}
-exec(take(int(sys.argv[1])), source)
+exec(zlib.decompress(take(int(sys.argv[1]))), source)
 FRAME, MARK = source["FRAME"], source["MARK"]
 OPEN, DONE, DATA, FAILED, ZLIB, ZEROS = (source[n] for n in ("OPEN", "DONE", "DATA", "FAILED", "ZLIB", "ZEROS"))
 def frame(kind, flags, number, body=b"", length=None):
@@ -62,7 +62,7 @@ def opened(size=1 << 30):
 
 
 def peer(code: str) -> ProcessPipe:
-    return local_pipe([sys.executable, "-c", PEER + code, str(len(starting.source()))])
+    return local_pipe([sys.executable, "-c", PEER + code, str(len(interpreter(PYTHONS[-1]).program()))])
 
 
 def rss() -> int:
@@ -403,7 +403,7 @@ def test_a_connection_that_is_cut_anywhere_is_lost_and_never_half_an_answer(way:
     path.write_bytes(random.Random(1).randbytes(400_000))
     target.touch()
     made = interpreter(PYTHONS[-1])
-    argv = made.argv(len(starting.source()), starting.mark("test"), 60)
+    argv = made.argv(starting.mark("test"), 60)
     whole: list[Any] = []
     total = 0
     # What goes out is mostly the source; what comes in mostly data: the places between frames are in both.
@@ -413,7 +413,7 @@ def test_a_connection_that_is_cut_anywhere_is_lost_and_never_half_an_answer(way:
         link = AgentLink(pipe, "here", stall_seconds=10)
         if turn:
             edge = total if turn % 2 else min(total, 1500)
-            first = len(starting.source()) if way == "writing" else 0
+            first = len(made.program()) if way == "writing" else 0
             setattr(pipe, way, min(total - 1, first + chance.randrange(max(1, edge - first))))
         try:
             if not turn:

@@ -29,7 +29,7 @@ TOKEN = "0123456789abcdef"
 
 def begin(found: Any) -> StoreLink:
     made = interpreter(found)
-    pipe = local_pipe(made.argv(len(starting.source()), starting.mark("test"), 60))
+    pipe = local_pipe(made.argv(starting.mark("test"), 60))
     link = StoreLink(pipe, "here", stall_seconds=20.0)
     link.greet(made)
     return link
