@@ -62,6 +62,10 @@ options:
             type: list
             elements: str
             default: []
+          standby:
+            description: Whether it is a replica that stands by. It needs no backup.
+            type: bool
+            default: false
   ignore:
     description: Names or UUIDs of VMs that need no backup. Those that a job excludes are known from its plan.
     type: list

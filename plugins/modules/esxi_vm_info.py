@@ -245,6 +245,12 @@ vms:
       type: str
       returned: success
       sample: Shop front end
+    replica:
+      description: Whether it is a replica that stands by, V(ready), or one that has taken over, V(active), as
+        M(stowage.esxi.vm_replica) has it. Empty for any other VM.
+      type: str
+      returned: success
+      sample: ready
     template:
       description: Whether it is a template.
       type: bool

@@ -138,6 +138,7 @@ def _vm(
         "disks": [describe_disk(disk) for disk in disks],
         "snapshots": describe_tree(tree),
         "annotation": vmx.get("annotation", "") if vmx else "",
+        "replica": vmx.replica_state if vmx else "",
         "template": vm.vmx_path.endswith(".vmtx") or summary.get("config.template") is True,
         "question": describe_question(question),
         "consolidation_needed": summary.get("runtime.consolidationNeeded") is True,

@@ -61,6 +61,7 @@ def report_spec() -> dict[str, dict[str, Any]]:
         "name": {"type": "str", "required": True},
         "identity": {"type": "str", "default": ""},
         "snapshots": {"type": "list", "elements": "str", "default": []},
+        "standby": {"type": "bool", "default": False},
     }
     seen = {
         "host": {"type": "str", "required": True},
@@ -88,7 +89,13 @@ def opened(stack: ExitStack, params: Mapping[str, Any]) -> tuple[Host | None, St
 
 def sight_of(seen: list[Mapping[str, Any]]) -> Sight:
     vms = [
-        Shown(str(host["host"]), str(vm["name"]), str(vm.get("identity") or ""), tuple(vm.get("snapshots") or ()))
+        Shown(
+            str(host["host"]),
+            str(vm["name"]),
+            str(vm.get("identity") or ""),
+            tuple(vm.get("snapshots") or ()),
+            bool(vm.get("standby")),
+        )
         for host in seen
         for vm in host["vms"]
     ]

@@ -102,7 +102,7 @@ def plan_in_place(
             "safety_point": safety_point and now.torn is None,
             "identity": now.identity,
             "boot_id": now.boot_id,
-            "replica_state": replica.state_of(now.vmx),
+            "replica_state": now.vmx.replica_state,
             "torn": now.torn is not None,
             "safety_before": now.torn.safety_point if now.torn else "",
         },

@@ -36,7 +36,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import I
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import BadPolicy
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.findings import Finding
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint, several_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.stores import Stores
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import spot
 
@@ -188,6 +188,11 @@ def in_folders(host: Host, place: str, label: str, rules: Rules) -> Pruned:
     folders: dict[str, list[RestorePoint]] = {}
     for one in found:
         folders.setdefault(posixpath.dirname(one.path), []).append(one)
+    # Of several VMs with one identity each host prunes its own.
+    for folder, some in folders.items():
+        if several_of(some):
+            folders[folder] = [one for one in some if one.host == label]
+    folders = {folder: some for folder, some in folders.items() if some}
     now = host.clock.now()
     by_age = rules.keep.within_days or any(rules.of_machine(_told(some)).within_days for some in folders.values())
     other = rotation.clock_of(host) if by_age else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -156,3 +156,15 @@ def _check_place(point: RestorePoint) -> None:
     for file in point.files:
         if not file.name or "/" in file.name or file.name in (".", "..", MANIFEST):
             raise BadManifest(path=point.path, reason=f"it lists {file.name!r}, which is not a file of its folder")
+
+
+def several_of(points: Sequence[RestorePoint]) -> dict[str, RestorePoint]:
+    """The newest of each host, where these points of one identity are of several VMs; else nothing.
+
+    An identity is what a hypervisor says. Hosts that take turns, each with files of its own, have a VM each; one that
+    has moved is one."""
+    turns = [point.host for point in sorted(points, key=lambda point: (point.time, point.path))]
+    turns = [host for number, host in enumerate(turns) if number == 0 or host != turns[number - 1]]
+    lasts = {point.host: point for point in sorted(points, key=lambda point: point.time)}
+    files = {str((point.manifest.get("vm") or {}).get("vmx_path")) for point in lasts.values()}
+    return lasts if len(turns) > len(lasts) and len(files) == len(lasts) else {}

@@ -19,7 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import iso
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.intent import IntentLog
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs import point as points
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import present, replica, storeplace, torn
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import present, storeplace, torn
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.bracket import TEAR, Events
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import NotAtRest, RemoteStepFailed, VmGone
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.job import Job
@@ -77,7 +77,7 @@ class Overwriting:
         """Whether it is neither what the plan has seen, nor what this job makes of it at its end."""
         planned = self.job.extra.get("replica_state")
         made = parse_vmx(str(self.job.extra["vmx_text"]), self.job.vmx_path)
-        return planned is not None and replica.state_of(now.vmx) not in (planned, replica.state_of(made))
+        return planned is not None and now.vmx.replica_state not in (planned, made.replica_state)
 
     def tear(self) -> Present:
         """Looks once more, then marks the VM, durably, in the journal and beside it: from here on it is written to."""

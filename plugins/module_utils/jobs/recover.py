@@ -318,9 +318,19 @@ def _made_whole(host: Host, job: Job, undoer: Undoer, undone: Undone, stores: St
         log = IntentLog(host.session, undoer.folder, host.clock, job.job)
         done = overwriting.finish(host, job, log, places.of_job(job, stores), stores)
     except StowageError as reason:
+        if _committed(undoer):
+            # It is whole, and only its mark is still there.
+            return replace(undone, failed=(*undone.failed, f"{reason.message}. {reason.hint_text}"), torn=False)
         told = f"{error.message}. It could not be finished: {reason.message}. {reason.hint_text} {error.hint_text}"
         return replace(undone, failed=(*undone.failed, told))
     return replace(undone, done=(*undone.done, done), torn=False)
+
+
+def _committed(undoer: Undoer) -> bool:
+    try:
+        return Events(tuple(undoer.log.read())).committed
+    except StowageError:
+        return False
 
 
 def close_record(

@@ -27,19 +27,25 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.lease import LEASE_SECONDS
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.present import Present
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.vmxedit import (
-    REPLICA_PREFIX,
     RESTORED_DISKS,
     RESTORED_FROM,
     plain_annotation,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import Vmx
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import (
+    REPLICA_ACTIVE,
+    REPLICA_OF,
+    REPLICA_PREFIX,
+    REPLICA_READY,
+    REPLICA_STATE,
+    Vmx,
+)
 
-READY, ACTIVE = "ready", "active"
+READY, ACTIVE = REPLICA_READY, REPLICA_ACTIVE
 
-_OF = f"{REPLICA_PREFIX}Of"
+_OF = REPLICA_OF
 _NAME = f"{REPLICA_PREFIX}Name"
 _HOST = f"{REPLICA_PREFIX}Host"
-_STATE = f"{REPLICA_PREFIX}State"
+_STATE = REPLICA_STATE
 _PATH = f"{REPLICA_PREFIX}Path"
 _BOOT = f"{REPLICA_PREFIX}Boot"
 _SUM = f"{REPLICA_PREFIX}Sum"
@@ -113,12 +119,7 @@ def is_replica(vm: VirtualMachine) -> bool:
 
 def stands_by(vm: VirtualMachine) -> bool:
     """Whether it has not taken over, and was not started since a run has left it: then it holds nothing of its own."""
-    return is_replica(vm) and state_of(vm.vmx) == READY and vm.vmx.get(_BOOT, "") == _start(vm.boot_id() or "")
-
-
-def state_of(vmx: Vmx) -> str:
-    """Of a replica; empty for any other VM."""
-    return (vmx.get(_STATE) or READY) if vmx.get(_OF) else ""
+    return vm.readable and vm.vmx.replica_state == READY and vm.vmx.get(_BOOT, "") == _start(vm.boot_id() or "")
 
 
 def _start(boot_id: str) -> str:

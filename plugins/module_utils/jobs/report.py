@@ -42,6 +42,8 @@ class Shown:
     name: str
     identity: str
     snapshots: tuple[str, ...] = ()
+    #: A replica that stands by: it has the restore points of the VM that it is one of.
+    standby: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def make(history: History, sight: Sight, rules: Rules, now: datetime) -> Report:
         line = _line(shown, tried, proofs.get(shown.identity, []), now)
         report.lines.append(line)
         excluded = (history.plans.get(shown.host) or {}).get("excluded") or ()
-        if {shown.name, shown.identity} & rules.ignore or shown.name in excluded:
+        if {shown.name, shown.identity} & rules.ignore or shown.name in excluded or shown.standby:
             line.state = "ignored"
         elif not is_there and sight.answered(shown.host):
             line.state = "gone"

@@ -23,7 +23,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.errors import (
     NoRestorePoint,
     RestoreRefused,
 )
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint, several_of
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.names import (
     is_point_name,
     parse_point_time,
@@ -189,12 +189,8 @@ def choose(
 
 
 def _one_vm(points: Sequence[RestorePoint], place: str, vm: str | None) -> None:
-    """An identity is what a hypervisor says. Hosts that take turns, each with files of its own, have a VM each."""
-    turns = [point.host for point in sorted(points, key=lambda point: (point.time, point.path))]
-    turns = [host for number, host in enumerate(turns) if number == 0 or host != turns[number - 1]]
-    lasts = {point.host: point for point in sorted(points, key=lambda point: point.time)}
-    files = {str((point.manifest.get("vm") or {}).get("vmx_path")) for point in lasts.values()}
-    if len(turns) > len(lasts) and len(files) == len(lasts):
+    lasts = several_of(points)
+    if lasts:
         listed = "; ".join(f"that of {host}, the newest {point.path}" for host, point in sorted(lasts.items()))
         raise AmbiguousRestorePoint(
             wanted=vm or "(no VM named)", count=len(lasts), point=place, candidates=f"one UUID, {listed}"

@@ -48,16 +48,8 @@ def perform(host: Host, params: Mapping[str, Any], settings: Settings, frame: Fr
         settings.verify,
         frame.reach(host, settings),
     )
-    result = result_of(frame.request, plan, [])
-    result["disks"][0].update(
-        copied_bytes=brought.copied_bytes,
-        sent_bytes=brought.sent_bytes,
-        fetched_bytes=brought.fetched_bytes,
-        seconds=brought.seconds,
-        rate=int(brought.written_bytes / brought.seconds),
-        verified=brought.verified,
-        method=brought.method,
-    )
+    result = result_of(frame.request, plan, brought.warnings)
+    result["disks"][0].update(brought.told())
     result["copied_bytes"] = brought.copied_bytes
     result["seconds"] = brought.seconds
     return result

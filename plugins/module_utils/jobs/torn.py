@@ -4,8 +4,8 @@
 """The mark of a VM whose disks are being overwritten: in the VM's own folder, so that whoever comes by sees it.
 
 It is there from before the first byte is written until all of them are; a VM that has it is neither what it was nor
-what it is to be. Powering a VM on looks for it, too (`esxi/power.py`). Whoever cannot read it all takes its name alone
-for what it says.
+what it is to be, unless the journal of its job says that it has committed. Powering a VM on looks for it, too
+(`esxi/power.py`). Whoever cannot read it all takes its name alone for what it says.
 """
 
 from __future__ import annotations

@@ -10,13 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import Vmx
+from ansible_collections.stowage.esxi.plugins.module_utils.vmdk.vmx import REPLICA_PREFIX, Vmx
 
 RESTORED_FROM = "stowage.restoredFrom"
 #: After a restore in place: content ids and times of the disks. By them a second run knows that nobody touched them.
 RESTORED_DISKS = "stowage.restoredDisks"
-#: What a replica is known by. A machine that comes back out of one is none.
-REPLICA_PREFIX = "stowage.replica"
 
 # What belongs to the life of the old VM: swap, suspend and migration state, places, redo logs.
 _DROPPED_PREFIXES = ("checkpoint.", "migrate.", "sched.swap.", "snapshot.", "replay.")
@@ -57,6 +55,7 @@ def rewrite(vmx: Vmx, place: NewPlace) -> Rewritten:
         low = key.lower()
         if low.startswith(_DROPPED_PREFIXES) or low in _DROPPED_KEYS or _REDO.match(low):
             changes[key] = None
+        # A machine that comes back out of a replica is none.
         if low.startswith(REPLICA_PREFIX):
             changes[key] = None
             changes["annotation"] = plain_annotation(vmx.get("annotation", "")) or None

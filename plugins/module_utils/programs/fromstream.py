@@ -15,7 +15,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.programs import error
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.inorder import SAMPLE, SLOT_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import DiskTask
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
-from ansible_collections.stowage.esxi.plugins.module_utils.programs.undedup import DiskBrought, looked_at, made
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.undedup import DiskBrought, Filling, looked_at, made
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.watching import Watch
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.keptlinks import KeptLinks
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotetarget import RemoteTarget, TargetLane
@@ -44,6 +44,7 @@ def bring(
     written, verified = 0, ""
     with made(task, folders, reach):
         with (
+            Filling() as filling,
             KeptLinks(host, reach.connections + 1) as starter,
             RemoteTarget(starter, flat, bandwidth_limit=reach.bandwidth_limit, durable=reach.stepwise) as target,
         ):
@@ -89,6 +90,7 @@ def bring(
                     _compare(lanes[0], task, digests, watch, done)
                     whole = "all" if verify == "full" else "sample of"
                     verified = f"{whole} {len(digests)} pieces of 1 MiB, by their SHA-256 on the host"
+            filling.done = True
         copied = looked_at(task, reach)
     return DiskBrought(
         copied_bytes=copied,
@@ -98,6 +100,7 @@ def bring(
         verified=verified or "not compared: verify is none",
         method=host.way.method,
         sent_bytes=written,
+        left=filling.left,
     )
 
 

@@ -11,13 +11,16 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass
+from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Meter
+from ansible_collections.stowage.esxi.plugins.module_utils.esxi.batch import FileEntry
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors
+from ansible_collections.stowage.esxi.plugins.module_utils.programs.hostside import CUT
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import DiskTask
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.reach import Reach
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.unpacking import opened_target
@@ -38,6 +41,8 @@ SAMPLE = 64
 _EXISTS = "already exists"
 # Chunks whose hashes are asked for at a time.
 _ASKED = 16
+# Seconds before a look at what was made is tried again.
+_PAUSES = (1.0, 5.0, 15.0)
 
 # What is there is somebody else's, also when it came after the plan was made: nothing is made then, nothing removed.
 _FOLDERS = r"""
@@ -83,6 +88,42 @@ class DiskBrought:
     method: str
     sent_bytes: int
     """Of what was written: a store on the same hypervisor sends nothing."""
+    left: str = ""
+    """What could not be put away on the hypervisor when the disk was there, whole and compared."""
+
+    def told(self) -> dict[str, Any]:
+        """Of the disk, for a result."""
+        return {
+            "copied_bytes": self.copied_bytes,
+            "sent_bytes": self.sent_bytes,
+            "fetched_bytes": self.fetched_bytes,
+            "seconds": self.seconds,
+            "rate": int(self.written_bytes / self.seconds),
+            "verified": self.verified,
+            "method": self.method,
+        }
+
+    @property
+    def warnings(self) -> list[str]:
+        return [f"the disk is there, but: {self.left}"] if self.left else []
+
+
+class Filling:
+    """Around all that is opened to fill a disk. Once that is `done`, a connection that is lost while everything is
+    closed undoes none of it. What stays on the hypervisor is journalled, and the undoing of the job ends it."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.left = ""
+
+    def __enter__(self) -> Filling:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not self.done or not isinstance(error, StowageError):
+            return False
+        self.left = error.message
+        return True
 
 
 class _Shown(Tally):
@@ -109,6 +150,7 @@ def bring(
     verified = ""
     with made(task, folders, reach):
         with (
+            Filling() as filling,
             KeptLinks(host, reach.connections + 1) as starter,
             opened_target(starter, flat, store, reach) as target,
         ):
@@ -133,6 +175,7 @@ def bring(
                 told = restore.to_target(store, disk, target, threads=reach.connections, tally=tally)
                 if verify != "none":
                     verified = compared(reach.host.name, store, disk, target, verify == "full", watch, count)
+            filling.done = True
         copied = looked_at(task, reach)
     return DiskBrought(
         copied_bytes=copied,
@@ -142,18 +185,29 @@ def bring(
         verified=verified or "not compared: verify is none",
         method=host.way.method,
         sent_bytes=told.written - told.unpacked,
+        left=filling.left,
     )
 
 
 def looked_at(task: DiskTask, reach: Reach) -> int:
     """What the whole disk occupies."""
-    entries = reach.host.read_folders([posixpath.dirname(task.target)])
+    entries = _seen(posixpath.dirname(task.target), reach)
     reason, copied = inspect(entries, task)
     if reason:
         raise errors.CloneIncomplete(
             host=reach.host.name, source=task.source, target=task.target, reason=reason, output="made by vmkfstools -c"
         )
     return copied
+
+
+def _seen(folder: str, reach: Reach) -> Mapping[str, FileEntry]:
+    """A line that is cut for a moment is no reason to take a whole disk for none."""
+    for pause in _PAUSES:
+        try:
+            return reach.host.read_folders([folder])
+        except CUT:
+            reach.clock.sleep(pause)
+    return reach.host.read_folders([folder])
 
 
 def cut(target: RemoteTarget) -> None:

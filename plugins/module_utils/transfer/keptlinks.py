@@ -28,6 +28,7 @@ class KeptLinks(Starter):
         self._guard = threading.Lock()
         self._open = False
         self._idle: list[Any] = []
+        self._stale: list[Any] = []
         self._coming: list[Future[Any]] = []
 
     def __enter__(self) -> KeptLinks:
@@ -40,7 +41,7 @@ class KeptLinks(Starter):
     def _end_all(self) -> None:
         with self._guard:
             self._open = False
-            idle, self._idle = self._idle, []
+            idle, self._idle, self._stale = self._idle + self._stale, [], []
             coming, self._coming = self._coming, []
         for one in coming:
             # Nobody has needed it, so nobody is told why it did not come.
@@ -58,6 +59,13 @@ class KeptLinks(Starter):
                 self._coming = [executor.submit(self._starter.start) for _link in range(more)]
                 executor.shutdown(wait=False)
         return link
+
+    def again(self) -> Any:
+        """What takes one connection takes the idle ones, too, and nobody has noticed: each would cost an attempt."""
+        with self._guard:
+            self._stale += self._idle
+            self._idle = []
+        return self._starter.start()
 
     def _one(self) -> Any:
         with self._guard:

@@ -61,6 +61,10 @@ class Starter(Protocol):
     def start(self) -> Any:
         """A new link."""
 
+    def again(self) -> Any:
+        """A new link in the place of one that was lost."""
+        return self.start()
+
     def end(self, link: Any) -> None:
         """Ends it, proven: nothing of it holds a file on the host open any more. May be called again."""
 
@@ -306,7 +310,7 @@ class Line:
             self._pause(PAUSES[self._failures])
             self._failures += 1
             try:
-                self.link = self._starter.start()
+                self.link = self._starter.again()
                 if self._careful:
                     self._bury(surely=True)
                 self._reopen()

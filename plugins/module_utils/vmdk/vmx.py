@@ -15,6 +15,11 @@ _DEVICE = re.compile(r"^(scsi|sata|ide|nvme)(\d+):(\d+)\.(\w+)$", re.IGNORECASE)
 _CONTROLLER = re.compile(r"^(scsi|sata|ide|nvme)(\d+)\.(\w+)$", re.IGNORECASE)
 _NIC = re.compile(r"^ethernet(\d+)\.(\w+)$", re.IGNORECASE)
 
+#: Our own keys, of a VM that is a replica of another one.
+REPLICA_PREFIX = "stowage.replica"
+REPLICA_OF, REPLICA_STATE = f"{REPLICA_PREFIX}Of", f"{REPLICA_PREFIX}State"
+REPLICA_READY, REPLICA_ACTIVE = "ready", "active"
+
 
 def unescape(value: str) -> str:
     """`|22` is a quote, `|0A` a newline, `|7C` the bar itself: a byte in hexadecimal."""
@@ -116,6 +121,11 @@ class Vmx(Dictionary):
     @property
     def bios_uuid(self) -> str | None:
         return uuid_of(self.get("uuid.bios", ""))
+
+    @property
+    def replica_state(self) -> str:
+        """`ready` or `active`, as `stowage.esxi.replicate` has written into its replicas; empty for any other VM."""
+        return (self.get(REPLICA_STATE) or REPLICA_READY) if self.get(REPLICA_OF) else ""
 
     @property
     def hardware_version(self) -> int | None:

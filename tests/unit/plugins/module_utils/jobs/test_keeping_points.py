@@ -68,7 +68,9 @@ def stores() -> Iterator[Stores]:
         yield opened
 
 
-def in_folder(host: Host, place: Path, time: str, vm: str = "web01", made_on: str = "esx1", **facts: Any) -> Path:
+def in_folder(
+    host: Host, place: Path, time: str, vm: str = "web01", made_on: str = "esx1", vmx_path: str = "", **facts: Any
+) -> Path:
     """A restore point as a backup commits one."""
     folder = place / f"{vm}-{identity_hash(f'id-{vm}')}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ def in_folder(host: Host, place: Path, time: str, vm: str = "web01", made_on: st
     value = {
         "time": time,
         "host": made_on,
-        "vm": {"name": vm, "identity": f"id-{vm}"},
+        "vm": {"name": vm, "identity": f"id-{vm}", "vmx_path": vmx_path},
         "disks": [vars(disk) for disk in disks],
         "files": [vars(file) for file in points.list_files(host.session, job.partial)],
         **facts,
@@ -169,6 +171,16 @@ def test_a_folder_is_pruned_for_the_host_that_made_its_newest_point(host: Host, 
     in_folder(host, tmp_path, DAYS[1], made_on="esx2")
     assert keeping.in_folders(host, str(tmp_path), "esx1", rules(last=1)).verdicts == []
     assert len(keeping.in_folders(host, str(tmp_path), "esx2", rules(last=1)).removed) == 1
+
+
+def test_of_two_machines_with_one_uuid_each_host_prunes_its_own(host: Host, tmp_path: Path) -> None:
+    """They take turns in one folder of a datastore that both hosts have."""
+    for number, time in enumerate(DAYS):
+        made_on = "esx2" if number % 2 else "esx1"
+        folder = in_folder(host, tmp_path, time, made_on=made_on, vmx_path=f"/{made_on}/web01.vmx").parent
+    (gone,) = keeping.in_folders(host, str(tmp_path), "esx1", rules(last=1)).removed
+    assert gone == str(folder / DAYS[0]) and len(os.listdir(folder)) == 3
+    assert keeping.in_folders(host, str(tmp_path), "esx2", rules(last=2)).removed == []
 
 
 def test_what_is_not_ours_stays_and_is_told(host: Host, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,14 @@ def made(state: str, sight: Sight, **rules: Any) -> report.Report:
 
 def alarms(state: str, sight: Sight, **rules: Any) -> list[tuple[str, str]]:
     return [(one.id, one.vm) for one in made(state, sight, **rules).alarms]
+
+
+def test_a_replica_that_stands_by_needs_no_backup_and_one_that_has_taken_over_does(state: str) -> None:
+    copy = Shown("esx2", "web01", "id-copy", standby=True)
+    sight = Sight(("esx2",), (copy,))
+    (line,) = made(state, sight).lines
+    assert (line.state, alarms(state, sight)) == ("ignored", [])
+    assert alarms(state, replace(sight, vms=(replace(copy, standby=False),))) == [("no-job", "web01")]
 
 
 def test_a_machine_with_a_fresh_point_is_no_alarm_and_its_line_tells_all_of_it(state: str) -> None:

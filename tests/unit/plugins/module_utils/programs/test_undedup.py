@@ -9,6 +9,7 @@ import contextlib
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +19,10 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Sys
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors, undedup
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import DiskTask
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import ConnectionLost
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session
 from ansible_collections.stowage.esxi.plugins.module_utils.store import restore
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import AgentLost
 
 # As the host's: -c makes a disk, -U removes one. With `race` beside it somebody else is faster.
 VMKFSTOOLS = r"""#!/bin/sh
@@ -146,6 +149,47 @@ def test_whoever_is_told_to_end_while_a_disk_is_made_waits_for_no_zeros(folder: 
     # The shell that plays vmkfstools ends at once, the sleep in it holds its output open.
     assert time.monotonic() - begun < 20
     assert "left" not in caught.value.data
+    assert not folder.exists()
+
+
+def test_a_line_that_is_cut_when_all_is_there_undoes_none_of_it(
+    folder: Path, reach: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def cut_at_its_end(*_words: Any, **_more: Any) -> Iterator[Any]:
+        yield SimpleNamespace()
+        raise AgentLost(host="esx1", reason="the line was cut")
+
+    looks: list[int] = []
+
+    def looked(_folders: Any) -> Any:
+        looks.append(1)
+        if len(looks) < 3:
+            raise ConnectionLost(host="esx1", port=22, command="ls", reason="cut")
+        return {}
+
+    reach.host.read_folders = looked
+    monkeypatch.setattr(undedup, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(undedup, "opened_target", cut_at_its_end)
+    monkeypatch.setattr(undedup, "inspect", lambda entries, task: ("", 5))
+    monkeypatch.setattr(restore, "to_target", lambda *words, **more: restore.Told())
+    nothing: Any = None
+    brought = undedup.bring(nothing, nothing, task(folder), [str(folder)], "none", reach)
+    assert brought.copied_bytes == 5 and "the line was cut" in brought.warnings[0] and len(looks) == 3
+    assert {path.read_text() for path in folder.iterdir()} == {"ours\n"}
+
+
+def test_a_line_that_is_cut_before_that_leaves_no_disk(
+    folder: Path, reach: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*_words: Any, **_more: Any) -> Any:
+        raise AgentLost(host="esx1", reason="the line was cut")
+
+    monkeypatch.setattr(undedup, "opened_target", lambda *words, **more: contextlib.nullcontext(SimpleNamespace()))
+    monkeypatch.setattr(restore, "to_target", cut)
+    nothing: Any = None
+    with pytest.raises(AgentLost):
+        undedup.bring(nothing, nothing, task(folder), [str(folder)], "none", reach)
     assert not folder.exists()
 
 
