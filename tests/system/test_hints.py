@@ -232,6 +232,31 @@ def test_on_each_doubt_everything_is_hashed_and_told_and_a_new_reference_is_kept
 
 
 @pytest.mark.soak
+def test_the_reference_of_a_machine_that_has_got_another_uuid_goes_with_its_next_backup(
+    story: Make, tmp_path: Path
+) -> None:
+    told(story("hot", **ON), tmp_path)
+    job = story("hot", **ON)
+    power.shutdown_guest(job.vm, quick())
+    file = job.outside(job.vm.vmx_path)
+    text = file.read_text()
+    try:
+        for key in ("uuid.bios", "vc.uuid"):
+            (old,) = (line for line in text.split("\n") if line.startswith(f"{key} = "))
+            text = text.replace(old, old[:-3] + ("0" if old[-2] != "0" else "1") + '"')
+        file.write_text(text)
+        job.host.vim("vmsvc/reload", str(job.vm.vmid))
+    finally:
+        power.power_on(job.vm, quick())
+    (was,) = ids(job)
+    other = story("hot", **ON)
+    assert other.entry["identity"] != job.entry["identity"]
+    entry = told(other, tmp_path).entry
+    assert entry["hint"]["way"] == "hashed" and ids(other) == [entry["reference"]["snapshot"]] != [was]
+    gone(other)
+
+
+@pytest.mark.soak
 def test_a_machine_that_was_reverted_to_the_reference_itself_is_still_told_rightly(story: Make, tmp_path: Path) -> None:
     told(story("hot", **ON), tmp_path)
     job = story("hot", **ON)

@@ -64,6 +64,10 @@ class Reference:
         run = self.job.rpartition("-")[0]
         return names.is_job_id(self.job, run) and self.name == names.snapshot_name(self.job)
 
+    def of_vm(self, identity: str, vmx_path: str) -> bool:
+        """Whether that VM's own, also where it has got another UUID since (registered anew, "I copied it")."""
+        return identity == self.identity or vmx_path == self.vmx_path
+
     def disk(self, key: str) -> DiskState | None:
         return next((disk for disk in self.disks if disk.key == key), None)
 

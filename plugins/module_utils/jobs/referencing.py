@@ -88,8 +88,8 @@ def _settle(
         settled.kept = old
         return
     doomed = references.ours(snapshots.tree(vm), job.identity, job.host)
-    if old is not None and old.identity == job.identity:
-        # Of a VM that has come from another host they bear that host's mark.
+    if old is not None and old.of_vm(job.identity, job.vmx_path):
+        # Of a VM that has come from another host, or got another UUID, they bear another mark.
         doomed[old.snapshot] = old.name
     doomed.pop(ours or 0, None)
     for number, name in sorted(doomed.items()):

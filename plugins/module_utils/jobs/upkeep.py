@@ -73,7 +73,7 @@ def look(
 def _one(host: Host, label: str, vm: VirtualMachine, timeout: int, check: bool) -> list[Kept]:
     text = references.text(host.session, vm.directory)
     reference, size = parse(text), 0
-    if reference is not None and reference.identity != vm.identity:
+    if reference is not None and not reference.of_vm(vm.identity, vm.vmx_path):
         # A copied folder: what its file speaks of is the other VM's.
         return []
     if reference is None:

@@ -220,14 +220,15 @@ def _run(argv: Sequence[str], target: str, seconds: float, reach: Reach) -> Resu
     session = reach.host.session
     with futures.ThreadPoolExecutor(1, thread_name_prefix="make") as executor:
         made = executor.submit(session.run, argv, timeout_seconds=seconds)
-        while not futures.wait([made], LOOK_SECONDS).done:
-            try:
+        try:
+            while not futures.wait([made], LOOK_SECONDS).done:
                 reach.alive()
-            except BaseException:
-                with contextlib.suppress(StowageError):
-                    session.script(_END, [target])
-                raise
-        return made.result()
+            return made.result()
+        except BaseException:
+            # Also where its time is over or the line was cut: it goes on there, and what is removed would come back.
+            with contextlib.suppress(StowageError):
+                session.script(_END, [target])
+            raise
 
 
 @contextlib.contextmanager

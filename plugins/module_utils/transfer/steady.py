@@ -205,20 +205,28 @@ class Line:
 
     def open(self, path: str, writable: bool = False) -> tuple[int, RemoteFile]:
         """Opens a file on this line now, and on each link to come."""
-        file: RemoteFile = self._now(lambda link: link.open(path, writable=writable).result())
-        number = self._files.add(Watched(path, file.size, file.mtime_ns, writable, file.inode))
-        with self._guard:
-            self._handles[number] = file
-        return number, file
+        while True:
+            turn, link = self._link()
+            try:
+                file: RemoteFile = link.open(path, writable=writable).result()
+            except LOST as error:
+                self.renew(turn, error)
+                continue
+            with self._guard:
+                # Another thread may have made a new link meanwhile, which does not have it open.
+                if turn == self.turn:
+                    number = self._files.add(Watched(path, file.size, file.mtime_ns, writable, file.inode))
+                    self._handles[number] = file
+                    return number, file
 
     def shut(self, number: int) -> None:
         self._files.remove(number)
         with self._guard:
-            file = self._handles.pop(number, None)
-        if file is not None and self._final is None:
+            file, link = self._handles.pop(number, None), self.link
+        if file is not None and link is not None and self._final is None:
             # A link that is lost meanwhile has closed it.
             with contextlib.suppress(*LOST):
-                self.link.shut(file)
+                link.shut(file)
 
     def ask(self, send: Callable[[Any, Handles], Any]) -> Owed[Any]:
         return Owed(self, send)

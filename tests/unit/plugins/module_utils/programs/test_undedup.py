@@ -19,7 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Sys
 from ansible_collections.stowage.esxi.plugins.module_utils.programs import errors, undedup
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import DiskTask
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
-from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import ConnectionLost
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import CommandTimeout, ConnectionLost
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Result, Session
 from ansible_collections.stowage.esxi.plugins.module_utils.store import restore
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import AgentLost
@@ -150,6 +150,27 @@ def test_whoever_is_told_to_end_while_a_disk_is_made_waits_for_no_zeros(folder: 
     assert time.monotonic() - begun < 20
     assert "left" not in caught.value.data
     assert not folder.exists()
+
+
+def test_a_maker_that_outlives_its_time_is_ended_before_its_disk_is_removed(folder: Path, reach: Any) -> None:
+    class Leaves(Here):
+        """As a host does whose command takes longer than somebody waits."""
+
+        made: subprocess.Popen[bytes]
+
+        def run(self, argv: Any, **more: Any) -> Result:
+            if argv[0] != "vmkfstools":
+                return super().run(argv, **more)
+            self.made = subprocess.Popen(argv, env={"PATH": self.path})
+            time.sleep(0.3)
+            raise CommandTimeout(host="esx1", seconds=300.0, command="vmkfstools -c")
+
+    session = reach.host.session = Leaves(folder.parent.parent / "bin")
+    (folder.parent.parent / "bin" / "slow").touch()
+    with pytest.raises(CommandTimeout) as caught, undedup.made(task(folder), [str(folder)], reach):
+        raise AssertionError("it was begun")
+    assert session.made.wait(2) != 0
+    assert "left" not in caught.value.data and not folder.exists()
 
 
 def test_a_line_that_is_cut_when_all_is_there_undoes_none_of_it(
