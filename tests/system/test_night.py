@@ -144,6 +144,8 @@ def raise_fleet(work: Path, hosts: int, vms: int, *, fills: Sequence[str], rate:
     # Its key is the machine credential's, which an agent has.
     for name in ("ansible_password", "ansible_ssh_private_key_file"):
         server.pop(name, None)
+    # As the example's inventories have it.
+    server["ansible_pipelining"] = True
     server["ansible_ssh_common_args"] = server["ansible_ssh_common_args"].replace(" -o IdentitiesOnly=yes", "")
     inventory["esxi"]["vars"] = {"stowage_host_key_policy": "pinned"}
     post = Post(vault["report_mail_password"])
