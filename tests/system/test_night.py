@@ -48,8 +48,8 @@ PLAYBOOKS = {
 }
 
 
-def topology(hosts: int, vms: int, fills: Sequence[str], rate: str, passwords: dict[str, str]) -> dict[str, Any]:
-    """Hosts whose wire is capped, each with VMs that have as much data as is their turn, which no other one has."""
+def topology(hosts: int, vms: int, fill: str, rate: str, passwords: dict[str, str]) -> dict[str, Any]:
+    """Hosts whose wire is capped, each with VMs that have so much data, as far as their disks take it, of their own."""
     return {
         "hosts": [
             {
@@ -69,7 +69,7 @@ def topology(hosts: int, vms: int, fills: Sequence[str], rate: str, passwords: d
                                 "key": "scsi0:0",
                                 "size": "64M",
                                 "format": "thin",
-                                "fill": fills[(number + one) % len(fills)],
+                                "fill": fill,
                             }
                         ],
                     }
@@ -128,9 +128,9 @@ class Fleet:
         ]
 
 
-def raise_fleet(work: Path, hosts: int, vms: int, *, fills: Sequence[str], rate: int, slots: int, forks: int) -> Fleet:
+def raise_fleet(work: Path, hosts: int, vms: int, *, fill: str, rate: int, slots: int, forks: int) -> Fleet:
     passwords: dict[str, str] = {}
-    description = topology(hosts, vms, fills, str(rate), passwords)
+    description = topology(hosts, vms, fill, str(rate), passwords)
     (work / "topology.json").write_text(json.dumps(description), encoding="utf-8")
     lab = Lab(work / "lab", "night")
     base = free_base_address()
@@ -212,7 +212,7 @@ class Night:
 @pytest.fixture(scope="module")
 def night() -> Iterator[Night]:
     """5 hosts with 20 VMs, of which one host is dead; then its wire is mended, and recover finds nothing to undo."""
-    with fleet_of(5, 4, fills=["3M"], rate=8 * MIB, slots=2, forks=5) as fleet:
+    with fleet_of(5, 4, fill="3M", rate=8 * MIB, slots=2, forks=5) as fleet:
         before, begun = fleet.state_of(), time.time()
         fleet.lab.fault(DEAD, "refuse")
         with Watch(fleet.secrets) as watch:
@@ -384,7 +384,7 @@ def test_two_hundred_machines_take_no_longer_than_one_and_a_half_times_what_the_
     # copy: the next one is ready when a slot is free. In three turns all have been: a last one of few hosts would leave
     # slots empty. Each disk has as much data as fits: more than a long control connection carries, by which copies are
     # told from these.
-    with fleet_of(50, 4, fills=["64M"], rate=14 << 10, slots=10, forks=17) as fleet:
+    with fleet_of(50, 4, fill="64M", rate=14 << 10, slots=10, forks=17) as fleet:
         before, begun = fleet.state_of(), time.time()
         fleet.lab.fault(DEAD, "refuse")
         job = fleet.awx.run("backup", "backup", **fleet.survey).must_be("failed")
@@ -423,7 +423,7 @@ PLAYBOOKS["record"] = """
 
 @pytest.mark.soak
 def test_a_server_that_restarts_and_a_job_that_is_cancelled_leave_a_true_record_and_are_recovered() -> None:
-    with fleet_of(5, 4, fills=["10M"], rate=MIB, slots=2, forks=5) as fleet:
+    with fleet_of(5, 4, fill="10M", rate=MIB, slots=2, forks=5) as fleet:
         before = fleet.state_of()
         survey = {**fleet.survey, "backup_lease_seconds": "60"}
 

@@ -26,7 +26,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.inplace import (
     plan_in_place,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.manifest import RestorePoint, marked, read_facts
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs.overwriting import safety_job, with_content
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs.overwriting import Overwriting, safety_job, with_content
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import Volume
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.present import Present, PresentDisk, sealed
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.restore import (
@@ -197,6 +197,21 @@ def test_a_replica_that_took_over_after_somebody_looked_is_written_over_only_whe
         (found,) = planned(now, **asked).problems
         assert found["id"] == "replica-touched" and reason in found["message"]
         assert planned(now, replica_touched="resync", **asked).problems == ()
+
+
+def test_a_replica_that_is_said_to_take_over_after_the_plan_is_not_written_over() -> None:
+    def of(state: str) -> Vmx:
+        return replica.marked(NOW, "id-1", "web01", "esx0", f"{HOME}/web01.vmx", "boot-1", state)
+
+    nothing: Any = None
+    for planned_as, now_as, over in (("ready", "ready", False), ("ready", "active", True), ("active", "ready", False)):
+        job = make_job(kind=INPLACE, extra={"replica_state": planned_as, "vmx_text": of("ready").render()})
+        assert Overwriting(nothing, job, nothing)._took_over(present(of(now_as))) is over
+    # One of before this was known has nothing to go by; a machine that is no replica never takes over.
+    old = make_job(kind=INPLACE, extra={"vmx_text": NOW.render()})
+    plain = make_job(kind=INPLACE, extra={"replica_state": "", "vmx_text": NOW.render()})
+    assert not Overwriting(nothing, old, nothing)._took_over(present(of("active")))
+    assert not Overwriting(nothing, plain, nothing)._took_over(present())
 
 
 def restored(**changes: Any) -> Present:
