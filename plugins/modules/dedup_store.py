@@ -443,11 +443,7 @@ def argument_spec():
 
 def present(module, backend):
     wanted = options.wish_of(module.params)
-    store = wish.look(backend, wanted)
-    decided = wish.plan(backend, wanted, store)
-    paper = None
-    if decided.changed and not module.check_mode:
-        store, paper = wish.run(backend, wanted, decided, store, bundle.beside())
+    decided, store, paper = wish.fulfil(backend, wanted, bundle.beside, module.check_mode)
     return dict(
         changed=decided.changed,
         store=decided.after,

@@ -220,6 +220,8 @@ class Frame:
     cut_since: float | None = None
     #: Of the result: the limits that the copy went by, and how long it waited for them.
     waited: dict[str, Any] = field(default_factory=dict)
+    #: Gives the slots of the limits to who waits for them, before the copy ends.
+    release: Callable[[], None] = lambda: None
 
     @property
     def name(self) -> str:
@@ -248,6 +250,7 @@ class Frame:
             note=self.journal.note if self.journal is not None else no_note,
             progress=self.progress,
             alive=alive or self.waiting,
+            all_read=self.release,
             connections=settings.connections,
             bandwidth_limit=settings.bandwidth_limit or 0,
             stall_seconds=settings.stall_timeout,
@@ -303,13 +306,17 @@ def around(
     what = f"copy of {frame.name or request.src} on {job.host if job is not None else host.name}"
     waiter = Waiter(settings.limits_timeout, beat=frame.waiting)
     wanted, begun = _limits(host, settings, request, job), waiter.clock.monotonic()
-    with limits.hold(
-        wanted,
-        settings.limits_dir,
-        waiter,
-        what,
-        lambda waiting: sink(Progress(frame.name, str(waiting))),
-    ):
+    with contextlib.ExitStack() as held:
+        held.enter_context(
+            limits.hold(
+                wanted,
+                settings.limits_dir,
+                waiter,
+                what,
+                lambda waiting: sink(Progress(frame.name, str(waiting))),
+            )
+        )
+        frame.release = held.close
         frame.waited.update(limits=_shown(wanted), waited_seconds=round(waiter.clock.monotonic() - begun, 3))
         yield frame
 

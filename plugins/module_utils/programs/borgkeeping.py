@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter, WaitTimeout
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.borg import Archive, Repository
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.borgerrors import (
     BorgFailed,
     NoRepository,
     RepositoryDamaged,
+    WrongPassphrase,
 )
 
+# Longer than borg takes to make one on a slow line.
+_MAKING_SECONDS = 30
 CHECKS = ("none", "repository", "data")
 _WORDS = {"repository": ["check"], "data": ["check", "--verify-data"]}
 
@@ -36,11 +40,12 @@ def keep(repository: Repository, encryption: str | None, check: str, dry: bool, 
         if not make:
             raise
         mode = encryption or ("repokey-blake2" if repository.passphrase else "none")
-        actions.append(f"made a repository at {repository.location}, encryption {mode}")
         archives, made = (), True
         if not dry:
-            repository.make(mode)
+            made = _make(repository, mode)
             archives = tuple(repository.archives())
+        if made:
+            actions.append(f"made a repository at {repository.location}, encryption {mode}")
     if check != "none" and not made:
         try:
             repository.run([*_WORDS[check], repository.location])
@@ -51,3 +56,32 @@ def keep(repository: Repository, encryption: str | None, check: str, dry: bool, 
             raise
         actions.append(f"checked {len(archives)} archives" + (", all data read" if check == "data" else ""))
     return Kept(archives, tuple(actions), made)
+
+
+def _make(repository: Repository, encryption: str) -> bool:
+    """Whether it was made here. All hosts of a fleet may try at once: borg lets one do it, the others wait for that."""
+    try:
+        repository.make(encryption)
+    except BorgFailed as error:
+        # What has a name of its own is not that something was there already.
+        if error.id != BorgFailed.id:
+            raise
+        return _made_by_another(repository, error)
+    return True
+
+
+def _made_by_another(repository: Repository, error: BorgFailed) -> bool:
+    def opens() -> bool | None:
+        try:
+            repository.archives()
+        except BorgFailed as failure:
+            if isinstance(failure, WrongPassphrase):
+                raise
+            return None
+        return True
+
+    try:
+        Waiter(_MAKING_SECONDS, interval_seconds=0.2, max_interval_seconds=2.0).until(opens, "its making")
+    except WaitTimeout:
+        raise error from None
+    return False

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The program ``dedup``: joins the reading of a hypervisor's disks with the store that they go into.
 
-When it returns, or raises, no process of ours on the hypervisor holds a disk open any more, or it says which does. It
-raises only where there is no restore point.
+When it proves that the source held still, returns, or raises, no process of ours on the hypervisor holds a disk open
+any more, or it says which does. It raises only where there is no restore point.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class DiskFed:
 
 @dataclass(frozen=True)
 class Fed:
-    """`left`: what could not be put away on the hypervisor when the restore point was there."""
+    """`left`: what could not be put away on the hypervisor when all was read."""
 
     point: Point
     disks: tuple[DiskFed, ...]
@@ -199,23 +199,27 @@ class _Disks:
 
 def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
     """One restore point from the disks of a hypervisor."""
-    found: list[tuple[Point, backup.Told, tuple[DiskFed, ...]]] = []
     left = ""
-    try:
-        with opened_disks(feeding.sources, reach) as opened:
-            must_fit(opened, feeding.machine_name, reach)
-            found.append(_fed(store, feeding, reach, opened))
-    except StowageError as error:
-        if not found:
-            raise
-        # The restore point is there. What stays on the hypervisor is journalled, and the undoing of the job ends it.
-        left = error.message
-    ((point, told, disks),) = found
+    with contextlib.ExitStack() as reading:
+        opened = reading.enter_context(opened_disks(feeding.sources, reach))
+        must_fit(opened, feeding.machine_name, reach)
+
+        def all_read() -> None:
+            nonlocal left
+            try:
+                reading.close()
+            except StowageError as error:
+                # All bytes are in the store. What stays on the hypervisor is journalled, and the undoing of the job
+                # ends it.
+                left = error.message
+            reach.all_read()
+
+        point, told, disks = _fed(store, feeding, reach, opened, all_read)
     return Fed(point, disks, {name: int(value) for name, value in vars(told).items()}, left)
 
 
 def _fed(
-    store: Store, feeding: Feeding, reach: Reach, opened: Sequence[OpenDisk]
+    store: Store, feeding: Feeding, reach: Reach, opened: Sequence[OpenDisk], all_read: Callable[[], None]
 ) -> tuple[Point, backup.Told, tuple[DiskFed, ...]]:
     began = reach.clock.monotonic()
     opened = _hinted(opened, feeding, store.chunk_bytes, reach)
@@ -226,6 +230,7 @@ def _fed(
         nonlocal fed
         with disks.watch.at_rest():
             fed = disks.finish(began, THERE if keepchunks.possible(store) else HERE)
+            all_read()
             facts = feeding.before_commit(point, fed)
         # What becomes of the host from here on cannot unmake a restore point that is proven.
         disks.watch.decided()

@@ -25,6 +25,8 @@ class Reach:
     note: Note
     progress: Callable[[Progress], None]
     alive: Callable[[], None]
+    all_read: Callable[[], None] = lambda: None
+    """Called by a program whose copy moves nothing over the wire from then on: others may have its turn."""
     connections: int = 4
     bandwidth_limit: int = 0
     stall_seconds: float = 900.0

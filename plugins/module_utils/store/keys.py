@@ -13,13 +13,13 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, textfile
+from ansible_collections.stowage.esxi.plugins.module_utils.store import crypto, keyfiles, textfile
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
-from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadKeys, Damaged
+from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import BadKeys, Damaged, ObjectMissing
+from ansible_collections.stowage.esxi.plugins.module_utils.store.keyfiles import FOLDER
 from ansible_collections.stowage.esxi.plugins.module_utils.store.names import is_number
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
-FOLDER = "keys/"
 PASSPHRASE, RECOVERY, DAMAGED = "passphrase", "recovery", "damaged"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
@@ -37,12 +37,8 @@ class Slot:
 def slots(backend: Backend) -> list[Slot]:
     """All keys, by name. Needs no key itself."""
     found = []
-    for name, _size in sorted(backend.list(FOLDER)):
-        try:
-            entry = textfile.parse(backend.read(name, 1 << 16), name, backend.name)
-            kind = RECOVERY if entry.get("kdf") == "none" else PASSPHRASE
-        except Damaged:
-            kind = DAMAGED
+    for name, entry in keyfiles.read(backend).items():
+        kind = DAMAGED if isinstance(entry, Damaged) else RECOVERY if entry.get("kdf") == "none" else PASSPHRASE
         found.append(Slot(name[len(FOLDER) :].partition(".")[0], kind, name))
     return found
 
@@ -52,7 +48,7 @@ def opens(store: Store, slot: Slot, secret: str) -> bool:
     try:
         entry = textfile.parse(store.backend.read(slot.object_name, 1 << 16), slot.object_name, store.name)
         crypto.unlock([entry], _bytes(secret), store.id, store.name)
-    except (crypto.WrongKey, Damaged):
+    except (crypto.WrongKey, Damaged, ObjectMissing):
         return False
     return True
 

@@ -14,6 +14,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import config a
 from ansible_collections.stowage.esxi.plugins.module_utils.store import (
     crypto,
     founding,
+    keyfiles,
     points,
     registry,
     textfile,
@@ -334,13 +335,9 @@ class Store:
 
 def _unlocked(backend: Backend, secret: str | None, store_id: str) -> crypto.Vault:
     """By any key that can be read: one that is damaged locks nobody else out."""
-    slots: list[dict[str, Any]] = []
-    spoiled: list[Damaged] = []
-    for name, _size in backend.list("keys/"):
-        try:
-            slots.append(textfile.parse(backend.read(name, 1 << 16), name, backend.name))
-        except Damaged as error:
-            spoiled.append(error)
+    entries = keyfiles.read(backend).values()
+    slots = [one for one in entries if not isinstance(one, Damaged)]
+    spoiled = [one for one in entries if isinstance(one, Damaged)]
     if secret is None:
         raise crypto.KeyNeeded(store=backend.name, ways="by the option passphrase")
     try:

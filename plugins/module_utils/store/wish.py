@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base.waiter import Waiter, WaitTimeout
 from ansible_collections.stowage.esxi.plugins.module_utils.store import founding, keys, settings
 from ansible_collections.stowage.esxi.plugins.module_utils.store.backends.interface import Backend
 from ansible_collections.stowage.esxi.plugins.module_utils.store.config import CHUNK_SIZES, KEPT_DEFAULTS
@@ -22,6 +24,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 
 FIRST_KEY = "first"
+# Some small files: longer only on a line that hardly moves.
+_MAKING_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,16 @@ class Plan:
 def look(backend: Backend, wish: Wish) -> Store | None:
     """The store that is there, opened; None in an empty place, or where a making was cut short; `StoreExists` where
     something else is."""
+    with contextlib.suppress(NoStore):
+        return Store.open(backend, wish.passphrase)
+    _left, other = founding.look(backend)
+    if other is None:
+        return None
     try:
+        # Somebody else may have made it between the two looks.
         return Store.open(backend, wish.passphrase)
     except NoStore:
-        _left, other = founding.look(backend)
-        if other is not None:
-            raise StoreExists(store=backend.name, reason=f"{other} is there, but no store") from None
-        return None
+        raise StoreExists(store=backend.name, reason=f"{other} is there, but no store") from None
 
 
 def plan(backend: Backend, wish: Wish, store: Store | None) -> Plan:
@@ -132,6 +139,38 @@ def run(
     for name in decided.remove_keys:
         keys.remove(store, name)
     return store, paper
+
+
+def fulfil(
+    backend: Backend, wish: Wish, beside: Callable[[], Mapping[str, bytes]], check: bool = False
+) -> tuple[Plan, Store | None, str | None]:
+    """What was decided, the store, and the recovery key that was made. With `check` nothing is done.
+    `beside` is asked where one is made.
+
+    All hosts of a fleet may make it at once: one does, and for the others it was there."""
+    store = look(backend, wish)
+    decided = plan(backend, wish, store)
+    if check or not decided.changed:
+        return decided, store, None
+    try:
+        return (decided, *run(backend, wish, decided, store, beside() if decided.create else {}))
+    except StoreExists as error:
+        there = _made_by_another(backend, wish, error)
+    decided = plan(backend, wish, there)
+    return (decided, *run(backend, wish, decided, there, {}))
+
+
+def _made_by_another(backend: Backend, wish: Wish, error: StoreExists) -> Store:
+    def opened() -> Store | None:
+        with contextlib.suppress(NoStore):
+            return Store.open(backend, wish.passphrase)
+        return None
+
+    try:
+        return Waiter(_MAKING_SECONDS, interval_seconds=0.1, max_interval_seconds=1.0).until(opened, "its making")
+    except WaitTimeout:
+        # Whoever was at it has died: the next making goes on from what he has left.
+        raise error from None
 
 
 def _refuse(backend: Backend, wish: Wish, store: Store | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.errors import JournalLost
-from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying
+from ansible_collections.stowage.esxi.plugins.module_utils.jobs import copying, limits
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.room import RoomBelowReserve, RoomWatch
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.errors import NotSupported
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.plan import Request
@@ -42,6 +42,20 @@ def test_room_is_watched_while_a_copy_waits_for_its_slot(tmp_path: Path, monkeyp
         fcntl.flock(slot, fcntl.LOCK_EX)
         with pytest.raises(RoomBelowReserve):
             copying.perform(host, params)
+
+
+def test_a_copy_that_moves_nothing_any_more_gives_its_slot_to_who_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host: Any = SimpleNamespace(name="esx1", session=None)
+    monkeypatch.setattr(copying, "request_from", lambda *_: Request(dest="/x", src="/y"))
+    settings = copying.Settings(limits=(limits.Limit("one", 1),), limits_dir=str(tmp_path), limits_timeout=0)
+    with copying.around(host, {}, settings, None) as first:
+        with pytest.raises(limits.LimitBusy), copying.around(host, {}, settings, None):
+            raise AssertionError("two have one slot")
+        first.reach(host, settings).all_read()
+        with copying.around(host, {}, settings, None):
+            pass
 
 
 @pytest.mark.parametrize(

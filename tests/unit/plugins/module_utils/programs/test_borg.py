@@ -13,12 +13,13 @@ import random
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.stowage.esxi.plugins.module_utils.programs import borgerrors, errors
+from ansible_collections.stowage.esxi.plugins.module_utils.programs import borgerrors, borgkeeping, errors
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.borg import Repository
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.borgkeeping import keep
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.inorder import SLOT_BYTES, InOrder
@@ -55,6 +56,24 @@ def test_a_repository_is_made_checked_and_opened_and_nobody_sees_the_passphrase(
         Repository(repository.location, "wrong").archives()
     with pytest.raises(borgerrors.WrongPassphrase):
         Repository(repository.location).archives()
+
+
+def test_of_many_that_make_it_at_once_one_does_and_for_the_others_it_is_there(tmp_path: Path) -> None:
+    repository = Repository(str(tmp_path / "repository"), SECRET)
+    with ThreadPoolExecutor(4) as threads:
+        kept = list(threads.map(lambda _number: keep(repository, None, "none", False), range(4)))
+    assert sorted(one.made for one in kept) == [False] * 3 + [True]
+    assert sorted(len(one.actions) for one in kept) == [0] * 3 + [1]
+
+
+def test_what_is_no_repository_and_becomes_none_is_told_as_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(borgkeeping, "_MAKING_SECONDS", 0.3)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.jpg").write_bytes(b"x")
+    with pytest.raises(borgerrors.BorgFailed, match="already something at"):
+        keep(Repository(str(tmp_path / "other")), None, "none", False)
 
 
 def raise_hinted(repository: Repository) -> None:

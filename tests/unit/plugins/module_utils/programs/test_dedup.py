@@ -49,6 +49,7 @@ def reach_of(**more: Any) -> Any:
         "connections": 1,
         "alive": lambda: None,
         "progress": lambda progress: None,
+        "all_read": lambda: None,
     }
     return SimpleNamespace(**{**settings, **more})
 
@@ -144,7 +145,29 @@ def test_a_host_that_goes_while_the_point_is_committed_does_not_unmake_it(
     assert store.points() == [fed.point] and gone.is_set() and fed.left == ""
 
 
-def test_what_stays_on_the_host_after_the_commit_is_told_with_the_point(store: Store, opened: list[Any]) -> None:
+def test_the_disks_are_closed_and_the_turn_is_given_on_before_it_is_proven(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proof moves nothing over the wire; who waits for a slot need not wait for it, nor for the commit."""
+    happened: list[str] = []
+    parts: Any = (Grown(), SimpleNamespace(way="direct", proof=""), SimpleNamespace(method="agent"))
+
+    @contextlib.contextmanager
+    def open_all(*_words: Any) -> Iterator[Any]:
+        yield [dedup.OpenDisk(SOURCE, *parts)]
+        happened.append("closed")
+
+    def proof(_point: str, _fed: Any) -> dict[str, Any]:
+        happened.append("proven")
+        assert store.points() == []
+        return {}
+
+    monkeypatch.setattr(dedup, "opened_disks", open_all)
+    dedup.feed(store, feeding_of(proof), reach_of(all_read=lambda: happened.append("turn given on")))
+    assert happened == ["closed", "turn given on", "proven"]
+
+
+def test_what_stays_on_the_host_when_all_is_read_is_told_with_the_point(store: Store, opened: list[Any]) -> None:
     opened.append(AgentStays(host="esx1", pid=42, token="stowage-agent-x", seconds=10))
     fed = dedup.feed(store, feeding_of(), reach_of())
     assert store.points() == [fed.point] and "42" in fed.left and "esx1" in fed.left

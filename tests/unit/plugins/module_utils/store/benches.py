@@ -30,6 +30,11 @@ CHUNK = 1 << 16
 SECRET = "correct horse"
 
 
+def spoiled(text: bytes) -> bytes:
+    """A small file of a store with another checksum than its own."""
+    return text[:-3] + (b"11\n" if text.endswith(b"00\n") else b"00\n")
+
+
 def new_store(backend: Backend, passphrase: str | None = None, hash_name: str = "sha256", **settings: Any) -> Store:
     small = {"pack_bytes": 1 << 20, **settings}
     return Store.create(backend, chunk_bytes=CHUNK, hash_name=hash_name, passphrase=passphrase, settings=small)

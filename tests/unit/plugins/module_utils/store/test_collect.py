@@ -21,7 +21,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.store import St
 from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Writer
 from fakeclock import FakeClock
 
-from .benches import back_up, image, local, new_store, restored, sound
+from .benches import back_up, image, local, new_store, restored, sound, spoiled
 
 
 def packs(root: Path) -> set[str]:
@@ -61,7 +61,7 @@ def test_nothing_is_collected_while_a_restore_point_cannot_be_read(plain: Store,
     two, _told = back_up(plain, image(tmp_path / "b", [7]), machine="two")
     plain.backend.delete(one.object_name)
     path = root / two.object_name
-    path.write_bytes(path.read_bytes()[:-3] + b"00\n")
+    path.write_bytes(spoiled(path.read_bytes()))
     before = packs(root)
     with pytest.raises(Damaged, match="nothing is collected while a restore point cannot be read"):
         collect.run(plain)

@@ -20,7 +20,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.location import
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.stored import StoredDisk
 
-from .benches import CHUNK, SECRET, back_up, by_hand, image, local, new_store, restored, s3, sound
+from .benches import CHUNK, SECRET, back_up, by_hand, image, local, new_store, restored, s3, sound, spoiled
 from .test_prune import history
 
 
@@ -70,7 +70,7 @@ def test_a_restore_point_that_cannot_be_read_is_told_and_the_others_are_copied(
     name = made[1].object_name
     data = plain.backend.read(name)
     plain.backend.delete(name)
-    plain.backend.create(name, data[:-3] + b"00\n")
+    plain.backend.create(name, spoiled(data))
     report = copy.run(plain, second)
     assert [one.point for one, _copy in report.copied] == [made[0].point, made[2].point]
     assert len(report.unreadable) == 1 and name in report.unreadable[0] and report.failed == []

@@ -18,7 +18,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.points import P
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from fakeclock import FakeClock
 
-from .benches import CHUNK, back_up, image, local, new_store, restored, sound
+from .benches import CHUNK, back_up, image, local, new_store, restored, sound, spoiled
 
 BEGIN = datetime(2026, 3, 1, 1, tzinfo=timezone.utc)
 NOTHING = Keep(last=0)
@@ -205,7 +205,7 @@ def test_nothing_goes_while_a_point_a_finding_or_the_index_cannot_be_read(
     index = next((root / "index").iterdir())
     for path in (root / made[1].object_name, finding, index):
         data = path.read_bytes()
-        path.write_bytes(data[:-3] + b"00\n")
+        path.write_bytes(spoiled(data))
         with pytest.raises(Damaged):
             prune.run(plain, Keep(last=1))
         path.write_bytes(data)

@@ -54,7 +54,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Ta
 from ansible_collections.stowage.esxi.plugins.module_utils.store.wanted import Wanted
 from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import Writer
 
-from .benches import CHUNK, back_up, chunk, image, local, new_store, restored, s3, sound
+from .benches import CHUNK, back_up, chunk, image, local, new_store, restored, s3, sound, spoiled
 
 DEEP = pytest.mark.parametrize("deep", [False, True], ids=["scrub", "deep"])
 
@@ -687,7 +687,7 @@ def test_the_latest_is_never_an_older_one_without_a_word(plain: Store, root: Pat
     second, _told = back_up(plain, image(tmp_path / "a", [1, 3]))
     assert find.point(plain, "latest").point == second.point
     path = root / second.object_name
-    path.write_bytes(path.read_bytes()[:-3] + b"00\n")
+    path.write_bytes(spoiled(path.read_bytes()))
     with pytest.raises(NewestUnreadable) as told:
         find.point(plain, "latest")
     assert second.point in told.value.message and first.point in told.value.hint_text

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,48 @@ def test_keys_follow_and_nobody_is_locked_out(root: Path) -> None:
     Store.open(local(root), paper)
     with pytest.raises(WrongKey):
         Store.open(local(root), SECRET)
+
+
+@pytest.mark.parametrize("secret", [None, SECRET])
+def test_of_many_that_wish_for_it_at_once_one_makes_it_and_for_the_others_it_is_there(
+    tmp_path: Path, secret: str | None
+) -> None:
+    wanted, many = Wish(passphrase=secret, settings={"level": 4}), 8
+    begin = threading.Barrier(many)
+
+    def one(root: Path) -> str:
+        backend = local(root)
+        begin.wait()
+        _decided, store, paper = wish.fulfil(backend, wanted, dict)
+        assert store is not None and paper is None
+        return store.id
+
+    with ThreadPoolExecutor(many) as threads:
+        for turn in range(10):
+            root = tmp_path / f"{turn}"
+            (made,) = set(threads.map(one, [root] * many))
+            store = Store.open(local(root), secret)
+            assert store.id == made and store.settings["level"] == 4
+            assert len(keys.slots(store.backend)) == (1 if secret else 0)
+
+
+def test_who_began_to_make_it_meanwhile_and_died_is_told_and_his_leavings_are_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wish, "_MAKING_SECONDS", 0.3)
+    backend = local(tmp_path / "store")
+    created = backend.create
+
+    def after_another(name: str, data: bytes) -> None:
+        monkeypatch.setattr(backend, "create", created)
+        created(name, b"of another")
+        created(name, data)
+
+    monkeypatch.setattr(backend, "create", after_another)
+    with pytest.raises(StoreExists, match="somebody else is making it"):
+        wish.fulfil(backend, Wish(), dict)
+    decided, store, _paper = wish.fulfil(backend, Wish(), dict)
+    assert decided.create and store is not None
 
 
 @pytest.mark.parametrize(
