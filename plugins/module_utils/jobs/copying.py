@@ -250,7 +250,8 @@ class Frame:
             note=self.journal.note if self.journal is not None else no_note,
             progress=self.progress,
             alive=alive or self.waiting,
-            all_read=self.release,
+            # The index of a store that is not here has yet to go there.
+            all_read=self.release if limiting.is_here(self.request.dest) else lambda: None,
             connections=settings.connections,
             bandwidth_limit=settings.bandwidth_limit or 0,
             stall_seconds=settings.stall_timeout,

@@ -73,7 +73,8 @@ def _make(repository: Repository, encryption: str) -> bool:
 def _made_by_another(repository: Repository, error: BorgFailed) -> bool:
     def opens() -> bool | None:
         try:
-            repository.archives()
+            # Not `look`: who does not wait for the maker's lock may be in his way.
+            repository.run(["list", repository.location])
         except BorgFailed as failure:
             if isinstance(failure, WrongPassphrase):
                 raise

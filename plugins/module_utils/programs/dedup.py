@@ -214,7 +214,12 @@ def feed(store: Store, feeding: Feeding, reach: Reach) -> Fed:
                 left = error.message
             reach.all_read()
 
-        point, told, disks = _fed(store, feeding, reach, opened, all_read)
+        try:
+            point, told, disks = _fed(store, feeding, reach, opened, all_read)
+        except StowageError as error:
+            if left:
+                error.data.setdefault("left", left)
+            raise
     return Fed(point, disks, {name: int(value) for name, value in vars(told).items()}, left)
 
 

@@ -66,11 +66,9 @@ class HostUpload(Upload):
         self._size += len(data)
 
     def lend(self) -> PackFile:
-        def act(link: StoreLink) -> None:
-            link.shut(self._opened(link)).result()
-
-        self._run(act)
-        self._link = self._file = None
+        # It stays open here, and is touched: a lane has it open only while it writes, and what nobody touches is taken
+        # for a dead one's.
+        self._run(self._opened)
         folder = self._backend.folder.real
         self._lent = PackFile(self._backend.host, folder, self._path, self._name, self._token, self._size, self._failed)
         return self._lent
@@ -83,8 +81,16 @@ class HostUpload(Upload):
             return told
 
     def _take_back(self) -> None:
-        if self._lent is not None:
-            self._size, self._lent = self._lent.size, None
+        if self._lent is None:
+            return
+        self._size, self._lent = self._lent.size, None
+        # What was written to it and does not count is cut off when it is opened anew.
+        self._run(self._shut)
+        self._link = self._file = None
+
+    def _shut(self, link: StoreLink) -> None:
+        if self._file is not None and self._link is link:
+            link.shut(self._file).result()
 
     def commit(self) -> None:
         self._take_back()
@@ -120,8 +126,7 @@ class HostUpload(Upload):
         name = posixpath.join(posixpath.dirname(self._name), posixpath.basename(self._path))
 
         def act(link: StoreLink) -> None:
-            if self._file is not None and self._link is link:
-                link.shut(self._file).result()
+            self._shut(link)
             link.remove(name).result()
 
         with contextlib.suppress(StoreError):

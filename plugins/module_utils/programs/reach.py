@@ -26,7 +26,7 @@ class Reach:
     progress: Callable[[Progress], None]
     alive: Callable[[], None]
     all_read: Callable[[], None] = lambda: None
-    """Called by a program whose copy moves nothing over the wire from then on: others may have its turn."""
+    """Called by a program when it has read all of the hypervisor's bytes: others may have its turn."""
     connections: int = 4
     bandwidth_limit: int = 0
     stall_seconds: float = 900.0

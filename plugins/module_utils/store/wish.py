@@ -26,6 +26,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.store import St
 FIRST_KEY = "first"
 # Some small files: longer only on a line that hardly moves.
 _MAKING_SECONDS = 30
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -147,30 +148,34 @@ def fulfil(
     """What was decided, the store, and the recovery key that was made. With `check` nothing is done.
     `beside` is asked where one is made.
 
-    All hosts of a fleet may make it at once: one does, and for the others it was there."""
-    store = look(backend, wish)
-    decided = plan(backend, wish, store)
-    if check or not decided.changed:
-        return decided, store, None
-    try:
-        return (decided, *run(backend, wish, decided, store, beside() if decided.create else {}))
-    except StoreExists as error:
-        there = _made_by_another(backend, wish, error)
-    decided = plan(backend, wish, there)
-    return (decided, *run(backend, wish, decided, there, {}))
+    All hosts of a fleet may make it at once: one does, and for the others it was there. Where further keys are wished
+    for, only one may: each would take another's for its own."""
+    attempts = 1 if wish.keys or wish.recovery_key else _ATTEMPTS
+    while True:
+        store = look(backend, wish)
+        decided = plan(backend, wish, store)
+        if check or not decided.changed:
+            return decided, store, None
+        attempts -= 1
+        try:
+            return (decided, *run(backend, wish, decided, store, beside() if decided.create else {}))
+        except StoreExists:
+            if not attempts:
+                raise
+        _wait_for_its_maker(backend, wish)
 
 
-def _made_by_another(backend: Backend, wish: Wish, error: StoreExists) -> Store:
-    def opened() -> Store | None:
+def _wait_for_its_maker(backend: Backend, wish: Wish) -> None:
+    """Until it is there. Where it does not come, he has died: the next making goes on from what he has left."""
+
+    def opened() -> bool | None:
         with contextlib.suppress(NoStore):
-            return Store.open(backend, wish.passphrase)
+            Store.open(backend, wish.passphrase).close()
+            return True
         return None
 
-    try:
-        return Waiter(_MAKING_SECONDS, interval_seconds=0.1, max_interval_seconds=1.0).until(opened, "its making")
-    except WaitTimeout:
-        # Whoever was at it has died: the next making goes on from what he has left.
-        raise error from None
+    with contextlib.suppress(WaitTimeout):
+        Waiter(_MAKING_SECONDS, interval_seconds=0.1, max_interval_seconds=1.0).until(opened, "its making")
 
 
 def _refuse(backend: Backend, wish: Wish, store: Store | None) -> None:

@@ -19,10 +19,11 @@ texts = st.text(st.characters(exclude_categories=())) | st.binary().map(
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
+    max_leaves=12,
 )
 
 
-@given(st.dictionaries(texts, values))
+@given(st.dictionaries(texts, values, max_size=6))
 def test_what_is_said_and_heard_is_what_json_makes_of_it(value: dict[str, Any]) -> None:
     said = client.text_of(value)
     assert json.loads(said) == json.loads(json.dumps(value))

@@ -29,6 +29,7 @@ def agree(tmp_path: Path, servers: dict[str, Any], *options: str) -> subprocess.
     (tmp_path / "play.json").write_text(json.dumps(book), encoding="utf-8")
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment.update(ANSIBLE_HOME=str(tmp_path / "home"), ANSIBLE_NOCOLOR="1", LC_ALL="C.UTF-8")
+    environment.update(ANSIBLE_CONFIG=str(ROOT / "tests/tools/ansible.cfg"))
     program = os.path.join(os.path.dirname(sys.executable), "ansible-playbook")
     return subprocess.run(
         [program, "-i", "hosts.json", "play.json", *options],

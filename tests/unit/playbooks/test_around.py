@@ -84,6 +84,7 @@ def play(tmp_path: Path, name: str, *options: str, **variables: Any) -> tuple[in
         **{"report_ask_hosts": "false", **variables},
     }
     environment = {**os.environ, "ANSIBLE_HOME": str(tmp_path / "home"), "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"}
+    environment["ANSIBLE_CONFIG"] = str(ROOT / "tests/tools/ansible.cfg")
     environment |= {"ANSIBLE_SHOW_CUSTOM_STATS": "true", "ANSIBLE_LOCALHOST_WARNING": "false"}
     environment |= {"ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests/tools/callbacks")}
     environment |= {"ANSIBLE_CALLBACKS_ENABLED": "payloads"}

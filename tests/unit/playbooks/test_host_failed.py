@@ -37,6 +37,7 @@ def error(tmp_path: Path, *places: Path) -> dict[str, Any]:
     program = os.path.join(os.path.dirname(sys.executable), "ansible-playbook")
     argv = [program, "-i", "localhost,", "play.yml", "-e", json.dumps(given)]
     environment = {**os.environ, "ANSIBLE_LOCAL_TEMP": str(tmp_path / "ansible"), "LC_ALL": "C.UTF-8"}
+    environment["ANSIBLE_CONFIG"] = str(ROOT / "tests/tools/ansible.cfg")
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     answer: dict[str, Any] = json.loads(told.read_text())

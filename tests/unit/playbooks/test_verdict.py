@@ -19,6 +19,7 @@ def verdict(tmp_path: Path, **artifacts: Any) -> tuple[int, str]:
     (tmp_path / "given.json").write_text(json.dumps(artifacts), encoding="utf-8")
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment.update(ANSIBLE_HOME=str(tmp_path / "home"), ANSIBLE_NOCOLOR="1", LC_ALL="C.UTF-8")
+    environment.update(ANSIBLE_CONFIG=str(ROOT / "tests/tools/ansible.cfg"))
     program = os.path.join(os.path.dirname(sys.executable), "ansible-playbook")
     done = subprocess.run(
         [program, "-i", "localhost,", str(ROOT / "playbooks" / "verdict.yml"), "-e", "@given.json"],

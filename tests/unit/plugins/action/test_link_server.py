@@ -99,6 +99,7 @@ def got(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         cwd=folder,
         env={
             **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+            "ANSIBLE_CONFIG": str(ROOT / "tests/tools/ansible.cfg"),
             "ANSIBLE_COLLECTIONS_PATH": str(folder),
             "ANSIBLE_HOME": str(folder / "home"),
             "LC_ALL": "C.UTF-8",

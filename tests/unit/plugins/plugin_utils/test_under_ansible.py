@@ -140,6 +140,7 @@ def play(
     (place / "play.json").write_text(json.dumps(book))
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment.update(
+        ANSIBLE_CONFIG=str(ROOT / "tests/tools/ansible.cfg"),
         ANSIBLE_COLLECTIONS_PATH=str(place),
         ANSIBLE_HOME=str(place / "home"),
         ANSIBLE_NOCOLOR="1",

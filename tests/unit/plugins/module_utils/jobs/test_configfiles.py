@@ -97,13 +97,13 @@ def test_before_a_disk_is_read_the_files_of_the_job_are_looked_at(session: Sessi
         "9 1 512\n/etc/shadow\n",
         "9 1 512\n../../db01/db01.vmx\n",
         "99999999999 1 512\nweb01.nvram\n",
-        "a million names",
+        "many names",
     ],
-    ids=["a path", "another folder", "a terabyte", "a million names"],
+    ids=["a path", "another folder", "a terabyte", "many names"],
 )
 def test_a_listing_that_a_host_has_made_up_is_refused(session: Session, tmp_path: Path, listing: str) -> None:
-    if listing == "a million names":
-        listing = "".join(f"9 1 512\nfile{number}\n" for number in range(1_000_000))
+    if listing == "many names":
+        listing = "".join(f"9 1 512\nfile{number}\n" for number in range(100_000))
 
     class Liar:
         endpoint = session.endpoint

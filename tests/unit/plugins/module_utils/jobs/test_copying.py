@@ -48,7 +48,8 @@ def test_a_copy_that_moves_nothing_any_more_gives_its_slot_to_who_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host: Any = SimpleNamespace(name="esx1", session=None)
-    monkeypatch.setattr(copying, "request_from", lambda *_: Request(dest="/x", src="/y"))
+    place = "/srv/store"
+    monkeypatch.setattr(copying, "request_from", lambda *_: Request(dest=place, src="/y"))
     settings = copying.Settings(limits=(limits.Limit("one", 1),), limits_dir=str(tmp_path), limits_timeout=0)
     with copying.around(host, {}, settings, None) as first:
         with pytest.raises(limits.LimitBusy), copying.around(host, {}, settings, None):
@@ -56,6 +57,12 @@ def test_a_copy_that_moves_nothing_any_more_gives_its_slot_to_who_waits(
         first.reach(host, settings).all_read()
         with copying.around(host, {}, settings, None):
             pass
+    # Into a store on another server, the index crosses the same line after that.
+    place = "bk2:22:/srv/store"
+    with copying.around(host, {}, settings, None) as first:
+        first.reach(host, settings).all_read()
+        with pytest.raises(limits.LimitBusy), copying.around(host, {}, settings, None):
+            raise AssertionError("two have one slot")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +138,7 @@ def test_piece_by_piece_goes_what_crosses_a_wire_into_something_that_can(
             copying.choose(copying.settings_from(params))
         return
     settings, beat = copying.settings_from(params), SimpleNamespace(note=print, beat=print, folder="/j")
-    request: Any = SimpleNamespace(vm=None, reserve_percent=5)
+    request: Any = SimpleNamespace(vm=None, dest="/x", reserve_percent=5)
     frame = copying.Frame(request, None, cast(Any, beat), print)
     nobody: Any = None
     assert frame.reach(nobody, settings).stepwise

@@ -175,8 +175,9 @@ def test_what_stays_on_the_host_when_all_is_read_is_told_with_the_point(store: S
     def refuse(_point: str, _fed: Any) -> dict[str, Any]:
         raise StowageError(reason="it has not held still")
 
-    with pytest.raises(StowageError, match="not held still"):
+    with pytest.raises(StowageError, match="not held still") as told:
         dedup.feed(store, feeding_of(refuse), reach_of())
+    assert "42" in told.value.data["left"]
     assert store.points() == [fed.point]
 
 

@@ -395,6 +395,10 @@ def test_tidying_takes_what_the_dead_left_and_nothing_of_the_living(
     dead, living = backend.upload("packs/aa/dead.pack"), backend.upload("packs/aa/living.pack")
     dead.append([b"x"])
     living.append([b"y"])
+    # A lane of a disk may fill it, and has nothing to write for a long while.
+    lent = backend.upload("packs/aa/lent.pack")
+    lent.append([b"zz"])
+    lent.lend()
     claim = root / "turns" / ".tmp-claim-7"
     claim.mkdir(parents=True)
     (claim / ".tmp-ffff").write_bytes(b"his")
@@ -402,9 +406,10 @@ def test_tidying_takes_what_the_dead_left_and_nothing_of_the_living(
     link = host.links[-1]
     link.shut(dead._file).result()  # type: ignore[attr-defined]
     backend.tidy()
-    assert len(clock.slept) == 1 and len(os.listdir(root / "packs/aa")) == 1 and not claim.exists()
+    assert len(clock.slept) == 1 and len(os.listdir(root / "packs/aa")) == 2 and not claim.exists()
     living.commit()
-    assert list(backend.list("packs/")) == [("packs/aa/living.pack", 1)]
+    lent.commit()
+    assert sorted(backend.list("packs/")) == [("packs/aa/lent.pack", 2), ("packs/aa/living.pack", 1)]
     backend.close()
 
 

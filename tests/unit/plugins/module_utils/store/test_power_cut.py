@@ -218,7 +218,7 @@ def test_a_cut_at_any_moment_of_a_backup_costs_at_most_that_backup(
     assert seen == {True, False}
 
 
-@pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_cut_at_any_moment_of_backups_from_far_away_loses_nothing_that_was_told(
     recorded: Recorder, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -287,7 +287,7 @@ def test_a_cut_at_any_moment_of_a_collection_loses_nothing(
     assert every_cut(recorded, begin, folders, judge, monkeypatch) > 8
 
 
-@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_cut_at_any_moment_of_a_prune_with_all_that_follows_loses_nothing(
     recorded: Recorder, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -336,7 +336,7 @@ def test_a_cut_at_any_moment_of_a_prune_with_all_that_follows_loses_nothing(
     assert len(there) > 1
 
 
-@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_cut_at_any_moment_of_a_repair_loses_nothing_that_was_there(
     recorded: Recorder, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
