@@ -170,7 +170,7 @@ def _wait_for_its_maker(backend: Backend, wish: Wish) -> None:
 
     def opened() -> bool | None:
         with contextlib.suppress(NoStore):
-            Store.open(backend, wish.passphrase).close()
+            Store.open(backend, wish.passphrase)
             return True
         return None
 
