@@ -45,10 +45,12 @@ def local(path: Path) -> Backend:
     return mirrored.place(path) or LocalBackend(str(path))
 
 
-def s3(endpoint: str, **more: Any) -> S3Backend:
-    """A store's place of its own in the tests' bucket."""
+def s3(endpoint: str, prefix: str = "", **more: Any) -> S3Backend:
+    """A store's place in the tests' bucket; of its own, where none is given."""
     access, secret = objectstore.KEYS
-    return S3Backend(BUCKET, secrets.token_hex(6), endpoint=endpoint, access_key=access, secret_key=secret, **more)
+    return S3Backend(
+        BUCKET, prefix or secrets.token_hex(6), endpoint=endpoint, access_key=access, secret_key=secret, **more
+    )
 
 
 def image(path: Path, chunks: Sequence[int], size: int | None = None) -> Path:

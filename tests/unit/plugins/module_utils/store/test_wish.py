@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.crypto import W
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError, StoreExists
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
 from ansible_collections.stowage.esxi.plugins.module_utils.store.wish import Wish
-from benches import SECRET, local, new_store
+from benches import SECRET, local, new_store, s3
 
 LOCKED = Wish(chunk_bytes=1 << 16, passphrase=SECRET)
 
@@ -58,25 +59,28 @@ def test_keys_follow_and_nobody_is_locked_out(root: Path) -> None:
         Store.open(local(root), SECRET)
 
 
+@pytest.mark.folder
 @pytest.mark.parametrize("secret", [None, SECRET])
+@pytest.mark.parametrize("where", ["folder", pytest.param("s3", marks=pytest.mark.xdist_group("s3"))])
 def test_of_many_that_wish_for_it_at_once_one_makes_it_and_for_the_others_it_is_there(
-    tmp_path: Path, secret: str | None
+    tmp_path: Path, where: str, secret: str | None, request: pytest.FixtureRequest
 ) -> None:
     wanted, many = Wish(passphrase=secret, settings={"level": 4}), 8
+    endpoint = request.getfixturevalue("s3_server") if where == "s3" else ""
     begin = threading.Barrier(many)
 
-    def one(root: Path) -> str:
-        backend = local(root)
+    def one(place: str) -> str:
+        backend = s3(endpoint, place) if endpoint else local(tmp_path / place)
         begin.wait()
         _decided, store, paper = wish.fulfil(backend, wanted, dict)
         assert store is not None and paper is None
         return store.id
 
     with ThreadPoolExecutor(many) as threads:
-        for turn in range(10):
-            root = tmp_path / f"{turn}"
-            (made,) = set(threads.map(one, [root] * many))
-            store = Store.open(local(root), secret)
+        for _turn in range(1 if endpoint else 10):
+            place = secrets.token_hex(6)
+            (made,) = set(threads.map(one, [place] * many))
+            store = Store.open(s3(endpoint, place) if endpoint else local(tmp_path / place), secret)
             assert store.id == made and store.settings["level"] == 4
             assert len(keys.slots(store.backend)) == (1 if secret else 0)
 
