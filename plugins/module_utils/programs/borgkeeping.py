@@ -66,11 +66,12 @@ def _make(repository: Repository, encryption: str) -> bool:
         # What has a name of its own is not that something was there already.
         if error.id != BorgFailed.id:
             raise
-        return _made_by_another(repository, error)
+        _wait_for_its_maker(repository, error)
+        return False
     return True
 
 
-def _made_by_another(repository: Repository, error: BorgFailed) -> bool:
+def _wait_for_its_maker(repository: Repository, error: BorgFailed) -> None:
     def opens() -> bool | None:
         try:
             # Not `look`: who does not wait for the maker's lock may be in his way.
@@ -85,4 +86,3 @@ def _made_by_another(repository: Repository, error: BorgFailed) -> bool:
         Waiter(_MAKING_SECONDS, interval_seconds=0.2, max_interval_seconds=2.0).until(opens, "its making")
     except WaitTimeout:
         raise error from None
-    return False
