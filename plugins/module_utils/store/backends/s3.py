@@ -13,7 +13,7 @@ import mmap
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base import imports
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
@@ -204,10 +204,15 @@ class S3Backend(Backend):
                 self._put(name, body, token)
         except ObjectExists:
             # A put whose answer was lost is sent again by the client, and meets itself.
-            with self.told(name, "read"):
-                there = self._client.head_object(**self._key(name))
-            if there.get("Metadata", {}).get(_TOKEN) != token:
+            if self._token(name) != token:
                 raise
+
+    def _token(self, name: str) -> str | None:
+        """Of the put that made it; None where whoever made it has removed it meanwhile."""
+        with contextlib.suppress(ObjectMissing), self.told(name, "read"):
+            found = self._client.head_object(**self._key(name))
+            return cast("str | None", found.get("Metadata", {}).get(_TOKEN))
+        return None
 
     def _put(self, name: str, body: Any, token: str) -> None:
         """Amazon answers 409 where something else goes on with that name, a deletion for one, and says nothing of

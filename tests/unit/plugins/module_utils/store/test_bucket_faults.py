@@ -100,6 +100,21 @@ def test_a_conflict_of_two_clients_says_nothing_of_the_name_and_is_asked_again(l
         backend.create("x/three", b"3")
 
 
+def test_a_name_that_its_owner_gives_up_while_another_asks_for_it_was_taken(
+    line: Line, s3_server: str
+) -> None:
+    owner, backend = (benches.s3(endpoint, "given-up") for endpoint in (s3_server, line.endpoint))
+    owner.create("x/one", b"the owner's")
+
+    def plan(_number: int, method: str, _path: str) -> None:
+        if method == "HEAD":
+            owner.delete("x/one")
+
+    line.plan = plan
+    with pytest.raises(ObjectExists):
+        backend.create("x/one", b"another's")
+
+
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 30))])
 def test_backup_restore_verify_and_collection_through_a_bad_line(
     line: Line, backend: S3Backend, tmp_path: Path, seed: int
