@@ -255,8 +255,14 @@ def test_a_restore_whose_connections_break_anywhere_resumes_or_fails_cleanly(ben
 def judge(bench: Bench, what: str, whole: int, act: Callable[[int], tuple[str, str, int]]) -> None:
     rows: list[Row] = []
     for part in points(what, COUNT):
-        outcome, words, renewals = act(int(part * whole))
-        assert bench.last >= int(part * whole), "the wire did not break"
+        at = int(part * whole)
+        outcome, words, renewals = act(at)
+        if bench.last < at:
+            # How much is packed on its way goes by the pace of the wire: it came to its end before that byte.
+            assert outcome == RESUMED
+            at = int(part * bench.last)
+            outcome, words, renewals = act(at)
+        assert bench.last >= at, "the wire did not break"
         rows.append(Row(part, outcome, words, renewals))
         print(what, len(rows), rows[-1], flush=True)
     print(f"{whole} bytes a {what}\n{table(rows)}")

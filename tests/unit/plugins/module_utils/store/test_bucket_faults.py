@@ -100,9 +100,7 @@ def test_a_conflict_of_two_clients_says_nothing_of_the_name_and_is_asked_again(l
         backend.create("x/three", b"3")
 
 
-def test_a_name_that_its_owner_gives_up_while_another_asks_for_it_was_taken(
-    line: Line, s3_server: str
-) -> None:
+def test_a_name_that_its_owner_gives_up_while_another_asks_for_it_was_taken(line: Line, s3_server: str) -> None:
     owner, backend = (benches.s3(endpoint, "given-up") for endpoint in (s3_server, line.endpoint))
     owner.create("x/one", b"the owner's")
 
