@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.processors import Processors
@@ -25,6 +26,9 @@ _FADE = 0.8
 _GAIN = 1.1
 # The pace of fewer bytes is that of a pause.
 _ARRIVED_BYTES = 64 << 10
+# The pace that a quarter of the last requests have reached: whatever else keeps the others waiting, processors for one,
+# it is not the wire.
+_PACES, _QUARTER = 16, 4
 # Several lanes make each other's wire look slow: it must be so many times as slow as the packing, and many times where
 # the processors of this side are what is waited for. Then whatever makes fewer bytes of it is worth while.
 _SLOW, _SLOW_BUSY, _FEWER = 1.5, 6.0, 1.03
@@ -52,6 +56,7 @@ class CodecChoice:
         self._seconds: dict[int, float] = {}
         self._packing: float | None = None
         self._pace: float | None = None
+        self._paces: deque[float] = deque(maxlen=_PACES)
         self._arrived = self._arriving = 0.0
         self._ratio = {RAW: 1.0, PACKED: 1.0}
         self._measured = {RAW: 0, PACKED: 0}
@@ -104,9 +109,11 @@ class CodecChoice:
             if level == PACKED and packing is not None:
                 self._packing = _mixed(self._packing or 0.0, packing / count, self._packing is None)
             # By their bytes: a few that came behind a pause say nothing of the wire.
-            self._arrived, self._arriving = self._arrived * _FADE + arrived, self._arriving * _FADE + arriving
+            self._arrived, self._arriving = self._arrived + arrived, self._arriving + arriving
             if self._arrived >= _ARRIVED_BYTES:
-                self._pace = self._arriving / self._arrived
+                self._paces.append(self._arriving / self._arrived)
+                self._arrived = self._arriving = 0.0
+                self._pace = sorted(self._paces)[(len(self._paces) - 1) // _QUARTER]
             self._measured[level] += count
             if not self._fixed and (self.settled or self._measured[self.chosen] >= FIRST_BYTES):
                 self._judge()

@@ -105,6 +105,18 @@ def test_where_the_processors_here_are_busy_only_a_wire_that_is_slow_beyond_doub
     assert [chosen(1 / 5e6, busy) for busy in (False, True)] == [PACKED, PACKED]
 
 
+def test_a_wire_that_waits_for_processors_now_and_then_is_not_taken_for_a_slow_one() -> None:
+    choice, ways = CodecChoice(first=PACKED, busy=lambda: True), []
+    for part in range(512):
+        level = choice.level(MIB)
+        ways.append(level)
+        # Two of three requests come at a twentieth of the pace of the third.
+        pace = 1 / 100e6 if part % 3 == 0 else 1 / 5e6
+        carried = MIB // 3 if level == PACKED else MIB
+        choice.told(level, MIB, carried, 0.3, MIB / 60e6 if level == PACKED else None, carried, carried * pace)
+    assert set(ways[16:]) == {RAW}
+
+
 def test_processors_are_busy_where_the_kernel_counts_hardly_an_idle_tick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
