@@ -14,14 +14,14 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Callable, Optional
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.changes import Slots
 from ansible_collections.stowage.esxi.plugins.module_utils.store.claim import Claim
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import StoreError
-from ansible_collections.stowage.esxi.plugins.module_utils.store.feed import Feed, Shared
+from ansible_collections.stowage.esxi.plugins.module_utils.store.feed import Feed, LaneLeft, Shared
 from ansible_collections.stowage.esxi.plugins.module_utils.store.identity import ID_BYTES
 from ansible_collections.stowage.esxi.plugins.module_utils.store.known import Known, Scope, leant_on
 from ansible_collections.stowage.esxi.plugins.module_utils.store.pack import FILE, PAGE
@@ -156,8 +156,7 @@ class _Job:
         work = self._work(plans)
         with ThreadPoolExecutor(self.threads, thread_name_prefix="chunk") as executor:
             try:
-                for one in [executor.submit(self._lane, work) for _lane in range(self.threads)]:
-                    self.told.add(one.result())
+                self._all_of([executor.submit(self._lane, work) for _lane in range(self.threads)])
             except BaseException:
                 # Also an interrupt from the keyboard: the threads are not to finish the disks first.
                 self._failed.set()
@@ -167,6 +166,17 @@ class _Job:
         return tuple(
             DiskMap(plan.key, plan.size, chunk, tuple(found), plan.facts) for plan, found in zip(plans, self.pages)
         )
+
+    def _all_of(self, lanes: Sequence[Future[Told]]) -> None:
+        """What one has failed with is told, not that another waited for it."""
+        waited: LaneLeft | None = None
+        for one in lanes:
+            try:
+                self.told.add(one.result())
+            except LaneLeft as error:
+                waited = error
+        if waited is not None:
+            raise waited
 
     def _work(self, plans: Sequence[DiskMap]) -> Iterator[Span]:
         """Spans of slots, page by page; what needs no reading is settled here."""

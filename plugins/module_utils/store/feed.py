@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -49,13 +49,23 @@ class _Chunk(NamedTuple):
 
 @dataclass
 class _Entry:
-    """A span under way: asked for its hashes, then for the bytes of some chunks."""
+    """A span under way: asked for its hashes, then for the bytes of some chunks. `waits`: for how many of its slots a
+    chunk is awaited that was asked for before, by whichever thread."""
 
     span: Span
     asked: Asked | None = None
     fetched: Fetched | None = None
     kept: keepchunks.Owed | None = None
     wanted: list[_Chunk] = field(default_factory=list)
+    waits: int = 0
+
+    @property
+    def only_waits(self) -> bool:
+        return self.asked is None and not self.wanted
+
+
+class LaneLeft(Exception):
+    """A thread of this backup has ended, and its chunks do not come any more: what it ended with is what is told."""
 
 
 class Shared:
@@ -67,6 +77,47 @@ class Shared:
         """Checks of the chunks of full length that have come."""
         self._guard = threading.Lock()
         self._zeros: dict[int, bytes] = {}
+        # Chunks that were asked for and have not come: their length, and the other slots that they fill.
+        self._coming: dict[bytes, tuple[int, list[tuple[_Entry, int]]]] = {}
+        self._arrived = threading.Condition(self._guard)
+        self._left = False
+
+    def ask(self, identity: bytes, entry: _Entry, slot: int) -> int | None:
+        """None: it is to be fetched. Else it is under way, with this length, and the entry waits for it."""
+        length = entry.span.plan.length_of(slot)
+        with self._guard:
+            if identity not in self._coming:
+                self._coming[identity] = (length, [])
+                return None
+            due, others = self._coming[identity]
+            if due == length:
+                others.append((entry, slot))
+                entry.waits += 1
+            return due
+
+    def others(self, identity: bytes) -> list[tuple[_Entry, int]]:
+        """It has come, and fills these slots as well; `filled` is called when it has."""
+        with self._guard:
+            return self._coming.pop(identity)[1]
+
+    def filled(self, others: Sequence[tuple[_Entry, int]]) -> None:
+        with self._guard:
+            for entry, _slot in others:
+                entry.waits -= 1
+            self._arrived.notify_all()
+
+    def wait(self, entry: _Entry) -> None:
+        """Until nothing is awaited for it any more. Who waits owes nobody anything: no two wait for each other."""
+        with self._guard:
+            self._arrived.wait_for(lambda: self._left or not entry.waits)
+            if entry.waits:
+                raise LaneLeft
+
+    def leave(self) -> None:
+        """A thread ends before its time: nobody may wait for what it was to bring."""
+        with self._guard:
+            self._left = True
+            self._arrived.notify_all()
 
     def is_zeros(self, digest: bytes, length: int) -> bool:
         if length not in self._zeros:
@@ -95,13 +146,13 @@ class Feed:
         self._way: deque[_Entry] = deque()
         # Where the disks' own machine packs what is new.
         self._keep: keepchunks.KeepLane | None = None
-        # Chunks that were asked for and have not come: the slots that they fill, the one that was asked for first.
-        self._coming: dict[bytes, list[tuple[Span, int]]] = {}
 
     def __enter__(self) -> Feed:
         return self
 
     def __exit__(self, kind: object, *words: object) -> None:
+        if kind is not None or self._way:
+            self._shared.leave()
         try:
             if kind is None and self._keep is not None:
                 self._keep.flush()
@@ -143,14 +194,20 @@ class Feed:
         self._keep.use(cast(KeepingLane, line))
 
     def step(self) -> bool:
-        """Takes the oldest answer; False when none is due."""
+        """Takes the oldest answer; False when none is due. Others' chunks are waited for when nothing else is left."""
         if not self._way:
             return False
+        if not all(entry.only_waits for entry in self._way):
+            while self._way[0].only_waits:
+                self._way.rotate(-1)
         entry = self._way.popleft()
         if entry.asked is not None:
             self._settle(entry, entry.asked)
-        else:
+        elif entry.wanted:
             self._receive(entry)
+        else:
+            self._shared.wait(entry)
+            self._end(entry.span)
         return True
 
     def _end(self, span: Span) -> None:
@@ -163,28 +220,28 @@ class Feed:
         hashes = list(asked.hashes())
         if len(hashes) != len(span.slots):
             raise self._lie(span, f"{len(hashes)} hashes came for {len(span.slots)} chunks")
-        waits = False
+        entry.asked = None
         for slot, digest in zip(span.slots, hashes):
             chunk = self._chunk(span, slot, digest)
             if chunk is None:
                 continue
-            if chunk.id in self._coming:
-                first, *_more = self._coming[chunk.id]
-                self._must_fit(span, slot, first[0].plan.length_of(first[1]))
-                self._coming[chunk.id].append((span, slot))
-                waits = True
-            else:
-                self._coming[chunk.id] = [(span, slot)]
+            due = self._shared.ask(chunk.id, entry, slot)
+            if due is None:
                 entry.wanted.append(chunk)
-        if not entry.wanted and not waits:
-            self._end(span)
-            return
-        entry.asked = None
+            else:
+                self._must_fit(span, slot, due)
         if entry.wanted and self._keep is not None:
             entry.kept = self._keep.ask([self._wanted(span, chunk) for chunk in entry.wanted])
         elif entry.wanted and self._line is not None:
             entry.fetched = self._line.fetch([span.piece(chunk.slot) for chunk in entry.wanted])
-        self._way.append(entry)
+        self._further(entry)
+
+    def _further(self, entry: _Entry) -> None:
+        """On its way again, as long as anything is awaited for it."""
+        if entry.wanted or entry.waits:
+            self._way.append(entry)
+        else:
+            self._end(entry.span)
 
     def _chunk(self, span: Span, slot: int, digest: Hash) -> _Chunk | None:
         """The chunk, where its bytes must come; else its slot is filled."""
@@ -268,7 +325,8 @@ class Feed:
                 self._store(span, chunk, self._proven(span, chunk, chunks))
             if next(chunks, None) is not None:
                 raise self._lie(span, f"more came than the {len(entry.wanted)} chunks that were asked for")
-        self._end(span)
+        entry.wanted, entry.fetched, entry.kept = [], None, None
+        self._further(entry)
 
     def _proven(self, span: Span, chunk: _Chunk, chunks: Iterator[bytes | memoryview]) -> memoryview:
         offset, length = span.piece(chunk.slot)
@@ -303,8 +361,10 @@ class Feed:
         else:
             self._told.known += length
         self._shared.came(chunk.id, check, length)
-        for other, slot in self._coming.pop(chunk.id)[1:]:
-            self._fill(other, slot, chunk.id, check)
+        others = self._shared.others(chunk.id)
+        for other, slot in others:
+            self._fill(other.span, slot, chunk.id, check)
+        self._shared.filled(others)
 
     def _lie(self, span: Span, lie: str) -> SourceLied:
         return SourceLied(path=span.disk.source.path, lie=lie)

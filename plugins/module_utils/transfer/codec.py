@@ -21,6 +21,9 @@ FIRST_BYTES = 4 << 20
 _PATIENT_BYTES = 16 << 20
 # The other way is tried again, as the bytes of a disk differ from place to place; seldom where it was far worse.
 _AGAIN_BYTES, _FAR_AGAIN_BYTES = 512 << 20, 4 << 30
+# On a slow wire one request is packed so often where the bytes before did not pack: it costs the host a little, and
+# those behind them may.
+_SLOW_AGAIN_BYTES = 16 << 20
 _FADE = 0.8
 # Packing costs processor time on both sides: it must gain something.
 _GAIN = 1.1
@@ -31,7 +34,7 @@ _ARRIVED_BYTES = 64 << 10
 _PACES, _QUARTER = 16, 4
 # Several lanes make each other's wire look slow: it must be so many times as slow as the packing, and many times where
 # the processors of this side are what is waited for. Then whatever makes fewer bytes of it is worth while.
-_SLOW, _SLOW_BUSY, _FEWER = 1.5, 6.0, 1.03
+_SLOW, _SLOW_BUSY, _FEWER = 1.5, 3.0, 1.03
 
 
 class CodecChoice:
@@ -73,7 +76,7 @@ class CodecChoice:
                 return self.chosen
             self._since += count
             if self._trial_left <= 0 and self._since >= self._patience():
-                self._trial_left = FIRST_BYTES
+                self._trial_left = 1 if self._keeps_up() else FIRST_BYTES
             if self._trial_left > 0:
                 self._trial_left -= count
                 self._since = 0
@@ -84,6 +87,8 @@ class CodecChoice:
         if self.chosen == PACKED and self._pace is not None:
             # Packed bytes tell the pace of the wire as well as raw ones.
             return math.inf
+        if self._keeps_up():
+            return _SLOW_AGAIN_BYTES
         cost, other = self._cost(self.chosen), self._cost(PACKED - self.chosen)
         return _AGAIN_BYTES if other < 3 * cost else _FAR_AGAIN_BYTES
 
@@ -123,12 +128,19 @@ class CodecChoice:
             self.settled = True
             raw, packed = self._cost(RAW), self._cost(PACKED)
             if self._packing is not None and self._pace is not None:
-                slow = _SLOW_BUSY if self._busy() else _SLOW
-                self.chosen = PACKED if max(self._packing * slow, packed * _FEWER) < raw else RAW
+                self.chosen = PACKED if self._keeps_up() and packed * _FEWER < raw else RAW
             else:
                 self.chosen = PACKED if packed * _GAIN < raw else RAW
         elif not self.settled and (self._packing is None or self._measured[self.chosen] >= _PATIENT_BYTES):
             self.chosen = PACKED - self.chosen
+
+    def _keeps_up(self) -> bool:
+        """Whether the other side packs faster than the wire takes what is raw, as far as both are known."""
+        if self._packing is None or self._pace is None:
+            return False
+        # Of the first few requests it is their own beginning that keeps the processors busy.
+        busy = len(self._paces) == _PACES and self._busy()
+        return self._packing * (_SLOW_BUSY if busy else _SLOW) < self._cost(RAW)
 
     def ratio(self, level: int) -> float:
         """Bytes on the wire for one of the disk, as last measured."""

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,50 @@ def test_what_is_on_a_disk_twice_is_fetched_once_and_zeros_never(store: Store, t
     point, told = feed(store, source, threads=1)
     assert source.fetched == [(0, CHUNK)] and told.zero == 2 * CHUNK and told.known == 67 * CHUNK
     assert restored(store, point, tmp_path) == disk.read_bytes()
+
+
+class TogetherFile(HashedFile):
+    """Two connections: none begins before the other, and no byte comes before both have told their hashes."""
+
+    def __init__(self, path: Path, fails: bool = False) -> None:
+        super().__init__(path)
+        self._begun, self._hashed, self._fails = threading.Barrier(2), threading.Barrier(2), fails
+
+    @contextlib.contextmanager
+    def lane(self) -> Iterator[Any]:
+        with super().lane() as line:
+            self._begun.wait(60)
+            yield line
+
+    def hashes(self, pieces: Sequence[Piece]) -> Sequence[Hash]:
+        found = super().hashes(pieces)
+        self._hashed.wait(60)
+        return found
+
+    def chunks(self, pieces: Sequence[Piece]) -> Iterator[Any]:
+        # Until the other thread has asked, too, or waits for this one.
+        time.sleep(0.3)
+        if self._fails:
+            raise SourceFailed(path=self.path, reason="it broke")
+        yield from super().chunks(pieces)
+
+
+def test_what_one_connection_is_about_to_bring_another_does_not_ask_for(store: Store, tmp_path: Path) -> None:
+    # Two spans, and at the end of both of them a chunk of its own.
+    disk = image(tmp_path / "disk", [*[7] * 15, 1, *[7] * 15, 2])
+    source = TogetherFile(disk)
+    point, told = feed(store, source, threads=2)
+    assert source.lines == 2 and len(source.fetched) == 3
+    assert told.sent == told.new == 3 * CHUNK and told.known == 29 * CHUNK
+    assert restored(store, point, tmp_path) == disk.read_bytes()
+    sound(store)
+
+
+def test_who_waits_for_a_connection_that_breaks_is_told_what_it_broke_of(store: Store, tmp_path: Path) -> None:
+    source = TogetherFile(image(tmp_path / "disk", [7] * 32), fails=True)
+    with pytest.raises(SourceFailed, match="it broke"):
+        feed(store, source, threads=2)
+    assert len(source.fetched) == 1
 
 
 def test_hashes_are_asked_for_before_bytes_are_taken(plain: Store, tmp_path: Path) -> None:

@@ -140,8 +140,10 @@ def test_processors_are_busy_where_the_kernel_counts_hardly_an_idle_tick(
     assert not here.busy() and not processors.Processors(str(stat)).busy()
 
 
-def test_bytes_that_do_not_pack_go_raw_over_any_wire() -> None:
-    assert set(wired(CodecChoice(first=PACKED, busy=not_busy), 1 / 12e6, 1 / 60e6, 1.0, 400)[8:]) == {RAW}
+def test_bytes_that_do_not_pack_go_raw_over_any_wire_but_for_a_look_at_what_comes_behind_them() -> None:
+    choice = CodecChoice(first=PACKED, busy=not_busy)
+    assert wired(choice, 1 / 12e6, 1 / 60e6, 1.0, 400)[8:].count(PACKED) <= 400 // 16
+    assert wired(choice, 1 / 12e6, 1 / 60e6, 0.4, 400).count(RAW) <= 16
 
 
 def test_the_other_way_is_tried_again_where_the_bytes_may_have_changed() -> None:
