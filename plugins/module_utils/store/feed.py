@@ -39,6 +39,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.writer import L
 # Chunks that this backup has fetched and knows by their hashes; of what comes again after more than these, the bytes
 # come again, too.
 MOST_FRESH = 1 << 18
+# Spans of one connection whose last chunks another is about to bring: one that is slow holds up nobody soon.
+_MOST_WAITING = 64
 
 
 class _Chunk(NamedTuple):
@@ -58,10 +60,6 @@ class _Entry:
     kept: keepchunks.Owed | None = None
     wanted: list[_Chunk] = field(default_factory=list)
     waits: int = 0
-
-    @property
-    def only_waits(self) -> bool:
-        return self.asked is None and not self.wanted
 
 
 class LaneLeft(Exception):
@@ -98,7 +96,7 @@ class Shared:
     def others(self, identity: bytes) -> list[tuple[_Entry, int]]:
         """It has come, and fills these slots as well; `filled` is called when it has."""
         with self._guard:
-            return self._coming.pop(identity)[1]
+            return self._coming.pop(identity, (0, []))[1]
 
     def filled(self, others: Sequence[tuple[_Entry, int]]) -> None:
         with self._guard:
@@ -144,6 +142,8 @@ class Feed:
         self._line: HashedLane | None = None
         self._open = contextlib.ExitStack()
         self._way: deque[_Entry] = deque()
+        # Spans of which all has come that was asked for by this thread.
+        self._waiting: deque[_Entry] = deque()
         # Where the disks' own machine packs what is new.
         self._keep: keepchunks.KeepLane | None = None
 
@@ -151,7 +151,7 @@ class Feed:
         return self
 
     def __exit__(self, kind: object, *words: object) -> None:
-        if kind is not None or self._way:
+        if kind is not None or self._way or self._waiting:
             self._shared.leave()
         try:
             if kind is None and self._keep is not None:
@@ -166,15 +166,15 @@ class Feed:
             return
         line = self._connect(source)
         self._way.append(_Entry(span, asked=line.ask([span.piece(slot) for slot in span.slots])))
-        while len(self._way) >= (1 if self._writer.stepwise else SPANS_AHEAD):
+        while len(self._way) >= (1 if self._writer.stepwise else SPANS_AHEAD) or len(self._waiting) >= _MOST_WAITING:
             self.step()
 
     def _connect(self, source: HashedSource) -> HashedLane:
         if self._line is None or source is not self._source:
             if self._identity.name != "sha256":
                 raise HashUnfit(path=source.path, store=self._writer.store.name, hash=self._identity.name)
-            while self.step():
-                pass
+            while self._way:
+                self.step()
             if self._keep is not None:
                 self._keep.pause()
             self._open.close()
@@ -194,21 +194,28 @@ class Feed:
         self._keep.use(cast(KeepingLane, line))
 
     def step(self) -> bool:
-        """Takes the oldest answer; False when none is due. Others' chunks are waited for when nothing else is left."""
-        if not self._way:
-            return False
-        if not all(entry.only_waits for entry in self._way):
-            while self._way[0].only_waits:
-                self._way.rotate(-1)
-        entry = self._way.popleft()
-        if entry.asked is not None:
-            self._settle(entry, entry.asked)
-        elif entry.wanted:
-            self._receive(entry)
+        """Takes the oldest answer; False when none is due. Others' chunks are waited for when nothing else is."""
+        if self._way:
+            entry = self._way.popleft()
+            if entry.asked is not None:
+                self._settle(entry, entry.asked)
+            else:
+                self._receive(entry)
+        elif self._waiting:
+            self._shared.wait(self._waiting[0])
         else:
-            self._shared.wait(entry)
-            self._end(entry.span)
+            return False
+        self._reap()
         return True
+
+    def _reap(self) -> None:
+        """What was awaited has come, whoever has brought it."""
+        for _entry in range(len(self._waiting)):
+            entry = self._waiting.popleft()
+            if entry.waits:
+                self._waiting.append(entry)
+            else:
+                self._end(entry.span)
 
     def _end(self, span: Span) -> None:
         self._done(self._lane, span.page, span.bytes)
@@ -225,7 +232,8 @@ class Feed:
             chunk = self._chunk(span, slot, digest)
             if chunk is None:
                 continue
-            due = self._shared.ask(chunk.id, entry, slot)
+            # Whoever has claimed a chunk for a pack of its own machine has it packed.
+            due = self._shared.ask(chunk.id, entry, slot) if self._keep is None else None
             if due is None:
                 entry.wanted.append(chunk)
             else:
@@ -234,14 +242,10 @@ class Feed:
             entry.kept = self._keep.ask([self._wanted(span, chunk) for chunk in entry.wanted])
         elif entry.wanted and self._line is not None:
             entry.fetched = self._line.fetch([span.piece(chunk.slot) for chunk in entry.wanted])
-        self._further(entry)
-
-    def _further(self, entry: _Entry) -> None:
-        """On its way again, as long as anything is awaited for it."""
-        if entry.wanted or entry.waits:
+        if entry.wanted:
             self._way.append(entry)
         else:
-            self._end(entry.span)
+            self._waiting.append(entry)
 
     def _chunk(self, span: Span, slot: int, digest: Hash) -> _Chunk | None:
         """The chunk, where its bytes must come; else its slot is filled."""
@@ -325,8 +329,9 @@ class Feed:
                 self._store(span, chunk, self._proven(span, chunk, chunks))
             if next(chunks, None) is not None:
                 raise self._lie(span, f"more came than the {len(entry.wanted)} chunks that were asked for")
-        entry.wanted, entry.fetched, entry.kept = [], None, None
-        self._further(entry)
+        else:
+            raise ValueError(f"{len(entry.wanted)} chunks are due and were asked for nowhere")
+        self._waiting.append(entry)
 
     def _proven(self, span: Span, chunk: _Chunk, chunks: Iterator[bytes | memoryview]) -> memoryview:
         offset, length = span.piece(chunk.slot)

@@ -50,7 +50,7 @@ MAX_RANGES = 4096
 WINDOW_REQUESTS = 1024
 WINDOW_BYTES = 8 << 20
 
-OPEN, CLOSE, STAT, RANGES, HASH, FETCH, WRITE, SYNC, PING, BYE, BEAT = range(1, 12)
+OPEN, CLOSE, STAT, RANGES, HASH, FETCH, WRITE, SYNC, PING, BEAT = range(1, 11)
 # Of a store that lies in a folder of this host.
 ROOT, LIST, GET, PUT, TEMP, NAME, LOOK, REMOVE, KEEP, PROVE, UNPACK = range(32, 43)
 DONE, DATA, FAILED = 128, 129, 130
@@ -486,7 +486,6 @@ class Agent(object):
             WRITE: self.write,
             SYNC: self.sync,
             PING: lambda flags, number, body: b"",
-            BYE: lambda flags, number, body: b"",
             ROOT: self.set_root,
             LIST: self.list,
             GET: self.get,

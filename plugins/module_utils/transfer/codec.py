@@ -35,6 +35,8 @@ _PACES, _QUARTER = 16, 4
 # Several lanes make each other's wire look slow: it must be so many times as slow as the packing, and many times where
 # the processors of this side are what is waited for. Then whatever makes fewer bytes of it is worth while.
 _SLOW, _SLOW_BUSY, _FEWER = 1.5, 3.0, 1.03
+# Seconds for a byte, until something has packed: nothing is told of what does not.
+_PACKING = 1 / 40e6
 
 
 class CodecChoice:
@@ -135,12 +137,13 @@ class CodecChoice:
             self.chosen = PACKED - self.chosen
 
     def _keeps_up(self) -> bool:
-        """Whether the other side packs faster than the wire takes what is raw, as far as both are known."""
-        if self._packing is None or self._pace is None:
+        """Whether the other side packs faster than the wire takes what is raw, where its pace is known."""
+        if self._pace is None:
             return False
+        packing = _PACKING if self._packing is None else self._packing
         # Of the first few requests it is their own beginning that keeps the processors busy.
         busy = len(self._paces) == _PACES and self._busy()
-        return self._packing * (_SLOW_BUSY if busy else _SLOW) < self._cost(RAW)
+        return packing * (_SLOW_BUSY if busy else _SLOW) < max(self._pace, 1 / self._limit if self._limit else 0.0)
 
     def ratio(self, level: int) -> float:
         """Bytes on the wire for one of the disk, as last measured."""

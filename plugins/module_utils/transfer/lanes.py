@@ -137,9 +137,11 @@ class _Part:
         # Where another connection has taken its place, nothing was measured.
         after = lane.told() if lane.line.link is link else before
         carried = after[0] - before[0]
-        packing, arrived, arriving = (now - then for now, then in zip(after[1:], before[1:]))
+        packing, packed, arrived, arriving = (now - then for now, then in zip(after[1:], before[1:]))
+        # Steps that did not pack took as long, and tell nothing of it.
+        whole = packing * self._bytes / packed if packed else None
         lane.throttle.charge(carried - self._charged)
-        lane.codec.told(self._level, self._bytes, carried, waited, packing or None, int(arrived), arriving)
+        lane.codec.told(self._level, self._bytes, carried, waited, whole, int(arrived), arriving)
         lane.fetched_bytes += self._bytes
         lane.carried_bytes += carried
 
@@ -193,10 +195,13 @@ class Lane:
     def limited(self) -> bool:
         return self.throttle.limit > 0
 
-    def told(self) -> tuple[int, float, int, float]:
-        """Of the link so far: bytes that came, seconds of packing there, bytes that were waited for, and how long."""
+    def told(self) -> tuple[int, float, int, int, float]:
+        """Of the link so far: bytes that came, seconds of packing there and of how many bytes before that, bytes that
+        were waited for, and how long."""
         link = self.line.link
-        more = (getattr(link, name, 0) for name in ("packing_seconds", "arrived_bytes", "arriving_seconds"))
+        more = (
+            getattr(link, name, 0) for name in ("packing_seconds", "packed_bytes", "arrived_bytes", "arriving_seconds")
+        )
         return (link.received_bytes, *more)
 
     def parts(self, pieces: Sequence[Range], real: Sequence[bool]) -> list[_Part]:

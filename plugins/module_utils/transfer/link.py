@@ -79,7 +79,6 @@ STALL_SECONDS = 60.0
 LEASE_SECONDS = 60
 # An fsync of much data on a slow datastore is silent until it is done.
 SYNC_SECONDS = 600.0
-BYE_SECONDS = 10.0
 WINDOW_BYTES = 64 << 20
 # Who moves so many bytes a second is slow, and not silent: a frame may take longer than the stall time.
 SLOWEST_RATE = 4096
@@ -110,7 +109,7 @@ class AgentLink:
         self.stall_seconds = stall_seconds
         self.window_bytes = window_bytes
         self.kept_bytes = 0
-        self.received_bytes = self.arrived_bytes = 0
+        self.received_bytes = self.arrived_bytes = self.packed_bytes = 0
         self.packing_seconds = self.arriving_seconds = 0.0
         self.pid = 0
         self.facts: dict[str, Any] = {}
@@ -509,11 +508,6 @@ class AgentLink:
         """Ends the agent. With the control ``session``, its process is proven gone, or ``AgentStays`` is raised."""
         if self._closed.is_set():
             return
-        with contextlib.suppress(TransferError):
-            if self._broken is None and not self._owed:
-                goodbye = self._ask(agent.BYE, b"", self._plain("its goodbye", "ended"))
-                goodbye.patience = min(BYE_SECONDS, self.stall_seconds)
-                goodbye.result()
         self.abandon()
         if session is not None:
             self.prove(session)

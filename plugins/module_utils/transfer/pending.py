@@ -127,6 +127,7 @@ class Fetched(Pending[None]):
         elif flags == agent.ZLIB:
             body = link.body(length)
             link.packing_seconds += agent.PACKED_HEAD.unpack_from(body)[0] / 1e6
+            link.packed_bytes += size
             data = self._unpacked(memoryview(body)[agent.PACKED_HEAD.size :], size)
         elif target is not None:
             target[:] = _NOTHING[:size]

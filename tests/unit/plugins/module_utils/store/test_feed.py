@@ -142,6 +142,23 @@ def test_hashes_are_asked_for_before_bytes_are_taken(plain: Store, tmp_path: Pat
     assert source.most_due == 4 and source.lines == 1
 
 
+def test_spans_that_have_waited_for_a_chunk_take_nothing_from_those_that_are_asked_for_ahead(
+    plain: Store, tmp_path: Path
+) -> None:
+    class Behind(HashedFile):
+        def chunks(self, pieces: Sequence[Piece]) -> Iterator[Any]:
+            if pieces[0][0] == 80 * CHUNK:
+                self.most_due = 0
+            yield from super().chunks(pieces)
+
+    # Four spans of one chunk, then twelve of their own.
+    disk = image(tmp_path / "disk", [7] * 64 + list(range(1, 193)))
+    source = Behind(disk)
+    point, _told = feed(plain, source, threads=1)
+    assert source.most_due == 4
+    assert restored(plain, point, tmp_path) == disk.read_bytes()
+
+
 def test_each_thread_has_a_connection_and_each_disk_its_own(plain: Store, tmp_path: Path) -> None:
     disks = [image(tmp_path / f"disk{n}", list(range(n * 100 + 1, n * 100 + 80))) for n in range(3)]
     sources = [HashedFile(disk) for disk in disks]
