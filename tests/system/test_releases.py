@@ -142,6 +142,8 @@ def test_snapshots_and_power_are_driven_and_idempotent(releases: House, tmp_path
         on, off = releases.vm(host, name_of(host, "on")), releases.vm(host, name_of(host, "off"))
         assert (on["power"], on["snapshots"], off["power"]) == ("poweredOn", [], "poweredOff")
         assert releases.lab.left_behind(host) == []
+    # A machine that has run once has an nvram, which stays.
+    releases.remember()
 
 
 @pytest.mark.soak
