@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -44,9 +45,15 @@ def change(house: House) -> int:
             if vm["power"] != "poweredOff":
                 continue
             for flat in sorted(folder_of(house, vm).glob("*-flat.vmdk")):
-                with open(flat, "r+b") as file:
-                    file.seek(UNUSED_BYTE)
-                    file.write(os.urandom(512))
+                try:
+                    with open(flat, "r+b") as file:
+                        file.seek(UNUSED_BYTE)
+                        file.write(os.urandom(512))
+                except OSError as error:
+                    # What a running linked clone reads is locked.
+                    if error.errno != errno.EBUSY:
+                        raise
+                    continue
                 changed += 1
     return changed
 
