@@ -235,10 +235,13 @@ def test_the_whole_zoo_goes_into_a_store_twice_and_all_of_it_comes_back(
         assert changes(before, state(zoo)) == [] and left_behind(zoo) == []
         record = zoo.record(run)
         judge_record(record, None, {**MODES[how], **FAILS_IN_STORE}, snapshots=how != "cold", whole_chunks=True)
-        sent.append(
-            {(one["host"], one["identity"]): one["bytes_sent"] for one in record["vms"] if one["status"] == "ok"}
-        )
-    assert sum(sent[1].values()) < sum(sent[0].values()) / 2, sent
+        green = [one for one in record["vms"] if one["status"] == "ok"]
+        sent.append({(one["host"], one["identity"]): one["bytes_sent"] for one in green})
+    assert sum(sent[1].values()) < sum(sent[0].values()), sent
+    for one in green:
+        # One sector of each disk has changed; those that run write as they like.
+        copied = [disk for disk in one["disks"] if disk["status"] == "ok"]
+        assert one["vm"] in RUN or sent[1][one["host"], one["identity"]] <= len(copied) << 20, one
     for host in zoo.hosts:
         green = [one for one in record["vms"] if one["host"] == host and one["status"] == "ok"]
         # Two of one name: which one is meant would have to be told by its folder.

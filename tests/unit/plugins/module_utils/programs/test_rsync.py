@@ -225,7 +225,10 @@ def test_while_a_large_disk_is_summed_up_something_moves_and_nobody_takes_the_si
         over.set()
         looking.join()
     assert len(seen) > 5
-    # What rsync itself does when it hears nothing for so long.
+    # What rsync itself does when it hears nothing for so long: a fast machine sums up 2 GiB of holes in a second.
+    size *= 2
+    for path in (there, image):
+        os.truncate(path, size)
     with pytest.raises(RsyncFailed) as told:
         one.differs(quiet_seconds=1)
     assert told.value.data["rc"] == 30
