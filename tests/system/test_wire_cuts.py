@@ -231,11 +231,9 @@ def test_a_backup_and_a_restore_whose_connections_break_resume_or_fail_cleanly(b
         job, image = with_a_point(bench, stores, tmp_path / "source")
         whole = bench.last
         for act in (partial(backed_up, bench), partial(brought_back, bench, job, image)):
-            at = whole * 2 // 5
-            outcome, words, renewals = act(at)
-            assert bench.last >= at, "the wire did not break"
-            assert (outcome == RESUMED) is (not words), words
-            print(f"broken after {at} of {whole} bytes: {outcome}, {renewals} connections anew {words}")
+            row = broken(bench, 0.4, whole, act)
+            assert (row.outcome == RESUMED) is (not row.error), row
+            print(f"of {whole} bytes: {row}")
 
 
 @pytest.mark.soak
@@ -252,18 +250,23 @@ def test_a_restore_whose_connections_break_anywhere_resumes_or_fails_cleanly(ben
         judge(bench, "restore", bench.last, partial(brought_back, bench, job, image))
 
 
+def broken(bench: Bench, part: float, whole: int, act: Callable[[int], tuple[str, str, int]]) -> Row:
+    """What becomes of the act when the wire breaks after that part of its bytes."""
+    at = int(part * whole)
+    outcome, words, renewals = act(at)
+    if bench.last < at:
+        # How much is packed on its way goes by the pace of the wire: it came to its end before that byte.
+        assert outcome == RESUMED
+        at = int(part * bench.last)
+        outcome, words, renewals = act(at)
+    assert bench.last >= at, "the wire did not break"
+    return Row(part, outcome, words, renewals)
+
+
 def judge(bench: Bench, what: str, whole: int, act: Callable[[int], tuple[str, str, int]]) -> None:
     rows: list[Row] = []
     for part in points(what, COUNT):
-        at = int(part * whole)
-        outcome, words, renewals = act(at)
-        if bench.last < at:
-            # How much is packed on its way goes by the pace of the wire: it came to its end before that byte.
-            assert outcome == RESUMED
-            at = int(part * bench.last)
-            outcome, words, renewals = act(at)
-        assert bench.last >= at, "the wire did not break"
-        rows.append(Row(part, outcome, words, renewals))
+        rows.append(broken(bench, part, whole, act))
         print(what, len(rows), rows[-1], flush=True)
     print(f"{whole} bytes a {what}\n{table(rows)}")
     assert sum(row.outcome == RESUMED for row in rows) > COUNT // 2

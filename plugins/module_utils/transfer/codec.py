@@ -32,8 +32,8 @@ _ARRIVED_BYTES = 64 << 10
 # The pace that a quarter of the last requests have reached: whatever else keeps the others waiting, processors for one,
 # it is not the wire.
 _PACES, _QUARTER = 16, 4
-# Several lanes make each other's wire look slow: it must be so many times as slow as the packing, and many times where
-# the processors of this side are what is waited for. Then whatever makes fewer bytes of it is worth while.
+# Several lanes make each other's wire look slow: it must be so many times as slow as the packing, and more so where the
+# processors of this side are what is waited for. Then whatever makes fewer bytes of it is worth while.
 _SLOW, _SLOW_BUSY, _FEWER = 1.5, 3.0, 1.03
 # Seconds for a byte, until something has packed: nothing is told of what does not.
 _PACKING = 1 / 40e6
