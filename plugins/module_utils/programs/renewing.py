@@ -27,6 +27,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.store import St
 from ansible_collections.stowage.esxi.plugins.module_utils.store.targets import (
     DiskTarget,
     HashedTargetLane,
+    IsTheirs,
     LocalLane,
     PackedRecord,
     UnpackingLane,
@@ -88,10 +89,10 @@ class _Lane:
     def __init__(self, disk: _Renewed, lane: HashedTargetLane) -> None:
         self._disk, self._lane = disk, lane
 
-    def write(self, view: memoryview, offset: int) -> None:
+    def write(self, view: memoryview, offset: int, is_theirs: IsTheirs = None) -> None:
         self._disk.check()
         self._disk.begin()
-        self._lane.write(view, offset)
+        self._lane.write(view, offset, is_theirs)
         self._disk.count(written=len(view))
 
     def ask(self, pieces: Sequence[Piece]) -> Asked:

@@ -26,6 +26,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store.store import St
 from ansible_collections.stowage.esxi.plugins.module_utils.store.tally import Summed, Tally
 from ansible_collections.stowage.esxi.plugins.module_utils.store.targets import (
     DiskTarget,
+    IsTheirs,
     LocalLane,
     LocalTarget,
     PackedRecord,
@@ -322,5 +323,13 @@ class _Job:
         for slot in piece.slots:
             if len(data) != self.disk.length_of(slot):
                 raise pack.damaged(f"chunk {piece.id.hex()} has {len(data)} bytes and does not fit")
-            lane.write(memoryview(data), slot * self.disk.chunk_bytes)
+            if isinstance(lane, LocalLane):
+                lane.write(memoryview(data), slot * self.disk.chunk_bytes)
+            else:
+                lane.write(memoryview(data), slot * self.disk.chunk_bytes, self._hash_of(piece))
             told.written += len(data)
+
+    def _hash_of(self, piece: _Piece) -> IsTheirs:
+        """Of a chunk whose bytes were checked: where its id is made of their SHA-256, that need not be made again."""
+        identity = self.store.identity
+        return (lambda digest: identity.named(digest) == piece.id) if identity.name == "sha256" else None

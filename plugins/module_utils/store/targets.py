@@ -8,21 +8,25 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol, Union
+from typing import Any, NamedTuple, Optional, Protocol, Union
 
 from ansible_collections.stowage.esxi.plugins.module_utils.store.errors import TargetFailed
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import Asked, Piece, data_extents
+
+# Whether a SHA-256 is that of certain bytes.
+IsTheirs = Optional[Callable[[bytes], bool]]
 
 
 class HashedTargetLane(Protocol):
     """One connection. Serves one thread, which takes the answers in the order in which it has asked."""
 
     @abstractmethod
-    def write(self, view: memoryview, offset: int) -> None:
+    def write(self, view: memoryview, offset: int, is_theirs: IsTheirs = None) -> None:
         """All of the view. It is free again when this returns; the bytes may still be under way until the target's
-        `sync`, which then tells what has failed."""
+        `sync`, which then tells what has failed. Where the caller can tell the hash of these bytes from another, the
+        lane need not make it."""
 
     @abstractmethod
     def ask(self, pieces: Sequence[Piece]) -> Asked:

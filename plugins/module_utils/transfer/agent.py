@@ -93,6 +93,7 @@ LOOKS = 16
 TOUCH_SECONDS = 5
 
 BUFFERS = 8
+LONG = STEP // 2
 NOTHING = bytes(STEP)
 SEEK_DATA, SEEK_HOLE = 3, 4
 # So many places of what a file calls holes are read before they are believed.
@@ -408,13 +409,21 @@ class Agent(object):
         self.ready = collections.deque()
         self.to_send = threading.Condition()
         self.free = collections.deque(bytearray(FRAME.size + STEP) for number in range(BUFFERS))
+        # Rooms of long requests, that are answered: to get as much anew costs about as much as to write it.
+        self.spare = collections.deque()
         self.scratch = bytearray(STEP)
 
     # The reader
 
     def take(self, count, lease):
-        data = bytearray(count)
-        view = memoryview(data)
+        if count > LONG:
+            try:
+                data = self.spare.pop()
+            except IndexError:
+                data = bytearray(MAX_BODY)
+        else:
+            data = bytearray(count)
+        view = memoryview(data)[:count]
         done = 0
         while done < count:
             if not select.select([0], [], [], lease)[0]:
@@ -423,7 +432,7 @@ class Agent(object):
             if not got:
                 leave(0 if done == 0 else 3)
             done += got
-        return data
+        return view
 
     def listen(self, lease):
         while True:
@@ -525,6 +534,8 @@ class Agent(object):
             else:
                 if answer is not None:
                     self.send(FRAME.pack(MARK, DONE, 0, number, len(answer)) + answer)
+            if len(body) > LONG:
+                self.spare.append(body.obj)
 
     def path_of(self, kind, body):
         if kind == OPEN:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import operator
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock
@@ -130,16 +132,19 @@ class TargetLane(Lane):
         self._way: collections.deque[tuple[Owed[None], int, int, int, float]] = collections.deque()
         self._way_bytes = 0
         self._turn = line.turn
-        # Since the last sync: place, length and SHA-256 of what the host has taken.
-        self._taken: list[tuple[int, int, bytes]] = []
+        # Since the last sync: place, length and how to tell the SHA-256 of what the host has taken.
+        self._taken: list[tuple[int, int, Callable[[bytes], bool]]] = []
         self._unsynced = 0
         self.written_bytes = 0
 
     def __enter__(self) -> TargetLane:
         return self
 
-    def write(self, view: memoryview, offset: int) -> None:
-        data = bytes(view)
+    def write(self, view: memoryview, offset: int, is_theirs: Callable[[bytes], bool] | None = None) -> None:
+        """`is_theirs` tells whether a SHA-256 is that of the view, which need not be hashed then."""
+        # What nobody can change may be sent again later as it is.
+        whole = view.obj
+        data = whole if isinstance(whole, bytes) and len(whole) == len(view) else bytes(view)
         length = len(data)
         blank = length <= len(_NOTHING) and data == _NOTHING[:length]
         level = 0 if blank else self.codec.level(length)
@@ -153,7 +158,7 @@ class TargetLane(Lane):
             return link.write_zeros(file, offset, length) if blank else link.write(file, offset, data, level=level)
 
         owed: Owed[None] = self.line.ask(send)
-        self._taken.append((offset, length, hashlib.sha256(data).digest()))
+        self._taken.append((offset, length, is_theirs or partial(operator.eq, hashlib.sha256(data).digest())))
         self._way.append((owed, level, 0 if blank else length, length, self.clock.monotonic() - began))
         self._way_bytes += length
         self._unsynced += length
@@ -194,7 +199,7 @@ class TargetLane(Lane):
         self._unsynced = 0
 
     def _look_again(self) -> None:
-        found = self.ask([(offset, length) for offset, length, _digest in self._taken]).hashes()
-        for (offset, length, digest), there in zip(self._taken, found):
-            if (there or hashlib.sha256(bytes(length)).digest()) != digest:
+        found = self.ask([(offset, length) for offset, length, _is_theirs in self._taken]).hashes()
+        for (offset, length, is_theirs), there in zip(self._taken, found):
+            if not is_theirs(there or hashlib.sha256(bytes(length)).digest()):
                 raise WritesLost(host=self.line.host, path=self._target.path, offset=offset)

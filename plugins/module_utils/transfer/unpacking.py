@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -96,7 +97,7 @@ class UnpackingLane(TargetLane):
 
     def took(self, places: Sequence[int], length: int, digest: bytes) -> None:
         """As after a `write`: a host that goes down may lose what it has taken, until the next sync."""
-        self._taken += [(place, length, digest) for place in places]
+        self._taken += [(place, length, partial(operator.eq, digest)) for place in places]
         self._unsynced += length * len(places)
         self.written_bytes += length * len(places)
 

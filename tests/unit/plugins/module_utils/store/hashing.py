@@ -21,6 +21,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.store import backup
 from ansible_collections.stowage.esxi.plugins.module_utils.store.points import Point
 from ansible_collections.stowage.esxi.plugins.module_utils.store.sources import Hash, Piece, data_extents
 from ansible_collections.stowage.esxi.plugins.module_utils.store.store import Store
+from ansible_collections.stowage.esxi.plugins.module_utils.store.targets import IsTheirs
 
 PATIENCE = 60.0
 
@@ -199,8 +200,10 @@ class WritingLine(Line):
         self._writer = threading.Thread(target=self._write_all, daemon=True)
         self._writer.start()
 
-    def write(self, view: memoryview, offset: int) -> None:
+    def write(self, view: memoryview, offset: int, is_theirs: IsTheirs = None) -> None:
         assert not self._due, "it was written before the answers were taken"
+        if is_theirs is not None:
+            assert is_theirs(hashlib.sha256(view).digest()) and not is_theirs(hashlib.sha256(b"other").digest())
         self._target.under_way(1)
         self._writes.put((offset, bytes(view)))
 

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +46,14 @@ def scattered(size: int, seed: int = 1) -> dict[int, bytes]:
     return {at: chance.choice([chance.randbytes(MIB), (b"text " * MIB)[:MIB], bytes(MIB)]) for at in places}
 
 
-def write_all(disk: RemoteTarget, chunks: dict[int, bytes], lanes: int = 2) -> None:
+def write_all(disk: RemoteTarget, chunks: dict[int, bytes], lanes: int = 2, known: bool = False) -> None:
+    """`known`: from bytes that nobody can change, whose hash the caller can tell."""
     opened = [disk.lane() for _lane in range(lanes)]
     room = bytearray(MIB)
     for number, (offset, data) in enumerate(chunks.items()):
+        if known:
+            opened[number % lanes].write(memoryview(data), offset, partial(operator.eq, hashlib.sha256(data).digest()))
+            continue
         room[:] = data
         opened[number % lanes].write(memoryview(room), offset)
         # The room is the caller's again.
@@ -97,13 +103,14 @@ def opening(path: Path) -> int:
     return host.heard(1) - 12
 
 
-def test_cut_connections_lose_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("known", [False, True])
+def test_cut_connections_lose_nothing(tmp_path: Path, known: bool) -> None:
     path = flat(tmp_path)
     chunks = scattered(40 * MIB)
     # The answer to a write has 12 bytes.
     host = LocalHost(1 << 40, *(opening(path) + more for more in (30, 4, 0, 50, 12)))
     with target(path, host) as disk:
-        write_all(disk, chunks, lanes=1)
+        write_all(disk, chunks, lanes=1, known=known)
     assert len(host.links) == 7
     for offset, data in chunks.items():
         with open(path, "rb") as file:
@@ -111,7 +118,8 @@ def test_cut_connections_lose_nothing(tmp_path: Path) -> None:
             assert file.read(MIB) == data
 
 
-def test_what_a_host_has_lost_although_it_had_it_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("known", [False, True])
+def test_what_a_host_has_lost_although_it_had_it_is_told(tmp_path: Path, known: bool) -> None:
     path = flat(tmp_path)
     chunks = {at: random.Random(at).randbytes(MIB) for at in range(0, 12 * MIB, MIB)}
     host = LocalHost(1 << 40, opening(path) + 4 * 12)
@@ -125,7 +133,7 @@ def test_what_a_host_has_lost_although_it_had_it_is_told(tmp_path: Path) -> None
 
     host.before_start = power_cut
     with target(path, host) as disk, pytest.raises(WritesLost, match="does not hold what was written to byte 0"):
-        write_all(disk, chunks, lanes=1)
+        write_all(disk, chunks, lanes=1, known=known)
     assert lost
 
 
