@@ -149,3 +149,14 @@ def house(whole_house: House) -> Iterator[House]:
     yield whole_house
     for host in whole_house.hosts:
         whole_house.lab.fault(host, "clear")
+
+
+def as_text(house: House, asked: list[dict[str, Any]]) -> Path:
+    """What an operator writes for names that are no templates: a file of variables with `!unsafe`."""
+    lines = ["restore_vms:"]
+    for request in asked:
+        fields = [f"{key}: !unsafe {json.dumps(value)}" for key, value in request.items()]
+        lines += [f"{'    ' if number else '  - '}{field}" for number, field in enumerate(fields)]
+    path = house.controller.work / "requests.yml"
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    return path

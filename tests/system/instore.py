@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from house import House
+from house import House, as_text
 from judge import file_system_is_clean, one_moment, same_content
 
 # Of a disk with a partition table nobody uses it, and of one without any nobody minds.
@@ -90,7 +90,8 @@ def come_back(
             for number, entry in enumerate(some)
         ]
         given = {"restore_program": "dedup", "restore_point": place(how), "restore_datastore": "datastore1"}
-        house.controller.play("restore", restore_host=host, restore_vms=wanted, **given).must_end_with(0)
+        asked = f"@{as_text(house, wanted)}"
+        house.controller.play("restore", "-e", asked, restore_host=host, **given).must_end_with(0)
         for number, entry in enumerate(some):
             rows.append(f"{entry['vm']!r}: {judged(house, host, how, entry, number, wrote, work)}")
             house.lab.run(host, "vim-cmd", "vmsvc/destroy", str(house.vm(host, f"again {number}")["vmid"]))

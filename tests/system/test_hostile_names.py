@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 from animals import changes, left_behind, running, state
 from esxilab import topology, zoo
-from house import POINT, House
+from house import POINT, House, as_text
 
 # The oldest shell and the newest; the soak has all of them.
 OLDEST_AND_NEWEST = (topology.PROFILES[0], topology.PROFILES[-1])
@@ -54,17 +53,6 @@ def requests(house: House, host: str, store: str) -> list[dict[str, Any]]:
         }
         for number, point in enumerate(points)
     ]
-
-
-def as_text(house: House, asked: list[dict[str, Any]]) -> Path:
-    """What an operator writes for names that are no templates: a file of variables with `!unsafe`."""
-    lines = ["restore_vms:"]
-    for request in asked:
-        fields = [f"{key}: !unsafe {json.dumps(value)}" for key, value in request.items()]
-        lines += [f"{'    ' if number else '  - '}{field}" for number, field in enumerate(fields)]
-    path = house.controller.work / "requests.yml"
-    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    return path
 
 
 def there_and_back(house: House, description: dict[str, Any]) -> None:
