@@ -81,8 +81,7 @@ def backup(given: argparse.Namespace) -> Mapping[str, Any]:
 
 def look(given: argparse.Namespace) -> Mapping[str, Any]:
     """Before anything is read: the chain opened, and its whole map told."""
-    with _reach(given) as reach:
-        starter = reach.starter()
+    with _reach(given) as reach, reach.starter() as starter:
         begin = time.perf_counter()
         found: dict[str, Any] = {}
         for key, path in _disks(given):
@@ -106,8 +105,11 @@ def in_place(given: argparse.Namespace) -> Mapping[str, Any]:
         store = stores.open(given.store)
         ((key, path),) = _disks(given)
         disk = _disk(store, key)
-        host = reach.starter(writes=True)
-        with KeptLinks(host, reach.connections + 1) as starter, RemoteTarget(starter, path) as target:
+        with (
+            reach.starter(writes=True) as host,
+            KeptLinks(host, reach.connections + 1) as starter,
+            RemoteTarget(starter, path) as target,
+        ):
             return vars(restoring.to_target(store, disk, target, in_place=True, threads=reach.connections))
 
 

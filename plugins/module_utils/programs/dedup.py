@@ -323,7 +323,6 @@ def opened_disks(sources: Sequence[Source], reach: Reach) -> Iterator[list[OpenD
     """Every disk is opened and looked at before the first byte is read; all are closed, and proven so, at the end.
 
     One that the host does not let be read is read from a clone, which is gone at the end, too."""
-    host = reach.starter()
     ladder = Ladder(
         reach.host,
         reach.label,
@@ -340,6 +339,7 @@ def opened_disks(sources: Sequence[Source], reach: Reach) -> Iterator[list[OpenD
 
     opened: list[OpenDisk] = []
     with contextlib.ExitStack() as stack:
+        host = stack.enter_context(reach.starter())
         starter = stack.enter_context(KeptLinks(host, reach.connections + len(sources)))
         for source in sources:
             reach.alive()

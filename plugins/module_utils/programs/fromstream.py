@@ -37,12 +37,11 @@ def bring(
 
     What is all zeros is not written: the disk is made empty."""
     began = reach.clock.monotonic()
-    host = reach.starter(writes=True)
     flat = task.target.removesuffix(".vmdk") + "-flat.vmdk"
     meter = Meter("restore", task.key, task.capacity_bytes, reach.clock)
     done = [0, 0]
     written, verified = 0, ""
-    with made(task, folders, reach):
+    with reach.starter(writes=True) as host, made(task, folders, reach):
         with (
             Filling() as filling,
             KeptLinks(host, reach.connections + 1) as starter,

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock, SystemClock
 from ansible_collections.stowage.esxi.plugins.module_utils.base.progress import Progress
 from ansible_collections.stowage.esxi.plugins.module_utils.esxi.host import Host
 from ansible_collections.stowage.esxi.plugins.module_utils.programs.interface import Note
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.ahead import Ahead
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import probe
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import OnHost
 
@@ -40,15 +42,20 @@ class Reach:
     reserve_percent: int = 5
     clock: Clock = field(default_factory=SystemClock)
 
-    def starter(self, writes: bool = False) -> OnHost:
+    @contextlib.contextmanager
+    def starter(self, writes: bool = False) -> Iterator[OnHost]:
         """Each process is written down before it opens a file; several threads begin some.
 
         Only the agent can write: a host without a Python 3 can be read, not restored to."""
-        way = probe(self.host.session, "agent" if writes else "auto")
         guard = threading.Lock()
 
         def note(event: str, **data: object) -> None:
             with guard:
                 self.note(event, **data)
 
-        return OnHost(self.host.session, way, note)
+        ahead = Ahead(self.host.session)
+        try:
+            way = probe(self.host.session, "agent" if writes else "auto")
+            yield OnHost(self.host.session, way, note, ahead=ahead)
+        finally:
+            ahead.drop()

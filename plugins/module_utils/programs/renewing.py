@@ -138,10 +138,10 @@ def renew(
     """Makes the disk that is at the task's target equal to a disk of a restore point; ``task.flat`` is its extent,
     ``task.bytes_to_read`` what that occupies now."""
     began = reach.clock.monotonic()
-    host = reach.starter(writes=True)
     meter = Meter("restore in place", task.key, None, reach.clock)
     verified = ""
     with (
+        reach.starter(writes=True) as host,
         KeptLinks(host, reach.connections + 1) as starter,
         opened_target(starter, task.flat, store, reach) as target,
     ):

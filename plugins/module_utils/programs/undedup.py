@@ -143,12 +143,11 @@ def bring(
 ) -> DiskBrought:
     """Makes the disk of the task out of a disk of a restore point; `folders` lead to it, outermost first."""
     began = reach.clock.monotonic()
-    host = reach.starter(writes=True)
     meter = Meter("restore", task.key, None, reach.clock)
     flat = task.target.removesuffix(".vmdk") + "-flat.vmdk"
     told = restore.Told()
     verified = ""
-    with made(task, folders, reach):
+    with reach.starter(writes=True) as host, made(task, folders, reach):
         with (
             Filling() as filling,
             KeptLinks(host, reach.connections + 1) as starter,

@@ -18,13 +18,15 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh import options, quoting
-from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import Endpoint
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import ConnectionLost
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.master import Master, environment
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
+
+if TYPE_CHECKING:
+    from ansible_collections.stowage.esxi.plugins.module_utils.ssh.openssh import OpenSshSession
 
 # What a command says about itself is for messages: the end of it is kept, whatever it prints.
 STDERR_BYTES = 16384
@@ -204,49 +206,73 @@ def _streams(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes], IO
     return process.stdin, process.stdout, process.stderr
 
 
-class _OwnConnection(ProcessPipe):
-    """Over an OpenSSH connection that nothing else rides on, and that ends with it."""
+class Connection:
+    """An OpenSSH connection for one pipe: logged in when this returns, and its command is not known yet."""
 
-    def __init__(self, endpoint: Endpoint, program: str, line: str) -> None:
+    def __init__(self, session: OpenSshSession) -> None:
+        self.endpoint, self.program = session.endpoint, session.program
         # A master like the shared one, under a name that nobody else can know: logging in, host keys, jump host and
         # every message about them are the same. The streams are handed to it: no byte passes a second process.
-        self._master = Master(endpoint, program, slot=secrets.token_hex(8))
+        self._master = Master(self.endpoint, self.program, slot=secrets.token_hex(8))
         # A password that was refused to the shared connection is not sent by this one, and the other way round.
-        self._master.refused = Master(endpoint, program).refused
+        self._master.refused = Master(self.endpoint, self.program).refused
         self._master.start()
-        try:
-            words = [*options.client(program, endpoint, self._master.socket), line]
-            super().__init__(words, quoting.shorten(line), endpoint.host, endpoint.port, environment(endpoint))
-        except BaseException:
-            self._stop()
-            raise
+        self._until = time.monotonic() + options.PERSIST_SECONDS / 2
 
-    def cut(self) -> None:
-        super().cut()
-        self._stop()
+    @property
+    def usable(self) -> bool:
+        """Not yet lost, and not about to end by itself because nothing rides on it."""
+        return time.monotonic() < self._until and self._master.alive()
 
-    def close(self) -> tuple[int | None, str]:
-        try:
-            rc, said = super().close()
-        finally:
-            self._stop()
-        # 255 is ssh's own, too: the connection, not the command. So is a signal that ended ssh itself.
-        return (rc if rc is not None and 0 <= rc < 255 else None), said
+    def client(self, line: str) -> list[str]:
+        return [*options.client(self.program, self.endpoint, self._master.socket), line]
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         # A master that does not answer ends by itself: nothing rides on it any more.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._master.stop()
 
 
-def open_pipe(session: Session, argv: Sequence[str]) -> Pipe:
-    """Runs ``argv`` where ``session`` leads, over a new connection with the same settings; raises what prevents it."""
+class _OverConnection(ProcessPipe):
+    """Over a connection that nothing else rides on, and that ends with it."""
+
+    def __init__(self, connection: Connection, line: str) -> None:
+        self._connection, endpoint = connection, connection.endpoint
+        try:
+            words = connection.client(line)
+            super().__init__(words, quoting.shorten(line), endpoint.host, endpoint.port, environment(endpoint))
+        except BaseException:
+            connection.stop()
+            raise
+
+    def cut(self) -> None:
+        super().cut()
+        self._connection.stop()
+
+    def close(self) -> tuple[int | None, str]:
+        try:
+            rc, said = super().close()
+        finally:
+            self._connection.stop()
+        # 255 is ssh's own, too: the connection, not the command. So is a signal that ended ssh itself.
+        return (rc if rc is not None and 0 <= rc < 255 else None), said
+
+
+def connect(session: Session) -> Connection | None:
+    """For a pipe whose command is not known yet; None where a login cannot be apart from the command."""
     from ansible_collections.stowage.esxi.plugins.module_utils.ssh.openssh import OpenSshSession
 
+    return Connection(session) if isinstance(session, OpenSshSession) else None
+
+
+def open_pipe(session: Session, argv: Sequence[str], connection: Connection | None = None) -> Pipe:
+    """Runs ``argv`` where ``session`` leads, over a connection with the same settings: the one given, which is the
+    pipe's from now on, or a new one. Raises what prevents it."""
     # exec: the command itself, and no shell above it, is what the connection's end meets.
     line = "exec " + quoting.join(argv)
-    if isinstance(session, OpenSshSession):
-        return _OwnConnection(session.endpoint, session.program, line)
+    connection = connection or connect(session)
+    if connection is not None:
+        return _OverConnection(connection, line)
     from ansible_collections.stowage.esxi.plugins.module_utils.ssh.paramiko_pipe import ParamikoPipe
 
     return ParamikoPipe(session.endpoint, line)

@@ -40,7 +40,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Callable, TypeVar
 
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import SshError
-from ansible_collections.stowage.esxi.plugins.module_utils.ssh.pipe import Pipe, open_pipe
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.pipe import Connection, Pipe, open_pipe
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import agent, ending, starting
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.encoding import (
@@ -137,11 +137,12 @@ class AgentLink:
         stall_seconds: float = STALL_SECONDS,
         lease_seconds: int = LEASE_SECONDS,
         window_bytes: int = WINDOW_BYTES,
+        connection: Connection | None = None,
     ) -> _Own:
         """Runs the agent on the session's host over a connection of its own, and waits for its greeting."""
         token = starting.mark(secrets.token_hex(8))
         argv = interpreter.argv(token, lease_seconds)
-        pipe = open_pipe(session, argv)
+        pipe = open_pipe(session, argv, connection)
         link = cls(
             pipe,
             session.endpoint.host,

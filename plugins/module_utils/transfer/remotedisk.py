@@ -13,6 +13,7 @@ from typing import Any
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import ending
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.ahead import Ahead
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.codec import PACKED, CodecChoice
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import NotInFiles
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.hostfiles import HostFile, HostFiles
@@ -41,23 +42,31 @@ Note = Callable[..., None]
 
 
 class OnHost(Starter):
-    """Links to one host in the way that `probe` found. `note` is told of each process before it opens a file."""
+    """Links to one host in the way that `probe` found. `note` is told of each process before it opens a file. The first
+    one is made over the connection that was begun `ahead`."""
 
     def __init__(
-        self, session: Session, way: Way, note: Note | None = None, stall_seconds: float = STALL_SECONDS
+        self,
+        session: Session,
+        way: Way,
+        note: Note | None = None,
+        stall_seconds: float = STALL_SECONDS,
+        ahead: Ahead | None = None,
     ) -> None:
         self.session, self.way = session, way
         self.host = session.endpoint.host
         self.packs = way.method == "agent" and way.interpreter is not None and way.interpreter.zlib
         self._note = note
         self._stall = stall_seconds
+        self._ahead = ahead
 
     def start(self) -> Any:
         link: StoreLink | ShellLink
+        connection = self._ahead.take() if self._ahead is not None else None
         if self.way.interpreter is not None and self.way.method == "agent":
-            link = StoreLink.start(self.session, self.way.interpreter, stall_seconds=self._stall)
+            link = StoreLink.start(self.session, self.way.interpreter, stall_seconds=self._stall, connection=connection)
         else:
-            link = ShellLink.start(self.session, self.way.digest, stall_seconds=self._stall)
+            link = ShellLink.start(self.session, self.way.digest, stall_seconds=self._stall, connection=connection)
         try:
             if self._note is not None:
                 self._note("process", pid=link.pid, token=link.token)

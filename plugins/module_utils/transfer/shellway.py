@@ -26,7 +26,7 @@ from typing import Callable, Generic, TypeVar
 
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh import quoting
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import SshError
-from ansible_collections.stowage.esxi.plugins.module_utils.ssh.pipe import Pipe, open_pipe
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.pipe import Connection, Pipe, open_pipe
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import ending
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.encoding import Piece, Ranges, RemoteFile, printable
@@ -249,10 +249,17 @@ class ShellLink:
         self._closed = False
 
     @classmethod
-    def start(cls, session: Session, digest: str | None, *, stall_seconds: float = STALL_SECONDS) -> ShellLink:
+    def start(
+        cls,
+        session: Session,
+        digest: str | None,
+        *,
+        stall_seconds: float = STALL_SECONDS,
+        connection: Connection | None = None,
+    ) -> ShellLink:
         """Runs a shell on the session's host over a connection of its own. ``digest`` is the probe's."""
         token = f"stowage-shell-{secrets.token_hex(8)}"
-        pipe = open_pipe(session, ["sh", "-s", "--", token])
+        pipe = open_pipe(session, ["sh", "-s", "--", token], connection)
         link = cls(pipe, session.endpoint.host, token=token, digest=digest, stall_seconds=stall_seconds)
         try:
             link.greet()
