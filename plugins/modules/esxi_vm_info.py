@@ -189,6 +189,11 @@ vms:
           type: bool
           returned: success
           sample: true
+        encrypted:
+          description: Whether its descriptors name keys, without which its bytes say nothing.
+          type: bool
+          returned: success
+          sample: false
         chain:
           description: Descriptors from the top to the base.
           type: list

@@ -187,7 +187,7 @@ def test_a_disk_of_more_than_two_terabytes_comes_back(
 FAILS_WARM = {name: wanted for name, wanted in FAILS_HOT.items() if name != "pass-through"}
 MODES = {"warm": FAILS_WARM, "cold": FAILS, "hot": FAILS_HOT}
 #: A store keeps bytes, and no keys of a virtual machine.
-FAILS_IN_STORE = {"encrypted": ("copy-disk-not-copyable", {"scsi0:0": ("failed", "")})}
+FAILS_IN_STORE = {"encrypted": ("disk-cannot-be-copied", {"scsi0:0": ("failed", "it is encrypted")})}
 
 
 @pytest.fixture(scope="module")

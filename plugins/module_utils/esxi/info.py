@@ -162,6 +162,7 @@ def describe_disk(disk: Disk) -> dict[str, Any]:
         "kind": disk.kind,
         "sharing": disk.sharing,
         "thin": disk.thin,
+        "encrypted": disk.chain.encrypted if disk.chain else False,
         "chain": list(disk.chain.paths) if disk.chain else [],
         "problem": disk.problem,
     }

@@ -49,6 +49,7 @@ class DiskFacts:
     sharing: str = "none"
     bus_sharing: str = "none"
     fault: str = ""
+    encrypted: bool = False
 
 
 @dataclass(frozen=True)
@@ -304,6 +305,12 @@ def _action(disk: DiskFacts, how: How, policy: VmPolicy) -> tuple[str, str]:
         return "cannot", disk.fault
     if disk.mode.lower().startswith("independent") and how.snapshot:
         return "excluded", f"{disk.mode}: snapshots leave independent disks out; only a cold backup reads it"
+    if disk.encrypted and policy.program in STORING:
+        return (
+            "cannot",
+            f"it is encrypted, and {policy.program} keeps the bytes of a disk, not its keys: back this VM up with the "
+            "program vmkfstools (backup_vms)",
+        )
     if _is_multi_writer(disk):
         return "cannot", "multi-writer: another VM may write to it at any moment"
     if disk.bus_sharing not in ("", "none") and how.snapshot:
@@ -374,8 +381,6 @@ def plan_vm(facts: VmFacts, policy: VmPolicy, target: str, host: str, asked: str
         warnings.append("the host says that its disks need consolidation")
     if facts.key_provider:
         warnings.append(f"{facts.key_provider}: its copy needs its key provider, and is not proven")
-    if facts.key_provider and policy.program in STORING:
-        warnings.append("a disk that is encrypted itself cannot be kept in a store: such a one fails this VM")
     if facts.passthrough:
         devices = ", ".join(facts.passthrough)
         warnings.append(f"it has pass-through devices ({devices}): they are named in its copy, and not part of it")

@@ -132,6 +132,7 @@ def disk_facts(disk: Mapping[str, Any]) -> DiskFacts:
         sharing="none" if shared_bus else sharing,
         bus_sharing=sharing[len("bus-") :] if shared_bus else "none",
         fault=str(disk.get("problem") or ""),
+        encrypted=disk.get("encrypted") is True,
     )
 
 

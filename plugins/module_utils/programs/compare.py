@@ -95,8 +95,7 @@ class Verdict:
 
 def flat_extent(chain: Chain) -> tuple[str, str]:
     """The one file that holds the whole disk byte by byte, or why there is none."""
-    words = [f"{key}={value}".lower() for link in chain.links for key, value in link.descriptor.ddb.items()]
-    if any("crypt" in word for word in words):
+    if chain.encrypted:
         return "", ENCRYPTED
     if len(chain.links) > 1:
         return "", f"its source is a chain of {len(chain.links)} links"

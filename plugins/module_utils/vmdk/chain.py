@@ -58,6 +58,12 @@ class Chain:
         return tuple(path for link in self.links for path in link.extent_paths)
 
     @property
+    def encrypted(self) -> bool:
+        """Whether its descriptors name keys, without which its bytes say nothing."""
+        words = (f"{key}={value}".lower() for link in self.links for key, value in link.descriptor.ddb.items())
+        return any("crypt" in word for word in words)
+
+    @property
     def cids(self) -> tuple[str, ...]:
         return tuple(link.descriptor.cid for link in self.links)
 

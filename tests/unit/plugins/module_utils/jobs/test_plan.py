@@ -19,6 +19,7 @@ from ansible_collections.stowage.esxi.plugins.module_utils.jobs.plan import (
     why_not_as_planned,
 )
 from ansible_collections.stowage.esxi.plugins.module_utils.jobs.policy import (
+    STORING,
     DiskChoice,
     VmPolicy,
     parse_policy,
@@ -82,6 +83,18 @@ def test_every_disk_has_an_action_and_a_reason(changes: dict[str, Any], how: str
     disk = plan.disks[1]
     assert disk.action == action
     assert word in disk.reason and bool(disk.reason) == bool(word)
+
+
+@pytest.mark.parametrize("program", STORING)
+def test_an_encrypted_disk_is_refused_before_its_machine_is_touched(program: str) -> None:
+    """A store keeps bytes, and no keys."""
+    sealed = (make_disk("scsi0:0"), make_disk("scsi0:1", encrypted=True))
+    plan = planned(replace(POLICY, how="cold", program=program), disks=sealed)
+    assert ids(plan) == ["disk-cannot-be-copied"] and not plan.ready
+    assert f"encrypted, and {program} keeps" in plan.disks[1].reason and "vmkfstools" in plan.disks[1].reason
+    assert planned(replace(POLICY, program="vmkfstools"), disks=sealed).ready
+    left_out = DiskChoice(exclude=("scsi0:1",))
+    assert planned(replace(POLICY, program=program, disks=left_out), disks=sealed).ready
 
 
 def test_a_disk_that_cannot_be_copied_keeps_its_machine_from_being_green() -> None:
