@@ -86,7 +86,14 @@ def come_back(
     rows = []
     for some in batches(entries):
         wanted = [
-            {"vm": entry["vm"], "name": f"again {number}", "uuid": "new", "mac": "new"}
+            # Several machines may have one name, and be told apart by their points.
+            {
+                "vm": entry["identity"],
+                "point": entry["restore_point"],
+                "name": f"again {number}",
+                "uuid": "new",
+                "mac": "new",
+            }
             for number, entry in enumerate(some)
         ]
         given = {"restore_program": "dedup", "restore_point": place(how), "restore_datastore": "datastore1"}
