@@ -21,9 +21,9 @@ FIRST_BYTES = 4 << 20
 _PATIENT_BYTES = 16 << 20
 # The other way is tried again, as the bytes of a disk differ from place to place; seldom where it was far worse.
 _AGAIN_BYTES, _FAR_AGAIN_BYTES = 512 << 20, 4 << 30
-# On a slow wire one request is packed so often where the bytes before did not pack: it costs the host a little, and
-# those behind them may.
-_SLOW_AGAIN_BYTES = 16 << 20
+# On a slow wire one request is packed so often where the bytes before did not pack, seldomer each time: it costs the
+# host a little, and those behind them may.
+_SLOW_AGAIN_BYTES = 2 << 20, 16 << 20
 _FADE = 0.8
 # Packing costs processor time on both sides: it must gain something.
 _GAIN = 1.1
@@ -66,6 +66,7 @@ class CodecChoice:
         self._ratio = {RAW: 1.0, PACKED: 1.0}
         self._measured = {RAW: 0, PACKED: 0}
         self._since = self._trial_left = 0
+        self._slow_again = _SLOW_AGAIN_BYTES[0]
         self._fixed = forced is not None or not possible
         self.chosen = (forced if forced is not None and possible else RAW) if self._fixed else first
         self.settled = self._fixed
@@ -79,6 +80,7 @@ class CodecChoice:
             self._since += count
             if self._trial_left <= 0 and self._since >= self._patience():
                 self._trial_left = 1 if self._keeps_up() else FIRST_BYTES
+                self._slow_again = min(self._slow_again * 3 // 2, _SLOW_AGAIN_BYTES[1])
             if self._trial_left > 0:
                 self._trial_left -= count
                 self._since = 0
@@ -90,7 +92,7 @@ class CodecChoice:
             # Packed bytes tell the pace of the wire as well as raw ones.
             return math.inf
         if self._keeps_up():
-            return _SLOW_AGAIN_BYTES
+            return self._slow_again
         cost, other = self._cost(self.chosen), self._cost(PACKED - self.chosen)
         return _AGAIN_BYTES if other < 3 * cost else _FAR_AGAIN_BYTES
 
@@ -131,6 +133,8 @@ class CodecChoice:
             raw, packed = self._cost(RAW), self._cost(PACKED)
             if self._packing is not None and self._pace is not None:
                 self.chosen = PACKED if self._keeps_up() and packed * _FEWER < raw else RAW
+                if self.chosen == PACKED:
+                    self._slow_again = _SLOW_AGAIN_BYTES[0]
             else:
                 self.chosen = PACKED if packed * _GAIN < raw else RAW
         elif not self.settled and (self._packing is None or self._measured[self.chosen] >= _PATIENT_BYTES):
