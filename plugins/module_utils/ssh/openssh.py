@@ -65,6 +65,10 @@ class OpenSshSession(Session):
                     + quoting.shorten(words, 300),
                 )
 
+    def connect(self) -> None:
+        """Makes the shared connection where there is none."""
+        self._masters[self._slot].ensure()
+
     def client_words(self) -> list[str]:
         """An ssh command that rides on the shared connection, for a program that puts the target and what is to be run
         there behind it. The connection is made where there is none."""

@@ -258,11 +258,18 @@ class _OverConnection(ProcessPipe):
         return (rc if rc is not None and 0 <= rc < 255 else None), said
 
 
-def connect(session: Session) -> Connection | None:
-    """For a pipe whose command is not known yet; None where a login cannot be apart from the command."""
+def connect(session: Session, *, behind_shared: bool = False) -> Connection | None:
+    """For a pipe whose command is not known yet; None where a login cannot be apart from the command.
+
+    `behind_shared`: others log in at the same time, and a password that is wrong is to go out once, by the shared
+    connection."""
     from ansible_collections.stowage.esxi.plugins.module_utils.ssh.openssh import OpenSshSession
 
-    return Connection(session) if isinstance(session, OpenSshSession) else None
+    if not isinstance(session, OpenSshSession):
+        return None
+    if behind_shared:
+        session.connect()
+    return Connection(session)
 
 
 def open_pipe(session: Session, argv: Sequence[str], connection: Connection | None = None) -> Pipe:

@@ -93,7 +93,7 @@ LOOKS = 16
 TOUCH_SECONDS = 5
 
 BUFFERS = 8
-LONG = STEP // 2
+LONG = STEP * 7 // 8
 NOTHING = bytes(STEP)
 SEEK_DATA, SEEK_HOLE = 3, 4
 # So many places of what a file calls holes are read before they are believed.
@@ -534,7 +534,7 @@ class Agent(object):
             else:
                 if answer is not None:
                     self.send(FRAME.pack(MARK, DONE, 0, number, len(answer)) + answer)
-            if len(body) > LONG:
+            if len(body) > LONG and len(self.spare) < BUFFERS:
                 self.spare.append(body.obj)
 
     def path_of(self, kind, body):

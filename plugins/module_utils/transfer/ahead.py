@@ -9,7 +9,6 @@ import contextlib
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import SshError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.pipe import Connection, connect
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
@@ -22,7 +21,7 @@ class Ahead:
     def __init__(self, session: Session) -> None:
         self._guard = threading.Lock()
         executor = ThreadPoolExecutor(1, thread_name_prefix="login")  # pylint: disable=consider-using-with
-        self._coming: Future[Connection | None] | None = executor.submit(connect, session)
+        self._coming: Future[Connection | None] | None = executor.submit(connect, session, behind_shared=True)
         executor.shutdown(wait=False)
 
     def take(self) -> Connection | None:
@@ -44,7 +43,8 @@ class Ahead:
         return connection
 
     def drop(self) -> None:
-        with contextlib.suppress(StowageError):
+        # Whatever keeps it from being put away is no news beside what has ended the block.
+        with contextlib.suppress(Exception):
             connection = self.take()
             if connection is not None:
                 connection.stop()

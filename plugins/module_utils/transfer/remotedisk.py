@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from ansible_collections.stowage.esxi.plugins.module_utils.base.clock import Clock
+from ansible_collections.stowage.esxi.plugins.module_utils.ssh.pipe import Connection
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import ending
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.ahead import Ahead
@@ -22,6 +23,8 @@ from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import 
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.shellway import ShellLink
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.steady import (
+    FOR_GOOD,
+    NOT_BACK,
     Files,
     Line,
     Place,
@@ -61,8 +64,19 @@ class OnHost(Starter):
         self._ahead = ahead
 
     def start(self) -> Any:
-        link: StoreLink | ShellLink
         connection = self._ahead.take() if self._ahead is not None else None
+        if connection is not None:
+            try:
+                return self._begin(connection)
+            except FOR_GOOD:
+                raise
+            except NOT_BACK:
+                # It may have been lost while it waited, and nobody has noticed.
+                pass
+        return self._begin(None)
+
+    def _begin(self, connection: Connection | None) -> Any:
+        link: StoreLink | ShellLink
         if self.way.interpreter is not None and self.way.method == "agent":
             link = StoreLink.start(self.session, self.way.interpreter, stall_seconds=self._stall, connection=connection)
         else:

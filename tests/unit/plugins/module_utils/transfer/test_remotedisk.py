@@ -28,7 +28,12 @@ from ansible_collections.stowage.esxi.plugins.module_utils.ssh.endpoint import E
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import AuthenticationFailed, HostUnreachable
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer import ending, steady
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.diskerrors import FileChanged, GaveUp, NotInFiles
-from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import AgentLost, AgentStays, TransferError
+from ansible_collections.stowage.esxi.plugins.module_utils.transfer.errors import (
+    AgentLost,
+    AgentNotStarted,
+    AgentStays,
+    TransferError,
+)
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.link import AgentLink
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.probe import Way
 from ansible_collections.stowage.esxi.plugins.module_utils.transfer.remotedisk import OnHost, RemoteDisk
@@ -380,6 +385,26 @@ def test_an_agent_that_cannot_be_written_down_does_not_stay(monkeypatch: pytest.
     host.end(host.links[0])
     with pytest.raises(AgentLost):
         host.links[0].ping().result()
+
+
+def test_where_the_connection_that_was_made_ahead_is_lost_another_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = LocalHost()
+    session: Any = SimpleNamespace(endpoint=Endpoint(host="here"))
+    ahead: Any = SimpleNamespace(take=iter(["idle", None]).__next__)
+    began: list[Any] = []
+
+    def start(*words: Any, connection: Any, **more: Any) -> Any:
+        began.append(connection)
+        if connection is not None:
+            raise AgentNotStarted(host="here", interpreter="python3", reason="its output ended")
+        return host.start()
+
+    monkeypatch.setattr(AgentLink, "start", start)
+    starter = OnHost(session, Way("agent", Interpreter(sys.executable, sys.version_info[:3])), ahead=ahead)
+    link = starter.start()
+    link.ping().result()
+    assert began == ["idle", None]
+    host.end(link)
 
 
 # -- what is not right -------------------------------------------------------------------------------------------------
