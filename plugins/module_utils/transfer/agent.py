@@ -93,7 +93,6 @@ LOOKS = 16
 TOUCH_SECONDS = 5
 
 BUFFERS = 8
-LONG = STEP * 7 // 8
 NOTHING = bytes(STEP)
 SEEK_DATA, SEEK_HOLE = 3, 4
 # So many places of what a file calls holes are read before they are believed.
@@ -409,21 +408,13 @@ class Agent(object):
         self.ready = collections.deque()
         self.to_send = threading.Condition()
         self.free = collections.deque(bytearray(FRAME.size + STEP) for number in range(BUFFERS))
-        # Rooms of long requests, that are answered: to get as much anew costs about as much as to write it.
-        self.spare = collections.deque()
         self.scratch = bytearray(STEP)
 
     # The reader
 
     def take(self, count, lease):
-        if count > LONG:
-            try:
-                data = self.spare.pop()
-            except IndexError:
-                data = bytearray(MAX_BODY)
-        else:
-            data = bytearray(count)
-        view = memoryview(data)[:count]
+        data = bytearray(count)
+        view = memoryview(data)
         done = 0
         while done < count:
             if not select.select([0], [], [], lease)[0]:
@@ -432,7 +423,7 @@ class Agent(object):
             if not got:
                 leave(0 if done == 0 else 3)
             done += got
-        return view
+        return data
 
     def listen(self, lease):
         while True:
@@ -534,8 +525,6 @@ class Agent(object):
             else:
                 if answer is not None:
                     self.send(FRAME.pack(MARK, DONE, 0, number, len(answer)) + answer)
-            if len(body) > LONG and len(self.spare) < BUFFERS:
-                self.spare.append(body.obj)
 
     def path_of(self, kind, body):
         if kind == OPEN:

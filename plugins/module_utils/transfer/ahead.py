@@ -9,6 +9,7 @@ import contextlib
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from ansible_collections.stowage.esxi.plugins.module_utils.base.errors import StowageError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.errors import SshError
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.pipe import Connection, connect
 from ansible_collections.stowage.esxi.plugins.module_utils.ssh.session import Session
@@ -44,7 +45,7 @@ class Ahead:
 
     def drop(self) -> None:
         # Whatever keeps it from being put away is no news beside what has ended the block.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(StowageError, OSError):
             connection = self.take()
             if connection is not None:
                 connection.stop()

@@ -79,8 +79,10 @@ class CodecChoice:
                 return self.chosen
             self._since += count
             if self._trial_left <= 0 and self._since >= self._patience():
-                self._trial_left = 1 if self._keeps_up() else FIRST_BYTES
-                self._slow_again = min(self._slow_again * 3 // 2, _SLOW_AGAIN_BYTES[1])
+                self._trial_left = FIRST_BYTES
+                if self._keeps_up():
+                    self._trial_left = 1
+                    self._slow_again = min(self._slow_again * 3 // 2, _SLOW_AGAIN_BYTES[1])
             if self._trial_left > 0:
                 self._trial_left -= count
                 self._since = 0
